@@ -1,1 +1,32 @@
+//! The words of Updraft as types: ids, names, digests, releases, deploys and
+//! their states, proofs, roles. No input, no output, no clock.
+//!
+//! Start with [`Release`] (what a Deployment runs), [`DeployState`] (how one
+//! attempt to change that goes) and [`Proof`] (what Airflow answered).
 
+mod deploy;
+mod deployment;
+mod digest;
+mod git;
+mod id;
+mod name;
+mod nearest;
+mod proof;
+mod release;
+mod role;
+
+pub use deploy::{DeployKind, DeployState, Failure, InvalidTransition};
+pub use deployment::{AfterFailure, Runtime};
+pub use digest::{Digest, InvalidDigest};
+pub use git::GitState;
+pub use id::{
+    AgentId, DeployId, DeploymentId, EnrollmentId, InvalidId, ReleaseId, TokenId, WorkspaceId,
+};
+pub use name::{BundleName, DeploymentName, InvalidName};
+pub use nearest::nearest;
+pub use proof::{DagChanges, ImportError, Proof, ProofOutcome, ProofTimings};
+pub use release::{BundleRef, ImageRef, Release, ReleasePart};
+pub use role::{Role, Scope};
+
+/// A point in time, always UTC.
+pub type Timestamp = chrono::DateTime<chrono::Utc>;
