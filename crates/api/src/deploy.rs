@@ -1,0 +1,140 @@
+//! Deploys: comparing, creating, uploading, accepting, following, undoing.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use updraft_model::Digest as LayerTable;
+use updraft_model::{
+    BundleName, DeployId, DeployKind, DeployState, DeploymentId, DeploymentName, Digest, GitState, Release,
+};
+use utoipa::ToSchema;
+
+/// The parts of a Release that a deploy brings. A part that is absent keeps
+/// what the wanted Release has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parts {
+    /// Bundle name to the exact bytes of its OCI manifest.
+    #[serde(default)]
+    pub bundles: BTreeMap<BundleName, String>,
+    /// The exact bytes of the Environment's OCI manifest.
+    #[serde(default)]
+    pub environment: Option<String>,
+}
+
+/// Asks what a deploy of these parts would change. Records nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlanRequest {
+    pub parts: Parts,
+}
+
+/// Asks for a deploy. Answered like a plan; recorded when there is something to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CreateDeploy {
+    pub parts: Parts,
+    #[serde(default)]
+    pub description: String,
+    #[serde(default)]
+    pub git: Option<GitState>,
+    /// Made once per command, so that a repeated request finds its deploy
+    /// instead of making a second one.
+    pub key: String,
+}
+
+/// How given parts compare with the wanted Release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Comparison {
+    pub outcome: ComparisonOutcome,
+    /// The wanted Release that the parts were compared with.
+    pub wanted: Option<Release>,
+    /// The deploy that was created, or the one whose Release this already is.
+    pub deploy: Option<DeployView>,
+    /// Blobs that the control plane lacks.
+    pub missing: Vec<Digest>,
+    /// For each given bundle, the file tables of those layers of the wanted
+    /// bundle that the given one does not have: enough to name what differs.
+    #[schema(value_type = Object)]
+    pub replaced: BTreeMap<BundleName, Vec<LayerTable>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ComparisonOutcome {
+    /// Something differs.
+    Changes,
+    /// Equal to the wanted Release, and that is proven.
+    NothingToDo,
+    /// Equal to the wanted Release, which is still rolling out: wait for it.
+    RollingOut,
+    /// Equal to the wanted Release, which failed or timed out: it is proven
+    /// again (by a plan: would be).
+    ProvingAgain,
+}
+
+/// Files that differ between two versions of a bundle.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FileChanges {
+    pub added: Vec<String>,
+    pub changed: Vec<String>,
+    pub removed: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeployView {
+    pub id: DeployId,
+    pub deployment: DeploymentId,
+    pub deployment_name: DeploymentName,
+    pub kind: DeployKind,
+    pub state: DeployState,
+    /// Counts changes of this deploy; `seen` of a long poll refers to it.
+    pub revision: i64,
+    pub release: Option<Release>,
+    /// The files that it changed, by bundle; known from acceptance on.
+    pub files: BTreeMap<BundleName, FileChanges>,
+    pub description: String,
+    pub git: Option<GitState>,
+    /// The name of the token that asked for it.
+    pub created_by: String,
+    pub created_at: DateTime<Utc>,
+    pub accepted_at: Option<DateTime<Utc>>,
+    /// When every agent with a lease had the Release on its disk and switched to it.
+    pub on_disk_at: Option<DateTime<Utc>>,
+    /// When it ended: live, failed or timed out.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// For a rollback, the deploy that it returns to.
+    pub returns_to: Option<DeployId>,
+    /// Whether an agent with a lease was there at the last look.
+    pub agents_connected: u32,
+    /// Agents whose lease ran out, by host: named, not waited for.
+    pub agents_lost: Vec<String>,
+    /// What an agent is busy with, in one sentence.
+    pub activity: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Deploys {
+    /// Newest first.
+    pub deploys: Vec<DeployView>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RollbackRequest {
+    /// The deploy to return to; by default the last proven one that differs.
+    #[serde(default)]
+    pub to: Option<DeployId>,
+    #[serde(default)]
+    pub description: String,
+    pub key: String,
+}
+
+/// How two deploys' Releases differ.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DiffView {
+    pub from: DeployId,
+    pub to: DeployId,
+    pub bundles: BTreeMap<BundleName, FileChanges>,
+    pub image_changed: bool,
+    /// DAGs, as Airflow answered at each deploy's proof.
+    pub dags: FileChanges,
+}

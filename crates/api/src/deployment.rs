@@ -1,0 +1,94 @@
+//! Deployments: making, listing, changing, and what runs where.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use updraft_model::{
+    AfterFailure, AgentId, DeployId, DeploymentId, DeploymentName, ImportError, Release, Runtime, WorkspaceId,
+};
+use utoipa::ToSchema;
+
+use crate::agent::{AirflowView, Problem};
+use crate::deploy::DeployView;
+
+/// The settings of a Deployment that a request may give. What is absent keeps
+/// its value, or gets the default at creation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeploymentSettings {
+    pub after_failure: Option<AfterFailure>,
+    /// How long a deploy may take to be proven, in seconds (default 300).
+    pub proof_timeout_s: Option<u32>,
+    /// How many Releases keep their files on agents besides the wanted and the proven one (default 10).
+    pub keep_releases: Option<u32>,
+    pub runtime: Option<Runtime>,
+    /// The Airflow executor (default `LocalExecutor`).
+    pub executor: Option<String>,
+    pub description: Option<String>,
+    /// Environment variables of Airflow's processes: a value sets, null removes.
+    /// Kept encrypted, never given back by the API.
+    pub environment: BTreeMap<String, Option<String>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CreateDeployment {
+    pub name: DeploymentName,
+    #[serde(default)]
+    pub settings: DeploymentSettings,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentView {
+    pub id: DeploymentId,
+    pub name: DeploymentName,
+    pub workspace: WorkspaceId,
+    pub created_at: DateTime<Utc>,
+    pub description: String,
+    pub after_failure: AfterFailure,
+    pub proof_timeout_s: u32,
+    pub keep_releases: u32,
+    pub runtime: Runtime,
+    pub executor: String,
+    /// The names of the environment variables; values are not given back.
+    pub environment: Vec<String>,
+    /// The newest accepted Release that was not undone.
+    pub wanted: Option<Release>,
+    /// The last Release that was live.
+    pub proven: Option<Release>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Deployments {
+    pub deployments: Vec<DeploymentView>,
+}
+
+/// What runs where, in one answer.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct StatusView {
+    pub deployment: DeploymentView,
+    /// The deploy whose Release is wanted.
+    pub wanted_deploy: Option<DeployView>,
+    /// The deploy whose Release was last proven.
+    pub proven_deploy: Option<DeployId>,
+    pub agents: Vec<AgentView>,
+    pub dags: Option<u64>,
+    pub import_errors: Vec<ImportError>,
+}
+
+/// An agent as the control plane last heard of it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AgentView {
+    pub id: AgentId,
+    pub host: String,
+    pub version: String,
+    pub first_seen: DateTime<Utc>,
+    pub last_seen: DateTime<Utc>,
+    /// Whether its lease holds; a deploy waits only for agents whose lease does.
+    pub connected: bool,
+    pub serving: Option<Release>,
+    /// Who can read what: whether DAG code runs as a user of its own.
+    pub isolation: String,
+    pub airflow: Option<AirflowView>,
+    pub problem: Option<Problem>,
+}

@@ -1,0 +1,61 @@
+//! The body of every answer that is not a success.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What scripts match on. A code never changes its meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request has no token.
+    TokenMissing,
+    /// The token cannot be read, or was not signed by this control plane.
+    TokenMalformed,
+    TokenExpired,
+    TokenRevoked,
+    /// The token's role or scope does not allow this.
+    Forbidden,
+    /// The one-time enrolment code is unknown, used or too old.
+    EnrollmentCodeRefused,
+    DeploymentNotFound,
+    DeployNotFound,
+    TokenNotFound,
+    BlobNotFound,
+    RouteNotFound,
+    /// A field is missing, has the wrong form or is out of range.
+    InvalidRequest,
+    NameTaken,
+    /// The Deployment has no image yet and the deploy brings none.
+    ImageMissing,
+    /// The deploy is not in a state in which this can be done.
+    DeployState,
+    /// The deploy never became a Release that can be returned to.
+    NotARollbackTarget,
+    /// A bundle's archive or manifest was refused.
+    BundleRefused,
+    /// A blob's bytes are not those that its digest names.
+    BlobCorrupt,
+    /// Blobs that the deploy names were not uploaded.
+    BlobsMissing,
+    LimitExceeded,
+    /// The control plane's disk is full.
+    StorageFull,
+    /// Client and server are more than one minor version apart.
+    VersionSkew,
+    /// Try again: the server is starting, stopping or busy.
+    Unavailable,
+    Internal,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    pub code: ErrorCode,
+    /// What happened, naming the thing.
+    pub message: String,
+    /// What to do next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+    /// Finds the request in the server's log.
+    #[serde(default)]
+    pub request_id: String,
+}
