@@ -1,0 +1,42 @@
+# Updraft. Two commands are enough to begin: `make quickstart` and `make test`.
+# All that they fetch goes into .updraft/ and target/ in this folder.
+
+STATE := $(CURDIR)/.updraft
+DIR   ?= $(CURDIR)/quickstart
+BIN   := $(CURDIR)/target/debug/updraft
+
+.PHONY: help quickstart build test test-rust test-python test-airflow lint bench docs clean
+
+help: ## Show what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+quickstart: build ## From nothing to a project that runs in a real Airflow
+	@$(BIN) quickstart --dir "$(DIR)" --data-dir "$(STATE)/quickstart" $(ARGS)
+
+build: ## Build the binary: target/debug/updraft
+	@echo "==> building updraft (a first build takes a few minutes)"
+	@cargo build --bin updraft
+
+test: test-rust test-python test-airflow ## Run every test, also those that need a real Airflow
+
+test-rust: ## Unit tests, and the control plane, agent and command line through their front doors
+	@scripts/test rust
+
+test-python: ## airflow-updraft inside real Airflows
+	@scripts/test python
+
+test-airflow: ## The whole product with a real Airflow
+	@scripts/test airflow
+
+lint: ## Formatting, clippy, Python lints and types
+	@scripts/lint
+
+bench: ## Speed, next to what else is installed
+	@cargo build --release --bin updraft
+	@benches/run
+
+docs: ## Write the generated references again
+	@UPDATE_REFERENCES=1 cargo test -q --workspace reference_ 
+
+clean: ## Remove what was built and fetched here
+	rm -rf target .updraft
