@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use updraft_model::Digest as LayerTable;
+use updraft_bundle::LayerTable;
 use updraft_model::{
     BundleName, DeployId, DeployKind, DeployState, DeploymentId, DeploymentName, Digest, GitState, Release,
 };
