@@ -1,1 +1,5 @@
+//! What tests share: real servers, and an end to everything they start.
 
+mod reaper;
+
+pub use reaper::Reaper;

@@ -1,0 +1,67 @@
+//! Ends what a test started, whatever happens to the test.
+//!
+//! Airflow outlives its agent, and an agent the shell that started it. So a
+//! small process of its own waits until the test process is gone, however it
+//! went, and then kills every process whose environment names the test's folder.
+
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// Kills the processes of one test folder when dropped, and also when the test
+/// process is killed: the other end of the pipe closes either way.
+#[derive(Debug)]
+pub struct Reaper(Child);
+
+const SCRIPT: &str = r#"
+read -r _
+for _ in 1 2 3; do
+    for process in /proc/[0-9]*; do
+        if [ "${process#/proc/}" != "$$" ] && grep -qsF "$1" "$process/environ"; then
+            kill -9 "${process#/proc/}" 2>/dev/null
+        fi
+    done
+done
+rm -rf "$1"
+"#;
+
+impl Reaper {
+    /// Watches over a folder whose path is unique, as temporary ones are, and
+    /// removes it at the end.
+    pub fn watch(folder: &Path) -> io::Result<Self> {
+        Command::new("sh")
+            .args(["-c", SCRIPT, "sh"])
+            .arg(folder)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map(Self)
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_what_names_the_folder_and_removes_it() {
+        let folder = tempfile::tempdir().unwrap().keep();
+        let reaper = Reaper::watch(&folder).unwrap();
+        let mut orphan = Command::new("sleep").arg("600").env("HOME", &folder).process_group(0).spawn().unwrap();
+        drop(reaper);
+        assert!(!orphan.wait().unwrap().success());
+        assert!(!folder.exists());
+    }
+}
