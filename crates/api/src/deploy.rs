@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_bundle::LayerTable;
 use updraft_model::{
-    BundleName, DeployId, DeployKind, DeployState, DeploymentId, DeploymentName, Digest, GitState, Release,
+    BundleName, DeployId, DeployKind, DeployState, DeploymentId, DeploymentName, Digest, Failure, GitState, Release,
 };
 use utoipa::ToSchema;
 
@@ -102,6 +102,9 @@ pub struct DeployView {
     pub on_disk_at: Option<DateTime<Utc>>,
     /// When it ended: live, failed or timed out.
     pub ended_at: Option<DateTime<Utc>>,
+    /// Why it failed; kept when its state goes on to rolled back.
+    #[serde(default)]
+    pub failure: Option<Failure>,
     /// For a rollback, the deploy that it returns to.
     pub returns_to: Option<DeployId>,
     /// Whether an agent with a lease was there at the last look.
