@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_model::{
-    AgentId, DeployId, DeploymentId, DeploymentName, Digest, ImportError, Proof, Release, ReleaseId,
-    Runtime,
+    AgentId, DeployId, DeploymentId, DeploymentName, Digest, ImportError, Proof, Release,
+    ReleaseId, Runtime,
 };
 use utoipa::ToSchema;
 

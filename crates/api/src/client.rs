@@ -17,8 +17,12 @@ use updraft_model::{DeployId, DeploymentName, Digest, TokenId};
 use url::Url;
 
 use crate::agent::{FetchBlobs, Report, ReportAnswer, Wanted};
-use crate::deploy::{Comparison, CreateDeploy, DeployView, Deploys, DiffView, PlanRequest, RollbackRequest};
-use crate::deployment::{CreateDeployment, DeploymentSettings, DeploymentView, Deployments, StatusView};
+use crate::deploy::{
+    Comparison, CreateDeploy, DeployView, Deploys, DiffView, PlanRequest, RollbackRequest,
+};
+use crate::deployment::{
+    CreateDeployment, DeploymentSettings, DeploymentView, Deployments, StatusView,
+};
 use crate::frames::{self, FrameError, FrameReader};
 use crate::token::{CreateToken, Enroll, NewEnrollmentCode, NewToken, Tokens, WhoAmI};
 use crate::{ErrorBody, ErrorCode, VERSION, VERSION_HEADER};
@@ -46,8 +50,13 @@ pub enum ClientError {
         source: reqwest::Error,
     },
     #[error("{}", .body.message)]
-    Refused { status: StatusCode, body: Box<ErrorBody> },
-    #[error("{address} answered {status} without being understood; is it an Updraft control plane?")]
+    Refused {
+        status: StatusCode,
+        body: Box<ErrorBody>,
+    },
+    #[error(
+        "{address} answered {status} without being understood; is it an Updraft control plane?"
+    )]
     NotUpdraft { address: Url, status: StatusCode },
     #[error("could not take apart what the control plane sent")]
     Frames(#[from] FrameError),
@@ -90,13 +99,17 @@ impl ClientError {
                 body.code == ErrorCode::Unavailable
                     || matches!(
                         *status,
-                        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+                        StatusCode::BAD_GATEWAY
+                            | StatusCode::SERVICE_UNAVAILABLE
+                            | StatusCode::GATEWAY_TIMEOUT
                     )
             }
             Self::NotUpdraft { status, .. } => {
                 matches!(
                     *status,
-                    StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+                    StatusCode::BAD_GATEWAY
+                        | StatusCode::SERVICE_UNAVAILABLE
+                        | StatusCode::GATEWAY_TIMEOUT
                 )
             }
             Self::Address { .. } | Self::InsecureAddress(_) | Self::Setup(_) => false,
@@ -135,14 +148,19 @@ impl Client {
                 .filter_map(|der| reqwest::Certificate::from_der(der).ok());
             http = http.tls_certs_merge(public);
             if let Some(pem) = &connect.ca_certificates {
-                http = http
-                    .tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem).map_err(ClientError::Setup)?);
+                http = http.tls_certs_merge(
+                    reqwest::Certificate::from_pem_bundle(pem).map_err(ClientError::Setup)?,
+                );
             }
         }
         if is_loopback(&base) {
             http = http.no_proxy();
         }
-        Ok(Self { http: http.build().map_err(ClientError::Setup)?, base, token })
+        Ok(Self {
+            http: http.build().map_err(ClientError::Setup)?,
+            base,
+            token,
+        })
     }
 
     pub fn address(&self) -> &Url {
@@ -152,7 +170,10 @@ impl Client {
     /// The same control plane with another token.
     #[must_use]
     pub fn with_token(&self, token: String) -> Self {
-        Self { token: Some(token), ..self.clone() }
+        Self {
+            token: Some(token),
+            ..self.clone()
+        }
     }
 
     pub async fn whoami(&self) -> Result<WhoAmI, ClientError> {
@@ -161,7 +182,10 @@ impl Client {
 
     // Deployments
 
-    pub async fn create_deployment(&self, ask: &CreateDeployment) -> Result<DeploymentView, ClientError> {
+    pub async fn create_deployment(
+        &self,
+        ask: &CreateDeployment,
+    ) -> Result<DeploymentView, ClientError> {
         self.post("/api/v1/deployments", ask).await
     }
 
@@ -178,34 +202,69 @@ impl Client {
         name: &DeploymentName,
         settings: &DeploymentSettings,
     ) -> Result<DeploymentView, ClientError> {
-        self.json(Method::PATCH, &format!("/api/v1/deployments/{name}"), Some(settings), SHORT).await
+        self.json(
+            Method::PATCH,
+            &format!("/api/v1/deployments/{name}"),
+            Some(settings),
+            SHORT,
+        )
+        .await
     }
 
     pub async fn delete_deployment(&self, name: &DeploymentName) -> Result<(), ClientError> {
-        self.send(Method::DELETE, &format!("/api/v1/deployments/{name}"), no_body(), SHORT).await.map(drop)
+        self.send(
+            Method::DELETE,
+            &format!("/api/v1/deployments/{name}"),
+            no_body(),
+            SHORT,
+        )
+        .await
+        .map(drop)
     }
 
     pub async fn status(&self, name: &DeploymentName) -> Result<StatusView, ClientError> {
-        self.get(&format!("/api/v1/deployments/{name}/status")).await
+        self.get(&format!("/api/v1/deployments/{name}/status"))
+            .await
     }
 
-    pub async fn create_enrollment_code(&self, name: &DeploymentName) -> Result<NewEnrollmentCode, ClientError> {
-        self.post(&format!("/api/v1/deployments/{name}/enrollment-codes"), &serde_json::json!({})).await
+    pub async fn create_enrollment_code(
+        &self,
+        name: &DeploymentName,
+    ) -> Result<NewEnrollmentCode, ClientError> {
+        self.post(
+            &format!("/api/v1/deployments/{name}/enrollment-codes"),
+            &serde_json::json!({}),
+        )
+        .await
     }
 
     // Deploys
 
-    pub async fn plan(&self, name: &DeploymentName, ask: &PlanRequest) -> Result<Comparison, ClientError> {
-        self.post(&format!("/api/v1/deployments/{name}/plan"), ask).await
+    pub async fn plan(
+        &self,
+        name: &DeploymentName,
+        ask: &PlanRequest,
+    ) -> Result<Comparison, ClientError> {
+        self.post(&format!("/api/v1/deployments/{name}/plan"), ask)
+            .await
     }
 
-    pub async fn create_deploy(&self, name: &DeploymentName, ask: &CreateDeploy) -> Result<Comparison, ClientError> {
-        self.post(&format!("/api/v1/deployments/{name}/deploys"), ask).await
+    pub async fn create_deploy(
+        &self,
+        name: &DeploymentName,
+        ask: &CreateDeploy,
+    ) -> Result<Comparison, ClientError> {
+        self.post(&format!("/api/v1/deployments/{name}/deploys"), ask)
+            .await
     }
 
     /// Sends blobs that a deploy lacks. Those that arrived whole stay, also when
     /// the connection breaks; sending one twice is harmless.
-    pub async fn upload_blobs(&self, deploy: DeployId, blobs: &[(Digest, Bytes)]) -> Result<(), ClientError> {
+    pub async fn upload_blobs(
+        &self,
+        deploy: DeployId,
+        blobs: &[(Digest, Bytes)],
+    ) -> Result<(), ClientError> {
         let path = format!("/api/v1/deploys/{deploy}/blobs");
         let parts: Vec<Bytes> = blobs
             .iter()
@@ -231,11 +290,18 @@ impl Client {
                 .body(body);
             self.answer(request).await
         };
-        send.retry(backoff()).when(ClientError::is_transient).await.map(drop)
+        send.retry(backoff())
+            .when(ClientError::is_transient)
+            .await
+            .map(drop)
     }
 
     pub async fn accept_deploy(&self, deploy: DeployId) -> Result<DeployView, ClientError> {
-        self.post(&format!("/api/v1/deploys/{deploy}/accept"), &serde_json::json!({})).await
+        self.post(
+            &format!("/api/v1/deploys/{deploy}/accept"),
+            &serde_json::json!({}),
+        )
+        .await
     }
 
     pub async fn deploy(&self, deploy: DeployId) -> Result<DeployView, ClientError> {
@@ -249,7 +315,10 @@ impl Client {
         seen: i64,
         wait: Duration,
     ) -> Result<DeployView, ClientError> {
-        let path = format!("/api/v1/deploys/{deploy}?seen={seen}&wait_s={}", wait.as_secs());
+        let path = format!(
+            "/api/v1/deploys/{deploy}?seen={seen}&wait_s={}",
+            wait.as_secs()
+        );
         self.json(Method::GET, &path, no_body(), wait + SHORT).await
     }
 
@@ -260,14 +329,26 @@ impl Client {
         before: Option<DeployId>,
     ) -> Result<Deploys, ClientError> {
         let before = before.map(|id| format!("&before={id}")).unwrap_or_default();
-        self.get(&format!("/api/v1/deployments/{name}/deploys?limit={limit}{before}")).await
+        self.get(&format!(
+            "/api/v1/deployments/{name}/deploys?limit={limit}{before}"
+        ))
+        .await
     }
 
-    pub async fn roll_back(&self, name: &DeploymentName, ask: &RollbackRequest) -> Result<DeployView, ClientError> {
-        self.post(&format!("/api/v1/deployments/{name}/rollbacks"), ask).await
+    pub async fn roll_back(
+        &self,
+        name: &DeploymentName,
+        ask: &RollbackRequest,
+    ) -> Result<DeployView, ClientError> {
+        self.post(&format!("/api/v1/deployments/{name}/rollbacks"), ask)
+            .await
     }
 
-    pub async fn diff(&self, from: DeployId, to: Option<DeployId>) -> Result<DiffView, ClientError> {
+    pub async fn diff(
+        &self,
+        from: DeployId,
+        to: Option<DeployId>,
+    ) -> Result<DiffView, ClientError> {
         let to = to.map(|id| format!("?to={id}")).unwrap_or_default();
         self.get(&format!("/api/v1/deploys/{from}/diff{to}")).await
     }
@@ -275,9 +356,17 @@ impl Client {
     /// Reads one blob that a Release of the Deployment names.
     pub async fn blob(&self, name: &DeploymentName, digest: Digest) -> Result<Bytes, ClientError> {
         let response = self
-            .send(Method::GET, &format!("/api/v1/deployments/{name}/blobs/{digest}"), no_body(), LONG)
+            .send(
+                Method::GET,
+                &format!("/api/v1/deployments/{name}/blobs/{digest}"),
+                no_body(),
+                LONG,
+            )
             .await?;
-        let bytes = response.bytes().await.map_err(|source| self.unreachable(source))?;
+        let bytes = response
+            .bytes()
+            .await
+            .map_err(|source| self.unreachable(source))?;
         if Digest::of(&bytes) != digest {
             return Err(FrameError::Corrupt { digest }.into());
         }
@@ -295,7 +384,14 @@ impl Client {
     }
 
     pub async fn revoke_token(&self, token: TokenId) -> Result<(), ClientError> {
-        self.send(Method::DELETE, &format!("/api/v1/tokens/{token}"), no_body(), SHORT).await.map(drop)
+        self.send(
+            Method::DELETE,
+            &format!("/api/v1/tokens/{token}"),
+            no_body(),
+            SHORT,
+        )
+        .await
+        .map(drop)
     }
 
     // Agents
@@ -306,10 +402,19 @@ impl Client {
 
     /// Waits until what is wanted is newer than `generation`, or `wait` is over:
     /// then there is no news.
-    pub async fn wanted(&self, generation: i64, wait: Duration) -> Result<Option<Wanted>, ClientError> {
-        let path = format!("/api/v1/agent/wanted?generation={generation}&wait_s={}", wait.as_secs());
+    pub async fn wanted(
+        &self,
+        generation: i64,
+        wait: Duration,
+    ) -> Result<Option<Wanted>, ClientError> {
+        let path = format!(
+            "/api/v1/agent/wanted?generation={generation}&wait_s={}",
+            wait.as_secs()
+        );
         // No retry here: the agent's loop is the retry.
-        let response = self.answer(self.request(Method::GET, &path).timeout(wait + SHORT)).await?;
+        let response = self
+            .answer(self.request(Method::GET, &path).timeout(wait + SHORT))
+            .await?;
         if response.status() == StatusCode::NO_CONTENT {
             return Ok(None);
         }
@@ -317,8 +422,13 @@ impl Client {
     }
 
     pub async fn report(&self, report: &Report) -> Result<ReportAnswer, ClientError> {
-        let response =
-            self.answer(self.request(Method::POST, "/api/v1/agent/report").timeout(SHORT).json(report)).await?;
+        let response = self
+            .answer(
+                self.request(Method::POST, "/api/v1/agent/report")
+                    .timeout(SHORT)
+                    .json(report),
+            )
+            .await?;
         self.parse(response).await
     }
 
@@ -330,7 +440,9 @@ impl Client {
         limit: u64,
         mut each: impl FnMut(Digest, Bytes) -> std::io::Result<()>,
     ) -> Result<std::io::Result<()>, ClientError> {
-        let request = self.request(Method::POST, "/api/v1/agent/blobs").json(&FetchBlobs { digests });
+        let request = self
+            .request(Method::POST, "/api/v1/agent/blobs")
+            .json(&FetchBlobs { digests });
         let response = self.answer(request).await?;
         let mut reader = FrameReader::new(limit);
         let mut chunks = response.bytes_stream();
@@ -352,7 +464,11 @@ impl Client {
         self.json(Method::GET, path, no_body(), SHORT).await
     }
 
-    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
         self.json(Method::POST, path, Some(body), LONG).await
     }
 
@@ -386,42 +502,72 @@ impl Client {
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let address = format!("{}{path}", self.base.as_str().trim_end_matches('/'));
-        let request = self.http.request(method, address).header(VERSION_HEADER, VERSION);
+        let request = self
+            .http
+            .request(method, address)
+            .header(VERSION_HEADER, VERSION);
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
         }
     }
 
-    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, ClientError> {
-        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+    async fn answer(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, ClientError> {
+        let response = request
+            .send()
+            .await
+            .map_err(|source| self.unreachable(source))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
-        let bytes = response.bytes().await.map_err(|source| self.unreachable(source))?;
+        let bytes = response
+            .bytes()
+            .await
+            .map_err(|source| self.unreachable(source))?;
         match serde_json::from_slice::<ErrorBody>(&bytes) {
-            Ok(body) => Err(ClientError::Refused { status, body: Box::new(body) }),
-            Err(_) => Err(ClientError::NotUpdraft { address: self.base.clone(), status }),
+            Ok(body) => Err(ClientError::Refused {
+                status,
+                body: Box::new(body),
+            }),
+            Err(_) => Err(ClientError::NotUpdraft {
+                address: self.base.clone(),
+                status,
+            }),
         }
     }
 
-    async fn parse<T: DeserializeOwned>(&self, response: reqwest::Response) -> Result<T, ClientError> {
+    async fn parse<T: DeserializeOwned>(
+        &self,
+        response: reqwest::Response,
+    ) -> Result<T, ClientError> {
         let status = response.status();
-        let bytes = response.bytes().await.map_err(|source| self.unreachable(source))?;
+        let bytes = response
+            .bytes()
+            .await
+            .map_err(|source| self.unreachable(source))?;
         serde_json::from_slice(&bytes).map_err(|error| {
             tracing::debug!(%error, "unexpected answer");
-            ClientError::NotUpdraft { address: self.base.clone(), status }
+            ClientError::NotUpdraft {
+                address: self.base.clone(),
+                status,
+            }
         })
     }
 
     fn unreachable(&self, source: reqwest::Error) -> ClientError {
-        ClientError::Unreachable { address: self.base.clone(), source: source.without_url() }
+        ClientError::Unreachable {
+            address: self.base.clone(),
+            source: source.without_url(),
+        }
     }
 }
 
 const SHORT: Duration = Duration::from_secs(30);
-const LONG: Duration = Duration::from_secs(300);
+const LONG: Duration = Duration::from_mins(5);
 
 fn no_body() -> Option<&'static ()> {
     None
@@ -436,8 +582,13 @@ fn backoff() -> ExponentialBuilder {
 }
 
 fn parse_address(given: &str) -> Result<Url, ClientError> {
-    let refuse = |why: &str| ClientError::Address { given: given.to_owned(), why: why.to_owned() };
-    let url: Url = given.parse().map_err(|error: url::ParseError| refuse(&error.to_string()))?;
+    let refuse = |why: &str| ClientError::Address {
+        given: given.to_owned(),
+        why: why.to_owned(),
+    };
+    let url: Url = given
+        .parse()
+        .map_err(|error: url::ParseError| refuse(&error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(refuse("it is neither http nor https"));
     }
@@ -445,7 +596,10 @@ fn parse_address(given: &str) -> Result<Url, ClientError> {
         return Err(refuse("it names no host"));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(ClientError::Address { given: "…".into(), why: "it carries credentials".into() });
+        return Err(ClientError::Address {
+            given: "…".into(),
+            why: "it carries credentials".into(),
+        });
     }
     Ok(url)
 }

@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_bundle::LayerTable;
 use updraft_model::{
-    BundleName, DeployId, DeployKind, DeployState, DeploymentId, DeploymentName, Digest, Failure, GitState, Release,
+    BundleName, DeployId, DeployKind, DeployState, DeploymentId, DeploymentName, Digest, Failure,
+    GitState, Release,
 };
 use utoipa::ToSchema;
 

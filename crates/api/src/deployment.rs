@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_model::{
-    AfterFailure, AgentId, DeployId, DeploymentId, DeploymentName, ImportError, Release, Runtime, WorkspaceId,
+    AfterFailure, AgentId, DeployId, DeploymentId, DeploymentName, ImportError, Release, Runtime,
+    WorkspaceId,
 };
 use utoipa::ToSchema;
 

@@ -23,7 +23,11 @@ pub fn head(digest: Digest, length: u64) -> Bytes {
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     #[error("blob {digest} is {length} bytes, over the limit of {limit}")]
-    TooLarge { digest: Digest, length: u64, limit: u64 },
+    TooLarge {
+        digest: Digest,
+        length: u64,
+        limit: u64,
+    },
     #[error("the body ended in the middle of a blob")]
     CutShort,
     #[error("blob {digest} has other bytes than its digest says")]
@@ -40,7 +44,10 @@ pub struct FrameReader {
 
 impl FrameReader {
     pub fn new(limit: u64) -> Self {
-        Self { buffer: BytesMut::new(), limit }
+        Self {
+            buffer: BytesMut::new(),
+            limit,
+        }
     }
 
     pub fn push(&mut self, chunk: &[u8]) {
@@ -58,7 +65,11 @@ impl FrameReader {
         let digest = Digest::from_bytes(digest);
         let length = head.get_u64();
         if length > self.limit {
-            return Err(FrameError::TooLarge { digest, length, limit: self.limit });
+            return Err(FrameError::TooLarge {
+                digest,
+                length,
+                limit: self.limit,
+            });
         }
         // Within the limit, and the limit fits into memory.
         let length = usize::try_from(length).unwrap_or(usize::MAX);
@@ -76,7 +87,11 @@ impl FrameReader {
 
     /// Says whether the body ended where a blob did.
     pub fn finish(self) -> Result<(), FrameError> {
-        if self.buffer.is_empty() { Ok(()) } else { Err(FrameError::CutShort) }
+        if self.buffer.is_empty() {
+            Ok(())
+        } else {
+            Err(FrameError::CutShort)
+        }
     }
 }
 
@@ -111,7 +126,10 @@ mod tests {
         let mut reader = FrameReader::new(10);
         reader.push(&head(Digest::of(b"a"), 1));
         reader.push(b"b");
-        assert!(matches!(reader.next_blob(), Err(FrameError::Corrupt { .. })));
+        assert!(matches!(
+            reader.next_blob(),
+            Err(FrameError::Corrupt { .. })
+        ));
 
         let mut reader = FrameReader::new(10);
         reader.push(&head(Digest::of(b"a"), 1));
@@ -120,6 +138,9 @@ mod tests {
 
         let mut reader = FrameReader::new(10);
         reader.push(&head(Digest::of(b"a"), u64::MAX));
-        assert!(matches!(reader.next_blob(), Err(FrameError::TooLarge { .. })));
+        assert!(matches!(
+            reader.next_blob(),
+            Err(FrameError::TooLarge { .. })
+        ));
     }
 }

@@ -65,6 +65,10 @@ pub enum DeployState {
 /// Why a deploy failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one failure at a time is held, and most are the large one"
+)]
 pub enum Failure {
     /// Airflow could not import files that the change affects.
     ImportErrors { proof: Proof },

@@ -33,9 +33,10 @@ impl Role {
     /// Whether this role may do what `needed` may.
     pub const fn includes(self, needed: Self) -> bool {
         match (self, needed) {
-            (Self::Agent, Self::Agent) | (Self::Viewer, Self::Viewer) => true,
-            (Self::Deployer, Self::Viewer | Self::Deployer) => true,
-            (Self::Admin, Self::Viewer | Self::Deployer | Self::Admin) => true,
+            (Self::Agent, Self::Agent)
+            | (Self::Viewer, Self::Viewer)
+            | (Self::Deployer, Self::Viewer | Self::Deployer)
+            | (Self::Admin, Self::Viewer | Self::Deployer | Self::Admin) => true,
             (Self::Viewer, Self::Deployer | Self::Admin | Self::Agent)
             | (Self::Deployer, Self::Admin | Self::Agent)
             | (Self::Admin, Self::Agent)

@@ -1,0 +1,170 @@
+//! How long a deploy takes, next to what one would use instead.
+//!
+//! One project of 5,000 files, one real installation with its Airflow, and the
+//! other tools on the same files in the same run. Times are whole commands, from
+//! start to what the column says. Quote ratios: the machine is part of a time.
+#![expect(clippy::print_stdout, reason = "the table is what this program is for")]
+
+mod peers;
+mod tree;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use updraft_e2e::Installation;
+
+use crate::tree::Tree;
+
+const ROUNDS: usize = 5;
+
+/// The measured times of one thing.
+struct Row {
+    tool: &'static str,
+    what: &'static str,
+    times: Vec<Duration>,
+}
+
+fn main() -> Result<()> {
+    let mut rows = Vec::new();
+    let installation = Installation::start("3.3.2")?;
+    // Airflow is installed and up before anything is timed.
+    installation.deploy(&["--timeout", "300"])?.expect_code(0)?;
+    let tree = Tree::write(&installation.project.root().join("dags"))?;
+    println!("{tree}\n");
+
+    measure_updraft(&installation, &tree, &mut rows)?;
+    let memory = installation.peak_memory()?;
+    rows.extend(peers::measure(
+        &installation.project.root().join("dags"),
+        &tree,
+    )?);
+    print(&rows);
+    println!("\npeak memory: {memory}");
+    Ok(())
+}
+
+fn measure_updraft(installation: &Installation, tree: &Tree, rows: &mut Vec<Row>) -> Result<()> {
+    let mut row = |what, times| {
+        rows.push(Row {
+            tool: "updraft",
+            what,
+            times,
+        })
+    };
+
+    let (disk, parsed) = deploy(installation, &["deploy", "--dags", "--timeout", "600"])?;
+    row("first deploy, on disk", vec![disk]);
+    row("first deploy, parsed", vec![parsed]);
+
+    let (mut disks, mut parses) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        tree.edit(round)?;
+        let (disk, parsed) = deploy(installation, &["deploy", "--dags"])?;
+        disks.push(disk);
+        parses.push(parsed);
+    }
+    row("one file changed, on disk", disks);
+    row("one file changed, parsed", parses);
+
+    let mut times = Vec::new();
+    for _ in 0..2 * ROUNDS {
+        let start = Instant::now();
+        installation
+            .updraft(&["deploy", "--dags"])?
+            .expect_code(0)?;
+        times.push(start.elapsed());
+    }
+    row("nothing changed", times);
+
+    let mut disks = Vec::new();
+    for _ in 0..ROUNDS {
+        disks.push(deploy(installation, &["rollback"])?.0);
+    }
+    row("rollback, on disk", disks);
+
+    let mut times = Vec::new();
+    for _ in 0..2 * ROUNDS {
+        let start = Instant::now();
+        installation.updraft(&["--version"])?.expect_code(0)?;
+        times.push(start.elapsed());
+    }
+    row("--version", times);
+    Ok(())
+}
+
+/// Runs a deploying command; how long until the agent's link moved, and until
+/// the command ended.
+fn deploy(installation: &Installation, arguments: &[&str]) -> Result<(Duration, Duration)> {
+    let link = current_link(&installation.agent_root())?;
+    let before = std::fs::read_link(&link)?;
+    let start = Instant::now();
+    let mut child = installation
+        .command(arguments)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()?;
+    let mut switched = None;
+    let status = loop {
+        if switched.is_none() && std::fs::read_link(&link)? != before {
+            switched = Some(start.elapsed());
+        }
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    };
+    let ended = start.elapsed();
+    ensure!(
+        status.success(),
+        "{arguments:?} ended with {status}\n{}",
+        installation.logs()
+    );
+    Ok((
+        switched.context("the command ended before the link moved")?,
+        ended,
+    ))
+}
+
+/// The link that Airflow's DAG processor follows.
+fn current_link(agent: &Path) -> Result<PathBuf> {
+    let mut folders = vec![agent.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let link = folder.join("bundles/dags/current");
+        if link.is_symlink() {
+            return Ok(link);
+        }
+        let inner = std::fs::read_dir(&folder)?
+            .flatten()
+            .map(|entry| entry.path());
+        folders.extend(inner.filter(|path| {
+            path.is_dir() && path.components().count() < agent.components().count() + 3
+        }));
+    }
+    anyhow::bail!("no bundle was ever switched to below {}", agent.display())
+}
+
+fn print(rows: &[Row]) {
+    println!(
+        "{:<10} {:<28} {:>10} {:>10} {:>10} {:>5}",
+        "tool", "what", "median", "min", "max", "runs"
+    );
+    for row in rows {
+        let mut times = row.times.clone();
+        times.sort();
+        let shown = |time: Option<&Duration>| {
+            time.map_or_else(String::new, |time| {
+                format!("{:.1} ms", time.as_secs_f64() * 1e3)
+            })
+        };
+        println!(
+            "{:<10} {:<28} {:>10} {:>10} {:>10} {:>5}",
+            row.tool,
+            row.what,
+            shown(times.get(times.len() / 2)),
+            shown(times.first()),
+            shown(times.last()),
+            times.len()
+        );
+    }
+}

@@ -1,0 +1,313 @@
+//! A control plane and an agent with its Airflow, as separate processes.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+use updraft_testkit::Reaper;
+
+use crate::{Airflow, Project, wait_for};
+
+/// The binary that `cargo test` built beside this one.
+pub fn updraft_binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("UPDRAFT_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a running test has a path");
+    let profile = test
+        .ancestors()
+        .nth(2)
+        .expect("tests lie in target/PROFILE/deps");
+    profile.join("updraft")
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Output {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Output {
+    /// The one JSON document on stdout.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_str(&self.stdout)
+            .with_context(|| format!("not one JSON document: {self:?}"))
+    }
+
+    pub fn expect_code(self, code: i32) -> Result<Self> {
+        if self.code != Some(code) {
+            bail!(
+                "expected exit code {code}, got {:?}\n{}\n{}",
+                self.code,
+                self.stdout,
+                self.stderr
+            );
+        }
+        Ok(self)
+    }
+}
+
+pub struct Installation {
+    root: PathBuf,
+    port: u16,
+    airflow_port: u16,
+    server: Option<Child>,
+    agent: Option<Child>,
+    pub project: Project,
+    _reaper: Reaper,
+}
+
+pub const DEPLOYMENT: &str = "shop";
+
+impl Installation {
+    /// A control plane with one Deployment, an enrolled agent, and a project
+    /// for the given Airflow; nothing is deployed yet.
+    pub fn start(airflow_version: &str) -> Result<Self> {
+        let root = tempfile::Builder::new()
+            .prefix("updraft-e2e-")
+            .tempdir()?
+            .keep();
+        // Airflow runs as another user when the tests run as root.
+        std::fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let reaper = Reaper::watch(&root)?;
+        let mut installation = Self {
+            port: free_port()?,
+            airflow_port: free_port()?,
+            server: None,
+            agent: None,
+            project: Project::at(root.join("project")),
+            _reaper: reaper,
+            root,
+        };
+        installation.prepare(airflow_version)?;
+        Ok(installation)
+    }
+
+    fn prepare(&mut self, airflow_version: &str) -> Result<()> {
+        let data = self.root.join("server");
+        let token = self
+            .updraft(&["server", "init", "--data-dir", path(&data)?])?
+            .expect_code(0)?;
+        std::fs::write(self.root.join("token"), token.stdout.trim())?;
+        self.start_server()?;
+        self.updraft(&["deployment", "create", DEPLOYMENT])?
+            .expect_code(0)?;
+        let code = self
+            .updraft(&["agent", "invite", DEPLOYMENT])?
+            .expect_code(0)?;
+        std::fs::write(self.root.join("code"), code.stdout.trim())?;
+        let (agent, code) = (self.agent_root(), self.root.join("code"));
+        self.updraft(&[
+            "agent",
+            "enroll",
+            "--root",
+            path(&agent)?,
+            "--code-file",
+            path(&code)?,
+        ])?
+        .expect_code(0)?;
+        let project = self.project.root().to_owned();
+        self.updraft(&[
+            "dev",
+            "init",
+            path(&project)?,
+            "--airflow-version",
+            airflow_version,
+        ])?
+        .expect_code(0)?;
+        self.start_agent()
+    }
+
+    pub fn agent_root(&self) -> PathBuf {
+        self.root.join("agent")
+    }
+
+    pub fn server_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// A command of the binary, in the project, against this control plane.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(updraft_binary());
+        command
+            .args(arguments)
+            .env("UPDRAFT_SERVER", self.server_url())
+            .env("UPDRAFT_DEPLOYMENT", DEPLOYMENT)
+            .env("UPDRAFT_CONFIG", self.root.join("config.toml"))
+            .env("UPDRAFT_TEST_ROOT", &self.root)
+            .env("XDG_CONFIG_HOME", self.root.join("config"))
+            .stdin(Stdio::null());
+        if let Ok(token) = std::fs::read_to_string(self.root.join("token")) {
+            command.env("UPDRAFT_TOKEN", token);
+        }
+        if self.project.root().is_dir() {
+            command.current_dir(self.project.root());
+        }
+        command
+    }
+
+    pub fn updraft(&self, arguments: &[&str]) -> Result<Output> {
+        let output = self.command(arguments).output()?;
+        Ok(Output {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout)?,
+            stderr: String::from_utf8(output.stderr)?,
+        })
+    }
+
+    /// `updraft deploy --dags`, with more arguments, its outcome as JSON.
+    pub fn deploy(&self, arguments: &[&str]) -> Result<Output> {
+        self.updraft(&[&["deploy", "--dags", "-o", "json"], arguments].concat())
+    }
+
+    pub fn start_server(&mut self) -> Result<()> {
+        let data = self.root.join("server");
+        let listen = format!("127.0.0.1:{}", self.port);
+        let arguments = ["server", "--data-dir", path(&data)?, "--listen", &listen];
+        self.server = Some(self.background(&arguments, "server.log")?);
+        wait_for(
+            "the control plane to be ready",
+            Duration::from_secs(30),
+            || Ok(std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()),
+        )?;
+        Ok(())
+    }
+
+    pub fn start_agent(&mut self) -> Result<()> {
+        let (root, port) = (self.agent_root(), self.airflow_port.to_string());
+        let arguments = ["agent", "--root", path(&root)?, "--airflow-port", &port];
+        self.agent = Some(self.background(&arguments, "agent.log")?);
+        Ok(())
+    }
+
+    fn background(&self, arguments: &[&str], log: &str) -> Result<Child> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.root.join(log))?;
+        let child = self
+            .command(arguments)
+            .env_remove("UPDRAFT_TOKEN")
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        Ok(child)
+    }
+
+    /// Ends the agent as a power cut would; Airflow goes on.
+    pub fn kill_agent(&mut self) -> Result<()> {
+        kill(self.agent.take())
+    }
+
+    pub fn kill_server(&mut self) -> Result<()> {
+        kill(self.server.take())
+    }
+
+    /// Whether the agent has ended by itself, at a failpoint for instance.
+    pub fn agent_ended(&mut self) -> Result<bool> {
+        Ok(match &mut self.agent {
+            Some(agent) => agent.try_wait()?.is_some(),
+            None => true,
+        })
+    }
+
+    /// Signs in to the Airflow that the agent runs.
+    pub fn airflow(&self) -> Result<Airflow> {
+        let output = self.updraft(&[
+            "agent",
+            "airflow",
+            "--root",
+            path(&self.agent_root())?,
+            "-o",
+            "json",
+        ])?;
+        let access = output.expect_code(0)?.json()?;
+        let text = |key: &str| {
+            access[key]
+                .as_str()
+                .map(str::to_owned)
+                .with_context(|| format!("no {key}"))
+        };
+        Airflow::sign_in(&text("url")?, &text("user")?, &text("password")?)
+    }
+
+    /// The most memory that the server and the agent have held.
+    pub fn peak_memory(&self) -> Result<String> {
+        let peak = |child: &Option<Child>| -> Result<u64> {
+            let pid = child.as_ref().context("it is not running")?.id();
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("VmHWM:"))
+                .context("no VmHWM")?;
+            Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? / 1024)
+        };
+        Ok(format!(
+            "server {} MB, agent {} MB",
+            peak(&self.server)?,
+            peak(&self.agent)?
+        ))
+    }
+
+    /// The example DAGs that Airflow's own package carries.
+    pub fn airflow_examples(&self) -> Result<PathBuf> {
+        fn find(folder: &Path, depth: u8) -> Option<PathBuf> {
+            let examples = folder.join("airflow/example_dags");
+            if examples.is_dir() {
+                return Some(examples);
+            }
+            let folders = std::fs::read_dir(folder)
+                .ok()?
+                .flatten()
+                .map(|entry| entry.path());
+            folders
+                .filter(|path| depth > 0 && path.is_dir() && !path.is_symlink())
+                .find_map(|path| find(&path, depth - 1))
+        }
+        find(&self.agent_root(), 7).context("no Airflow is installed below the agent's folder")
+    }
+
+    /// The ends of the logs, for a failed test.
+    pub fn logs(&self) -> String {
+        ["server.log", "agent.log"]
+            .map(|log| {
+                let text = std::fs::read_to_string(self.root.join(log)).unwrap_or_default();
+                let lines: Vec<_> = text.lines().collect();
+                format!(
+                    "--- {log}\n{}",
+                    lines[lines.len().saturating_sub(40)..].join("\n")
+                )
+            })
+            .join("\n")
+    }
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        // The reaper ends Airflow; these two are ours to wait for.
+        let _ = kill(self.agent.take());
+        let _ = kill(self.server.take());
+    }
+}
+
+fn kill(child: Option<Child>) -> Result<()> {
+    if let Some(mut child) = child {
+        child.kill()?;
+        child.wait()?;
+    }
+    Ok(())
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+fn path(path: &Path) -> Result<&str> {
+    path.to_str().context("temporary folders have UTF-8 names")
+}

@@ -1,0 +1,60 @@
+//! A project on disk, for the tests to edit.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+pub struct Project {
+    root: PathBuf,
+}
+
+impl Project {
+    pub fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Writes a file, its folders included.
+    pub fn write(&self, path: &str, text: &str) -> Result<()> {
+        let path = self.root.join(path);
+        fs::create_dir_all(path.parent().expect("a file in a project has a folder"))?;
+        fs::write(path, text)?;
+        Ok(())
+    }
+
+    pub fn remove(&self, path: &str) -> Result<()> {
+        Ok(fs::remove_file(self.root.join(path))?)
+    }
+
+    /// A DAG with the given tasks, each an empty step.
+    pub fn write_dag(&self, id: &str, tasks: &[&str]) -> Result<()> {
+        let steps: String = tasks
+            .iter()
+            .map(|task| format!("    EmptyOperator(task_id=\"{task}\")\n"))
+            .collect();
+        self.write(
+            &format!("dags/{id}.py"),
+            &format!(
+                "from airflow.sdk import DAG\n\
+                 from airflow.providers.standard.operators.empty import EmptyOperator\n\n\
+                 with DAG(\"{id}\", schedule=None):\n{steps}"
+            ),
+        )
+    }
+
+    /// A DAG with one Python task, whose body is given.
+    pub fn write_python_dag(&self, id: &str, head: &str, body: &str) -> Result<()> {
+        let body = body.trim_end().replace('\n', "\n        ");
+        self.write(
+            &format!("dags/{id}.py"),
+            &format!(
+                "from airflow.sdk import dag, task\n{head}\n\n\
+                 @dag(schedule=None)\ndef {id}():\n    @task\n    def step():\n        {body}\n\n    step()\n\n\n{id}()\n"
+            ),
+        )
+    }
+}
