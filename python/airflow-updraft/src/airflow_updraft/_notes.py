@@ -1,0 +1,69 @@
+"""Refresh notes: what the DAG processor has seen of a bundle, left on disk for the proof.
+
+The processor calls `refresh()` on its bundle; no other component of Airflow does. A note therefore says: this
+process, at this point of its loop, took over this version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Note:
+    pid: int
+    start_time: int
+    version: str
+    seq: int
+    at: float
+
+
+def path(notes: Path, bundle: str) -> Path:
+    return notes / f"{bundle}.refresh.json"
+
+
+def write(notes: Path, bundle: str, note: Note) -> None:
+    target = path(notes, bundle)
+    temporary = target.with_name(f".{target.name}.{note.pid}")
+    temporary.write_text(json.dumps(asdict(note)))
+    temporary.replace(target)
+
+
+def read(notes: Path, bundle: str) -> Note | None:
+    try:
+        return Note(**json.loads(path(notes, bundle).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class Process:
+    """A line of /proc: who started it, and when, in clock ticks since boot. The latter tells reused pids apart."""
+
+    pid: int
+    parent: int
+    start_time: int
+    ended: bool
+
+
+def process(pid: int) -> Process | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The second field is the command in parentheses and may itself hold spaces and parentheses.
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return Process(pid, parent=int(fields[1]), start_time=int(fields[19]), ended=fields[0] in "ZX")
+
+
+def runs(pid: int, start_time: int) -> bool:
+    found = process(pid)
+    return found is not None and not found.ended and found.start_time == start_time
+
+
+def own_start_time() -> int:
+    found = process(os.getpid())
+    return found.start_time if found is not None else 0

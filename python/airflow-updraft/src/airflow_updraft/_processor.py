@@ -1,0 +1,137 @@
+"""Waits until the running DAG processor can no longer bring back what an older version held.
+
+After the switch three things of the old version may still be on their way into Airflow's database: a file that
+waits in the processor's queue, a parse that runs, and a finished parse whose result was not collected yet.
+
+- The queue is harmless: it holds paths below `current` (see `bundle.py`), which now leads to the new version.
+- A parse holds its log file open in the *processor*: opened before the child is forked, closed after its result
+  was handed to the database. So the parses that can hold anything old are those whose log is open when the proof
+  starts, which is after the switch; the proof waits until each was closed.
+- In 3.0 to 3.2 the database transaction ends just after the log was closed, at the end of the same pass of the
+  processor's loop. And the version that the processor files results under changes only at a refresh. A refresh
+  note that was written *after* the logs were closed, by this processor, for the new version, settles both: it is
+  left at the start of a later pass.
+
+Nothing later can bring old content back: every parse from here on starts after the switch, below `current`, and
+is filed under the version of the last refresh.
+
+Read in the managers of 3.0.6, 3.1.8, 3.2.2 and 3.3.2: `_create_process`, `_collect_results`,
+`_refresh_dag_bundles`. Where the open files of the processor cannot be read (hardened kernels), its children stand
+in for the logs. A child disappears when its exit is noticed, which can be one pass before its result is
+collected, so one more note is waited for.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_updraft import _notes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    pass
+
+
+@dataclass(frozen=True)
+class ProcessorId:
+    pid: int
+    start_time: int
+
+
+class Processor:
+    """The DAG processor of one bundle, as it was when the proof began."""
+
+    def __init__(self, identity: ProcessorId, bundle: str, notes: Path, logs: Path) -> None:
+        self._identity = identity
+        self._bundle = bundle
+        self._notes = notes
+        self._logs = os.path.realpath(logs) + "/"
+        self.manager = self._find_manager()
+        before = self._parse_logs(self.manager)
+        self._by_logs = before is not None
+        self._before: set[object] = set(before if before is not None else self._children(self.manager))
+        self._settled_at: int | None = None
+        self._observe()
+
+    def is_alive(self) -> bool:
+        return _notes.runs(self._identity.pid, self._identity.start_time)
+
+    def is_past(self, version: str) -> bool:
+        """Says whether nothing of an older version can reach the database any more."""
+        if not self.is_alive():
+            # What it had not collected ended with it; another processor starts from the new version.
+            return True
+        self._observe()
+        if self._settled_at is None:
+            return False
+        note = self._note()
+        passes = 1 if self._by_logs else 2
+        return note is not None and note.version == version and note.seq >= self._settled_at + passes
+
+    def missing(self, version: str) -> str:
+        """Says what `is_past` still waits for."""
+        if self._before:
+            what = sorted(str(item) for item in self._before)
+            return f"the DAG processor still works on {len(what)} parse(s) that began before the switch: {what[0]}"
+        note = self._note()
+        if note is None:
+            return f"the DAG processor (pid {self._identity.pid}) has not refreshed bundle `{self._bundle}` yet"
+        if note.version != version:
+            return f"the DAG processor still reads {note.version}"
+        return "the DAG processor has not finished the pass in which it took over the new version"
+
+    def _observe(self) -> None:
+        if self._settled_at is not None:
+            return
+        now: set[object] = set()
+        if self._before:
+            now = set(self._parse_logs(self.manager) or ()) if self._by_logs else set(self._children(self.manager))
+        self._before &= now
+        if not self._before:
+            note = self._note()
+            self._settled_at = note.seq if note is not None else 0
+
+    def _note(self) -> _notes.Note | None:
+        note = _notes.read(self._notes, self._bundle)
+        if note is None or not _notes.runs(note.pid, note.start_time):
+            return None
+        return note if self._is_ours(note.pid) else None
+
+    def _find_manager(self) -> int:
+        note = self._note()
+        return note.pid if note is not None else self._identity.pid
+
+    def _is_ours(self, pid: int) -> bool:
+        """Says whether this is the processor, or runs below it when that is a wrapper."""
+        above = _notes.process(pid)
+        while above is not None and above.pid != self._identity.pid:
+            above = _notes.process(above.parent)
+        return above is not None
+
+    def _parse_logs(self, pid: int) -> set[tuple[str, str]] | None:
+        folder = f"/proc/{pid}/fd"
+        try:
+            numbers = os.listdir(folder)
+        except FileNotFoundError:
+            return set()
+        except PermissionError:
+            return None
+        found = set()
+        for number in numbers:
+            try:
+                target = os.readlink(f"{folder}/{number}")
+            except OSError:
+                continue
+            # <logs>/<date>/<bundle>/<path>.log
+            if target.startswith(self._logs) and target[len(self._logs) :].split("/")[1:2] == [self._bundle]:
+                found.add((target, number))
+        return found
+
+    @staticmethod
+    def _children(pid: int) -> set[tuple[int, int]]:
+        everybody = (_notes.process(int(name)) for name in os.listdir("/proc") if name.isdigit())
+        # A zombie counts: the processor has not noticed its exit yet.
+        return {(one.pid, one.start_time) for one in everybody if one is not None and one.parent == pid}

@@ -1,0 +1,369 @@
+"""The proof of one bundle version: parse what the change can affect, write it, and see that it stays.
+
+affected files ──▶ parse (children) ──▶ write (Airflow's API) ──▶ processor is past ──▶ read back
+                     ▲                                                                     │
+                     └───────────────────── what is not there yet ◀────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_updraft import _tracebacks, _versions
+from airflow_updraft._dependencies import Change, is_ignore_file
+from airflow_updraft._processor import Processor, ProcessorId
+from airflow_updraft._records import FileRecord, Record, Records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from airflow_updraft._airflow3 import Bundle, Parsed
+
+# One transaction holds the write lock of a SQLite database for as long as it takes.
+_BATCH = 50
+_MIB = 1024 * 1024
+
+
+class SupersededError(Exception):
+    """Raised where a proof notices that it is no longer wanted; the text says why."""
+
+
+class TimedOutError(Exception):
+    """Raised when the time of a proof is over."""
+
+
+@dataclass(frozen=True)
+class Request:
+    bundle: str
+    version: str
+    path: Path
+    current: Path
+    state: Path
+    notes: Path
+    processor: ProcessorId | None
+    base: str | None
+    change: Change
+    timeout_s: float
+    processes: int
+    memory_mb: int
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Request:
+        base = data.get("base") or {}
+        processor = data.get("processor")
+        return cls(
+            bundle=data["bundle"],
+            version=_versions.check(data["version"]),
+            path=Path(data["path"]),
+            current=Path(data["current"]),
+            state=Path(data["state"]),
+            notes=Path(data["notes"]),
+            processor=ProcessorId(processor["pid"], processor["start_time"]) if processor else None,
+            base=base.get("version"),
+            change=Change(base.get("changed", ()), base.get("added", ()), base.get("removed", ())),
+            timeout_s=float(data.get("timeout_s", 120)),
+            processes=int(data.get("processes") or os.cpu_count() or 1),
+            memory_mb=int(data.get("memory_mb", 4096)),
+        )
+
+
+@dataclass
+class Timings:
+    parse: float = 0.0
+    write: float = 0.0
+    processor: float = 0.0
+    verify: float = 0.0
+
+    def to_json(self) -> dict[str, int]:
+        return {name: round(seconds * 1000) for name, seconds in vars(self).items()}
+
+
+@dataclass
+class Proof:
+    """One run of a proof. `pause` is called wherever it waits, and raises to end it."""
+
+    request: Request
+    airflow: Bundle
+    records: Records
+    pause: Callable[[], None]
+    progress: Callable[..., None]
+    timings: Timings = field(default_factory=Timings)
+    parsed: int = 0
+    affected: set[str] = field(default_factory=set)
+
+    def run(self) -> dict[str, Any]:
+        try:
+            return self._run()
+        except SupersededError as reason:
+            return self._answer("superseded", str(reason))
+
+    def _run(self) -> dict[str, Any]:
+        request = self.request
+        self._deadline = time.monotonic() + request.timeout_s
+        self._check_switched()
+        # First of all: what the processor works on now may come from an older version.
+        processor = self._look_at_processor()
+        self._base = self.records.load(request.base) if request.base else None
+        self.airflow.ensure_known()
+        self._before = self.airflow.dags()
+        files = self._dag_files()
+        self._record = Record(request.version)
+        if self._base is not None:
+            self._record.files = {path: file for path, file in self._base.files.items() if path in files}
+        self.affected = self._affected_among(files)
+        self._gone = self._known_files() - files
+        try:
+            self._parse_and_write(self.affected)
+            self._retire()
+            self._wait_for(processor)
+            self._verify()
+        except TimedOutError as missing:
+            return self._answer("timed_out", "the time for the proof is over", not_seen=str(missing))
+        self._check_switched()
+        self.records.save(self._record)
+        return self._conclude()
+
+    # --- what to parse
+
+    def _check_switched(self) -> None:
+        if os.path.realpath(self.request.current) != os.path.realpath(self.request.path):
+            raise SupersededError(f"`current` no longer leads to {self.request.version}")
+
+    def _look_at_processor(self) -> Processor | None:
+        identity = self.request.processor
+        if identity is None:
+            return None
+        return Processor(identity, self.request.bundle, self.request.notes, self.airflow.parse_logs())
+
+    def _dag_files(self) -> set[str]:
+        """Finds the DAG files of this version, from those of the base version when it is known."""
+        change = self.request.change
+        if self._base is None or any(is_ignore_file(path) for path in change.files):
+            return self.airflow.dag_files()
+        fresh = self.airflow.dag_files_among(change.changed | change.added)
+        return (set(self._base.files) - change.files) | fresh
+
+    def _affected_among(self, files: set[str]) -> set[str]:
+        if self._base is None:
+            return files
+        change = self.request.change
+        known = {path: file for path, file in self._base.files.items() if path in files}
+        if change.unexplained(file.seen for file in self._base.files.values()):
+            return files
+        return {
+            path
+            for path in files
+            if path not in known
+            or path in change.files
+            or known[path].seen.everything
+            or change.touches(known[path].seen)
+        }
+
+    def _known_files(self) -> set[str]:
+        known = {state.file for state in self._before.values() if not state.stale}
+        if self._base is not None:
+            known |= set(self._base.files)
+        return known
+
+    # --- parse and write
+
+    def _parse_and_write(self, files: Iterable[str]) -> None:
+        files = sorted(files)
+        batch: list[Parsed] = []
+        done = 0
+        started = time.monotonic()
+        written = 0.0
+        for parsed in self.airflow.parse(files, processes=self.request.processes, pause=self._pause_parsing):
+            done += 1
+            batch.append(parsed)
+            if len(batch) >= _BATCH:
+                written += self._write(batch)
+                batch = []
+                self.progress(step="parse", done=done, of=len(files))
+        if batch:
+            written += self._write(batch)
+        self.parsed += done
+        self.timings.write += written
+        self.timings.parse += time.monotonic() - started - written
+
+    def _pause_parsing(self) -> None:
+        self._pause(lambda: "not every affected file was parsed", seconds=0)
+
+    def _write(self, batch: list[Parsed]) -> float:
+        # A parse that saw a switch in its middle belongs to neither version.
+        self._check_switched()
+        started = time.monotonic()
+        hashes = self.airflow.write(self.request.version, batch)
+        for parsed in batch:
+            dags = {dag.dag_id: hashes.get(dag.dag_id, "") for dag in parsed.dags}
+            self._record.files[parsed.file] = FileRecord(parsed.seen, dags, parsed.errors)
+        return time.monotonic() - started
+
+    def _retire(self) -> None:
+        """Marks the DAGs of removed files, and those that a file no longer makes, as gone."""
+        defined = self._record.dags
+        vanished = {
+            dag
+            for dag, state in self.airflow.dags().items()
+            if not state.stale and dag not in defined and _owner(state.file, self._record, self._gone) is not None
+        }
+        self.airflow.retire(self._gone, vanished)
+
+    # --- see that it stays
+
+    def _wait_for(self, processor: Processor | None) -> None:
+        if processor is None:
+            return
+        started = time.monotonic()
+        version = self.request.version
+        while not processor.is_past(version):
+            self._pause(lambda: processor.missing(version))
+        if processor.is_alive():
+            # The note is written just before the version becomes the one that results are filed under.
+            while self.airflow.label() != version:
+                self._pause(lambda: "the DAG processor has not stored the new version yet")
+        self.timings.processor += time.monotonic() - started
+
+    def _verify(self) -> None:
+        started = time.monotonic()
+        attempts = 0
+        while wrong := self._differences():
+            attempts += 1
+            self._pause(lambda: f"Airflow's database differs in {len(wrong)} file(s), such as `{min(wrong)}`")
+            if attempts > 1:
+                self._pause(lambda: f"`{min(wrong)}` comes out differently each time", seconds=0.5)
+            self._parse_and_write(wrong)
+            self._retire()
+        self.timings.verify += time.monotonic() - started
+
+    def _differences(self) -> set[str]:
+        """Compares Airflow's database with what was parsed, by content; names files that have to be done again.
+
+        All files of the bundle, not only the affected ones: between the base and this version Airflow may have
+        read a version that was never proven.
+        """
+        version = self.request.version
+        stored = self.airflow.dags(hashes=True)
+        errors = self.airflow.import_errors()
+        expected: dict[str, set[str]] = {}
+        for file in self._record.files.values():
+            for dag, digest in file.dags.items():
+                expected.setdefault(dag, set()).add(digest)
+        wrong = set()
+        for path, file in self._record.files.items():
+            if any(error not in errors for error in file.errors):
+                wrong.add(path)
+            for dag in file.dags:
+                state = stored.get(dag)
+                is_current = state is not None and not state.stale and state.hash in expected[dag]
+                is_labelled = path not in self.affected or (state is not None and state.version == version)
+                if not (is_current and is_labelled):
+                    wrong.add(path)
+        for path in errors:
+            owner = _owner(path, self._record, self._gone)
+            if owner in self._record.files and path not in self._record.files[owner].errors:
+                wrong.add(owner)
+        for dag, state in stored.items():
+            if not state.stale and dag not in expected:
+                owner = _owner(state.file, self._record, self._gone)
+                if owner in self._record.files:
+                    wrong.add(owner)
+        return wrong
+
+    def _pause(self, missing: Callable[[], str], seconds: float = 0.02) -> None:
+        if time.monotonic() > self._deadline:
+            raise TimedOutError(missing())
+        self.pause(seconds)
+
+    # --- the answer
+
+    def _conclude(self) -> dict[str, Any]:
+        errors = self._import_errors()
+        new = [error["file"] for error in errors if error["new"]]
+        if new:
+            return self._answer("import_errors", f"{len(new)} file(s) cannot be imported: {', '.join(new[:5])}")
+        return self._answer("proven", f"Airflow has the content of {self.request.version}")
+
+    def _answer(self, outcome: str, reason: str, *, not_seen: str = "") -> dict[str, Any]:
+        files = getattr(self, "_record", Record(self.request.version)).files
+        finished = outcome in ("proven", "import_errors")
+        return {
+            "outcome": outcome,
+            "reason": reason,
+            "parsed": self.parsed,
+            "affected": len(self.affected),
+            "files": len(files),
+            "dags": self._dags() if finished else None,
+            "import_errors": self._import_errors() if finished or outcome == "timed_out" else [],
+            "silent": self._silent() if finished else [],
+            "seen": f"{self.parsed} of {len(self.affected)} affected file(s) parsed",
+            "not_seen": not_seen,
+            "timings_ms": self.timings.to_json(),
+        }
+
+    def _dags(self) -> dict[str, Any]:
+        now = {dag: path for path, file in self._record.files.items() for dag in file.dags}
+        broken = {path for path, file in self._record.files.items() if file.errors}
+        if self._base is not None:
+            before = {dag: path for path, file in self._base.files.items() for dag in file.dags}
+        else:
+            before = {dag: state.file for dag, state in self._before.items() if not state.stale}
+        return {
+            "added": sorted(now.keys() - before.keys()),
+            "changed": sorted(dag for dag in now.keys() & before.keys() if self._is_touched(now[dag])),
+            # A file that cannot be imported still means its DAGs.
+            "removed": sorted(dag for dag in before.keys() - now.keys() if before[dag] not in broken),
+            "total": len(now),
+        }
+
+    def _is_touched(self, path: str) -> bool:
+        """Says whether the change is known to reach this file, by itself or through what it reads."""
+        change = self.request.change
+        if self.request.base is None or path in change.files:
+            return True
+        file = self._record.files[path]
+        before = self._base.files.get(path) if self._base is not None else None
+        return change.touches(file.seen) or (before is not None and change.touches(before.seen))
+
+    def _import_errors(self) -> list[dict[str, Any]]:
+        roots = (str(self.request.current), str(self.request.path), os.path.realpath(self.request.path))
+        listing = []
+        for path, file in sorted(self._record.files.items()):
+            before = self._base.files.get(path) if self._base is not None else None
+            for name, text in sorted(file.errors.items()):
+                known = before is not None and name in before.errors
+                if self.request.base is not None and self._base is None:
+                    known = True  # what the base had is not known; a file that was not touched is not blamed
+                listing.append(
+                    {
+                        "file": name,
+                        "traceback": _tracebacks.cut(text, roots),
+                        "new": not known or self._is_touched(path),
+                    }
+                )
+        return listing
+
+    def _silent(self) -> list[str]:
+        """Names changed files that Airflow takes for DAG files, and that nothing came of."""
+        touched = self.request.change.changed | self.request.change.added
+        if self.request.base is None:
+            touched = frozenset(self._record.files)
+        used = {path for own, file in self._record.files.items() for path in file.seen.files - {own}}
+        return sorted(
+            path
+            for path, file in self._record.files.items()
+            if path in touched and not file.dags and not file.errors and path not in used
+        )
+
+
+def _owner(path: str, record: Record, gone: set[str]) -> str | None:
+    """Finds the DAG file that a path in Airflow's database belongs to; inside a packaged DAG file it is longer."""
+    while path:
+        if path in record.files or path in gone:
+            return path
+        path = path.rpartition("/")[0]
+    return None

@@ -1,0 +1,159 @@
+"""`UpdraftDagBundle`: the bundle that an Updraft agent keeps on disk, as Airflow 3 reads it.
+
+    <root>/versions/sha256-<hex>/    immutable, one folder for each version
+    <root>/current                   a link to the live one, replaced by rename
+
+A task asks for a version and gets exactly that folder. The DAG processor asks for none and gets `current`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.dag_processing.bundles import base
+from airflow.dag_processing.bundles.base import BaseDagBundle
+
+from airflow_updraft import _notes, _versions
+
+if TYPE_CHECKING:
+    from airflow.dag_processing.bundles.base import BundleVersion
+
+log = logging.getLogger(__name__)
+
+# Airflow 3.3 deprecates the bare string that 3.0 to 3.2 want.
+_BundleVersion: Any = getattr(base, "BundleVersion", str)
+
+ASK_TIMEOUT_S = 60.0
+
+
+class VersionMissingError(FileNotFoundError):
+    """Raised when a version is not on disk and the agent cannot bring it back."""
+
+
+class UpdraftDagBundle(BaseDagBundle):
+    """Reads one Updraft bundle; every DAG run records the digest and keeps it to its end."""
+
+    supports_versioning = True
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        view_url: str | None = None,
+        socket: str | None = None,
+        notes: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._root = Path(root)
+        self._link_template = view_url
+        self._socket = socket
+        self._notes = Path(notes) if notes else None
+        self._refreshes = itertools.count(1)
+        self._seen: str | None = None
+        if self.version is not None:
+            _versions.check(self.version)
+
+    def initialize(self) -> None:
+        if self.version is not None:
+            wanted = _versions.folder(self._root, self.version)
+            if not wanted.is_dir():
+                self._ask_agent_for(self.version)
+        super().initialize()
+
+    @property
+    def path(self) -> Path:
+        # Without a version this is the link, not the folder behind it. Airflow's DAG processor expects a path
+        # that stays: its queue keeps the path a file was queued with, however long it waits there, and a
+        # function's serialised name holds a hash of its file's path. With a path that moves, queued files would
+        # be parsed from an old version long after a switch, or be missed and their DAGs retired once the old
+        # version is collected; and each deploy would make a new DAG version of every DAG. What is left is a
+        # parse that runs *during* a switch and may see both sides; the proof waits for those (`_processor.py`).
+        if self.version is not None:
+            return _versions.folder(self._root, self.version)
+        return self._root / "current"
+
+    def get_current_version(self) -> BundleVersion | str | None:  # type: ignore[override, unused-ignore]
+        version = self.version or self._seen or _versions.live(self._root)
+        return _BundleVersion(version)  # type: ignore[no-any-return]
+
+    def refresh(self) -> None:
+        if self.version is not None:
+            raise RuntimeError("a bundle that was asked for by version cannot be refreshed")
+        self._seen = _versions.live(self._root)
+        self._leave_note(self._seen)
+
+    def view_url(self, version: str | None = None) -> str | None:
+        version = version or self.version
+        if self._link_template is None or version is None:
+            return None
+        return self._link_template.replace("{version}", version)
+
+    def view_url_template(self) -> str | None:
+        return self._link_template
+
+    def _leave_note(self, version: str) -> None:
+        if self._notes is None:
+            return
+        note = _notes.Note(
+            pid=os.getpid(),
+            start_time=_notes.own_start_time(),
+            version=version,
+            seq=next(self._refreshes),
+            at=time.time(),
+        )
+        try:
+            _notes.write(self._notes, self.name, note)
+        except OSError as error:
+            # A full disk may delay a proof, but must not stop Airflow from parsing.
+            log.warning("could not leave a refresh note in `%s`: %s", self._notes, error)
+
+    def _ask_agent_for(self, version: str) -> None:
+        """Has the agent fetch a version that is no longer on disk, as a cleared old run may need."""
+        if self._socket is None:
+            raise VersionMissingError(
+                f"bundle `{self.name}` version {version} is not on this machine, and no Updraft agent is "
+                "configured to ask for it; deploy that version again, or clear the run with the latest version"
+            )
+        question = json.dumps({"bundle": self.name, "version": version}) + "\n"
+        try:
+            answer = self._exchange(self._socket, question)
+        except (OSError, ValueError) as error:
+            raise VersionMissingError(
+                f"bundle `{self.name}` version {version} is not on this machine, and the Updraft agent did not "
+                f"bring it back within {ASK_TIMEOUT_S:.0f} s ({error}); check that the agent runs, then clear "
+                "the task again"
+            ) from error
+        if not _versions.folder(self._root, version).is_dir():
+            reason = answer.get("error", "it answered without an error, but the folder is not there")
+            raise VersionMissingError(
+                f"bundle `{self.name}` version {version} is not on this machine, and the Updraft agent could not "
+                f"bring it back: {reason}; deploy that version again, or clear the run with the latest version"
+            )
+
+    @staticmethod
+    def _exchange(address: str, question: str) -> dict[str, Any]:
+        deadline = time.monotonic() + ASK_TIMEOUT_S
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
+            agent.settimeout(ASK_TIMEOUT_S)
+            agent.connect(address)
+            agent.sendall(question.encode())
+            received = b""
+            while b"\n" not in received:
+                # Per read, or an agent that sends a byte now and then could hold a task for ever.
+                agent.settimeout(max(deadline - time.monotonic(), 0.001))
+                part = agent.recv(65536)
+                if not part:
+                    raise ConnectionError("it closed the connection without an answer")
+                received += part
+        answer = json.loads(received)
+        if not isinstance(answer, dict):
+            raise ValueError("its answer is not an object")
+        return answer

@@ -1,0 +1,195 @@
+"""The proof worker: `python -m airflow_updraft.worker`, run in Airflow's environment as Airflow's user.
+
+JSON lines, requests on standard input, answers on standard output; the README has the protocol. The worker imports
+Airflow once and never runs a DAG file itself: every import happens in a child that it forks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import select
+import sys
+import time
+import traceback
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+
+class EndOfInputError(Exception):
+    """Raised when whoever started the worker has closed its input."""
+
+
+class Channel:
+    """The protocol's two ends. Nothing else can write to the answers: descriptor 1 leads to standard error."""
+
+    def __init__(self) -> None:
+        self._input = os.dup(0)
+        self._output = os.dup(1)
+        os.dup2(2, 1)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        self._partial = b""
+        self._waiting: deque[dict[str, Any]] = deque()
+
+    def send(self, message: dict[str, Any]) -> None:
+        line = memoryview(json.dumps(message, default=str).encode() + b"\n")
+        while line:
+            line = line[os.write(self._output, line) :]
+
+    def listen(self, seconds: float | None) -> None:
+        """Takes in what has arrived, after waiting up to `seconds` for something to arrive."""
+        ready, _, _ = select.select([self._input], [], [], seconds)
+        if not ready:
+            return
+        received = os.read(self._input, 1 << 20)
+        if not received:
+            raise EndOfInputError
+        *lines, self._partial = (self._partial + received).split(b"\n")
+        for line in filter(None, lines):
+            try:
+                message = json.loads(line)
+                if not isinstance(message, dict):
+                    raise ValueError("a request is an object")
+            except ValueError as error:
+                self.send({"id": None, "error": f"not a request: {error}"})
+            else:
+                self._waiting.append(message)
+
+    def next(self) -> dict[str, Any]:
+        while not self._waiting:
+            self.listen(None)
+        return self._waiting.popleft()
+
+    def take(self, wanted: Any) -> list[dict[str, Any]]:
+        """Takes out the waiting requests that `wanted` says yes to."""
+        taken = [message for message in self._waiting if wanted(message)]
+        self._waiting = deque(message for message in self._waiting if not wanted(message))
+        return taken
+
+    def peek(self, wanted: Any) -> bool:
+        return any(wanted(message) for message in self._waiting)
+
+
+class Worker:
+    def __init__(self, channel: Channel, airflow: Any) -> None:
+        self._channel = channel
+        self._airflow = airflow
+        self._records: dict[tuple[str, str], Any] = {}
+
+    def serve(self) -> None:
+        while True:
+            self._handle(self._channel.next())
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        operation = message.get("op")
+        identity = {"id": message.get("id"), "op": operation}
+        try:
+            if operation == "prove":
+                answer = self._prove(message)
+            elif operation == "status":
+                answer = self._status(message)
+            elif operation == "dags":
+                answer = {"dags": self._bundle(message).describe()}
+            elif operation == "cancel":
+                answer = {"cancelled": False}
+            else:
+                answer = {"error": f"there is no operation {operation!r}"}
+        except EndOfInputError:
+            raise
+        except KeyError as error:
+            answer = {"error": f"the request has no field {error}"}
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        self._channel.send({**identity, **answer})
+
+    def _bundle(self, message: dict[str, Any], memory_mb: int | None = None) -> Any:
+        current = Path(message.get("current") or "/nonexistent")
+        return self._airflow.Bundle(message["bundle"], current, memory_mb and memory_mb * 1024 * 1024)
+
+    def _status(self, message: dict[str, Any]) -> dict[str, Any]:
+        bundle = self._bundle(message)
+        try:
+            live = [dag for dag, state in bundle.dags().items() if not state.stale]
+            return {
+                "ok": True,
+                "dags": len(live),
+                "import_errors": [
+                    {"file": file, "traceback": text} for file, text in sorted(bundle.import_errors().items())
+                ],
+                "holds": bundle.holds(),
+            }
+        except Exception as error:
+            return {"ok": False, "reason": f"Airflow's database cannot be asked: {error}"}
+
+    def _prove(self, message: dict[str, Any]) -> dict[str, Any]:
+        from airflow_updraft._prove import Proof, Request, SupersededError
+        from airflow_updraft._records import Records
+
+        request = Request.from_json(message)
+        records = self._records.setdefault(
+            (str(request.state), request.bundle), Records(request.state, request.bundle)
+        )
+
+        def progress(**step: Any) -> None:
+            self._channel.send({"id": message.get("id"), "op": "prove", "event": "progress", **step})
+
+        def pause(seconds: float) -> None:
+            self._channel.listen(seconds)
+            for other in self._channel.take(lambda other: other.get("op") in ("status", "dags")):
+                self._handle(other)
+            if self._channel.peek(lambda other: other.get("op") == "prove" and other.get("bundle") == request.bundle):
+                raise SupersededError("a newer version is to be proven")
+            for other in self._channel.take(
+                lambda other: (
+                    other.get("op") == "cancel" and other.get("target", message.get("id")) == message.get("id")
+                )
+            ):
+                self._channel.send({"id": other.get("id"), "op": "cancel", "cancelled": True})
+                raise SupersededError("the proof was cancelled")
+
+        airflow = self._bundle(message, request.memory_mb)
+        return Proof(request, airflow, records, pause, progress).run()
+
+
+def _prepare_environment() -> None:
+    os.environ.update(
+        {
+            # The DAG processor's own context: variables and connections come from the metadata database.
+            "_AIRFLOW_PROCESS_CONTEXT": "server",
+            # The second deploy within the default 30 s would move a DAG's label and not its content.
+            "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",
+            # The default of 2 cuts a user's frames out of an error that a library raises.
+            "AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH": "30",
+            # A forked child that drops an inherited connection would end it for the parent too.
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_ENABLED": "False",
+        }
+    )
+    os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "WARNING")
+    sys.dont_write_bytecode = True
+
+
+def main() -> None:
+    channel = Channel()
+    _prepare_environment()
+    started = time.monotonic()
+    from airflow_updraft import _airflow as airflow
+
+    channel.send(
+        {
+            "event": "ready",
+            "airflow": airflow.VERSION,
+            "python": platform.python_version(),
+            "ms": round((time.monotonic() - started) * 1000),
+        }
+    )
+    try:
+        Worker(channel, airflow).serve()
+    except EndOfInputError:
+        return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,356 @@
+"""The proof against a running Airflow: when it says `proven`, Airflow has the content."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import AIRFLOW, BUNDLE, dag, wait_until
+
+if TYPE_CHECKING:
+    from conftest import Site
+
+pytestmark = pytest.mark.airflow
+
+# Airflow loads this module anew for each parse, so a parse of it takes that long.
+SLOW = "import time; time.sleep({})"
+
+
+@pytest.mark.smoke
+def test_an_added_task_is_in_the_api_when_proven_is_answered(site: Site) -> None:
+    site.deploy({"a.py": dag("a", "one")})
+    assert site.tasks("a") == {"one"}
+
+    proof = site.deploy({"a.py": dag("a", "one", "two")})
+
+    assert site.tasks("a") == {"one", "two"}
+    assert proof["outcome"] == "proven"
+    assert proof["dags"] == {"added": [], "changed": ["a"], "removed": [], "total": 1}
+
+
+@pytest.mark.smoke
+def test_a_slow_parse_of_the_old_version_does_not_bring_it_back(site: Site) -> None:
+    files = {"slow.py": dag("slow", "one", top=SLOW.format(15)), "other.py": dag("other", "one")}
+    site.deploy(files)
+    wait_until("the processor parses the slow file", lambda: _being_parsed(site, "slow.py"))
+
+    proof = site.deploy({**files, "slow.py": dag("slow", "one", "two")})
+
+    assert not _being_parsed(site, "slow.py")
+    assert proof["outcome"] == "proven"
+    assert site.tasks("slow") == {"one", "two"}
+    site.deploy({**files, "slow.py": dag("slow", "one", "two"), "other.py": dag("other", "one", "two")})
+    assert site.tasks("slow") == {"one", "two"}
+
+
+@pytest.mark.smoke
+def test_a_file_that_waited_in_the_processors_queue_is_not_parsed_from_the_old_version(site: Site) -> None:
+    # Two parses at a time: while these two sleep, everything else waits in the queue.
+    slow = {f"z{n}.py": dag(f"z{n}", "one", top=SLOW.format(8)) for n in range(2)}
+    old = {f"q{n}.py": dag(f"q{n}", "old") for n in range(4)}
+    site.deploy({**old, **slow})
+    wait_until("the processor is busy", lambda: all(_being_parsed(site, path) for path in slow))
+    new = {f"q{n}.py": dag(f"q{n}", "new") for n in range(4)}
+
+    proof = site.deploy({**new, **slow})
+
+    assert proof["outcome"] == "proven"
+    parsed = {f"q{n}": site.api("GET", f"/dags/q{n}")["last_parsed_time"] for n in range(4)}
+    wait_until(
+        "Airflow has parsed the waiting files by itself",
+        lambda: all(site.api("GET", f"/dags/{name}")["last_parsed_time"] > at for name, at in parsed.items()),
+    )
+    for n in range(4):
+        assert site.tasks(f"q{n}") == {"new"}
+
+
+@pytest.mark.smoke
+def test_only_a_helper_changes(site: Site) -> None:
+    uses = dag("uses", "one", "two", top="import shared.names").replace("task_id='two'", "task_id=shared.names.LAST")
+    files = {
+        "uses.py": uses,
+        "alone.py": dag("alone", "one"),
+        "shared/__init__.py": "",
+        "shared/names.py": "from shared import more\nLAST = more.LAST\n",
+        "shared/more.py": "LAST = 'before'\n",
+    }
+    site.deploy(files)
+
+    proof = site.deploy({**files, "shared/more.py": "LAST = 'after'\n"})
+
+    assert site.tasks("uses") == {"one", "after"}
+    assert proof["affected"] == 1
+    assert proof["dags"]["changed"] == ["uses"]
+    assert proof["silent"] == []
+
+
+@pytest.mark.smoke
+def test_only_the_body_of_a_function_changes(site: Site) -> None:
+    old, new = site.folder / "old", site.folder / "new"
+    site.deploy({"body.py": dag("body", "one", body=f"open({str(old)!r}, 'w')")})
+    site.finished_run("body", site.run("body"))
+    assert old.exists()
+
+    proof = site.deploy({"body.py": dag("body", "one", body=f"open({str(new)!r}, 'w')")})
+    run = site.finished_run("body", site.run("body"))
+
+    assert proof["outcome"] == "proven"
+    assert run["state"] == "success"
+    assert new.exists()
+    assert _versions_of(run)[-1] == proof["version"]
+    assert str(new) in site.api("GET", "/dagSources/body")["content"]
+
+
+@pytest.mark.smoke
+def test_a_run_finishes_on_the_version_it_began_with(site: Site) -> None:
+    began, go, marks = site.folder / "began", site.folder / "go", site.folder / "marks"
+
+    def version(word: str) -> str:
+        body = f"open({str(began)!r}, 'w'); import time, os"
+        body += f"\n        while not os.path.exists({str(go)!r}): time.sleep(0.1)"
+        second = f"open({str(marks)!r}, 'a').write('{word} ')"
+        return dag("long", "first", "second", body=body).replace(
+            f"def second():\n        {body}", f"def second():\n        {second}"
+        )
+
+    first = site.deploy({"long.py": version("old")})
+    run = site.run("long")
+    wait_until("the first task runs", began.exists)
+
+    second = site.deploy({"long.py": version("new")})
+    holds = site.worker.ask("status", bundle=BUNDLE)["holds"]
+    go.touch()
+    ended = site.finished_run("long", run)
+
+    assert holds["runs"] == {first["version"]: 1}
+    assert second["version"] in holds["dags"]
+    assert ended["state"] == "success"
+    assert marks.read_text() == "old "
+    site.finished_run("long", site.run("long"))
+    assert marks.read_text() == "old new "
+
+
+def test_two_deploys_within_five_seconds(site: Site) -> None:
+    files = {"twice.py": dag("twice", "zero"), "flip.py": dag("flip", "zero")}
+    site.deploy(files)
+    began = time.monotonic()
+    # The one in between changes a file that the last one changes back.
+    first = site.switch({"twice.py": dag("twice", "one"), "flip.py": dag("flip", "one")})
+    first_proof = site.send_proof(first)
+    wait_until("the first proof has begun", lambda: (site.state / "records").exists())
+    last = site.switch({**files, "twice.py": dag("twice", "two")})
+    last_proof = site.send_proof(last)
+    assert time.monotonic() - began < 5
+
+    assert site.proof(first_proof)["outcome"] in ("superseded", "proven")
+    assert site.proof(last_proof)["outcome"] == "proven"
+    assert site.tasks("twice") == {"two"}
+    assert site.tasks("flip") == {"zero"}
+    site.remember(last)
+
+
+@pytest.mark.smoke
+def test_a_new_import_error_fails_the_proof_and_an_old_one_does_not(site: Site) -> None:
+    files = {"good.py": dag("good", "one"), "bad.py": dag("bad", "one"), "helper.py": "VALUE = 1\n"}
+    site.deploy(files)
+    files["bad.py"] = dag("bad", "one", top="import helper\ndef explode():\n    return helper.GONE\nexplode()")
+
+    broken = site.deploy(files)
+    again = site.deploy({**files, "good.py": dag("good", "one", "two")})
+    files["helper.py"] = "VALUE = 2\n"
+    touched = site.deploy(files)
+    files["helper.py"] = "GONE = 2\n"
+    mended = site.deploy(files)
+
+    assert broken["outcome"] == "import_errors"
+    (error,) = broken["import_errors"]
+    assert (error["file"], error["new"]) == ("bad.py", True)
+    assert 'File "bad.py", line' in error["traceback"]
+    assert "AttributeError: module 'helper' has no attribute 'GONE'" in error["traceback"]
+    assert "site-packages" not in error["traceback"]
+    assert str(site.folder) not in error["traceback"]
+    assert broken["dags"]["removed"] == []
+    assert again["outcome"] == "proven"
+    assert [error["new"] for error in again["import_errors"]] == [False]
+    assert touched["outcome"] == "import_errors"
+    assert mended["outcome"] == "proven"
+    assert mended["import_errors"] == []
+    assert site.api("GET", "/importErrors")["total_entries"] == 0
+    assert site.tasks("bad") == {"one"}
+
+
+@pytest.mark.smoke
+def test_a_removed_file_takes_its_dag_along(site: Site) -> None:
+    files = {"stays.py": dag("stays", "one"), "goes.py": dag("goes", "one"), "part.py": dag("part_a", "one")}
+    site.deploy({**files, "part.py": dag("part_a", "one") + dag("part_b", "one")})
+
+    del files["goes.py"]
+    proof = site.deploy(files)
+
+    assert proof["dags"]["removed"] == ["goes", "part_b"]
+    assert _live_dags(site) == {"stays", "part_a"}
+
+
+def test_data_files_and_listed_folders_are_dependencies(site: Site) -> None:
+    reads = dag(
+        "reads",
+        "one",
+        top="import json, pathlib\nNAME = json.loads((pathlib.Path(__file__).parent / 'c.json').read_text())",
+    )
+    lists = dag(
+        "lists",
+        "one",
+        top="import glob, os\nN = len(glob.glob(os.path.join(os.path.dirname(__file__), 'parts', '*.txt')))",
+    )
+    files = {
+        "reads.py": reads.replace("task_id='one'", "task_id=NAME"),
+        "lists.py": lists.replace("task_id='one'", "task_id=f'n{N}'"),
+        "alone.py": dag("alone", "one"),
+        "c.json": '"before"',
+        "parts/1.txt": "",
+    }
+    site.deploy(files)
+    assert site.tasks("reads") == {"before"}
+
+    data = site.deploy({**files, "c.json": '"after"'})
+    assert site.tasks("reads") == {"after"}
+    assert data["affected"] == 1
+
+    listed = site.deploy({**site.disk.files, "parts/2.txt": ""})
+    assert site.tasks("lists") == {"n2"}
+    assert listed["affected"] == 1
+
+    # Who reads this is not known, so everything is parsed.
+    unknown = site.deploy({**site.disk.files, "model.bin": "x"})
+    assert unknown["affected"] == unknown["files"] == 3
+
+
+def test_an_added_module_changes_what_an_import_finds(site: Site) -> None:
+    top = "try:\n    import extra\n    NAME = extra.NAME\nexcept ImportError:\n    NAME = 'none'"
+    files = {"tries.py": dag("tries", "one", top=top).replace("task_id='one'", "task_id=NAME")}
+    files["alone.py"] = dag("alone", "one")
+    site.deploy(files)
+    assert site.tasks("tries") == {"none"}
+
+    proof = site.deploy({**files, "extra/__init__.py": "NAME = 'some'\n"})
+
+    assert site.tasks("tries") == {"some"}
+    assert proof["affected"] == 1
+
+
+def test_a_crash_costs_only_its_own_file(site: Site) -> None:
+    files = {
+        "exits.py": dag("exits", "one", top="import os; os._exit(3)"),
+        "kills.py": dag("kills", "one", top="import os; os.kill(os.getpid(), 9)"),
+        "eats.py": dag("eats", "one", top="x = bytearray(64 << 30)"),
+        "prints.py": dag("prints", "one", top='print("{\\"id\\": 1}")\nimport os; os.write(1, b"noise\\n")'),
+        "fine.py": dag("fine", "one"),
+    }
+
+    proof = site.deploy(files)
+
+    errors = {error["file"]: error["traceback"] for error in proof["import_errors"]}
+    assert errors.keys() == {"exits.py", "kills.py", "eats.py"}
+    assert "exit code 3" in errors["exits.py"]
+    assert "SIGKILL" in errors["kills.py"]
+    assert "MemoryError" in errors["eats.py"]
+    assert site.tasks("fine") == site.tasks("prints") == {"one"}
+
+
+def test_variables_and_connections_are_read_as_in_airflow(site: Site) -> None:
+    site.api("POST", "/variables", {"key": "name", "value": "from_a_variable"})
+    place = "airflow.sdk" if AIRFLOW >= (3, 0) else "airflow.models"
+    top = f"from {place} import Variable\nNAME = Variable.get('name')"
+
+    site.deploy({"asks.py": dag("asks", "one", top=top).replace("task_id='one'", "task_id=NAME")})
+
+    assert site.tasks("asks") == {"from_a_variable"}
+
+
+def test_a_changed_file_without_a_dag_is_named(site: Site) -> None:
+    files = {"fine.py": dag("fine", "one", top="import used")}
+    files["used.py"] = "# airflow dag helper\n"
+    site.deploy(files)
+
+    proof = site.deploy({**files, "used.py": "# airflow dag helper!\n", "quiet.py": "# nothing of an airflow dag\n"})
+
+    assert proof["outcome"] == "proven"
+    assert proof["silent"] == ["quiet.py"]
+
+
+def test_ignored_files_are_no_dag_files(site: Site) -> None:
+    files = {"seen.py": dag("seen", "one"), "drafts/draft.py": dag("draft", "one"), ".airflowignore": "drafts\n"}
+    ignored = site.deploy(files)
+    still = site.deploy({**files, "drafts/more.py": dag("more", "one")})
+    found = site.deploy({**site.disk.files, ".airflowignore": ""})
+
+    assert (ignored["files"], still["files"], found["files"]) == (1, 1, 3)
+    assert found["dags"]["added"] == ["draft", "more"]
+
+
+def test_without_the_processor_time_runs_out_and_says_on_what(site: Site) -> None:
+    nobody = {"pid": site.worker._process.pid, "start_time": _start_time(site.worker._process.pid)}
+
+    proof = site.deploy({"late.py": dag("late", "one")}, processor=nobody, timeout_s=1)
+
+    assert proof["outcome"] == "timed_out"
+    assert "has not refreshed bundle" in proof["not_seen"]
+    assert site.deploy({"late.py": dag("late", "one")})["outcome"] == "proven"
+
+
+@pytest.mark.smoke
+def test_the_first_proof_of_300_files(site: Site) -> None:
+    files = {f"many/f{n:03}.py": dag(f"many_{n:03}", "one", "two") for n in range(300)}
+    began = time.monotonic()
+    first = site.deploy(files)
+    first_took = time.monotonic() - began
+
+    began = time.monotonic()
+    one = site.deploy({**files, "many/f007.py": dag("many_007", "one", "two", "three")})
+    print(
+        json.dumps(
+            {
+                "first": first_took,
+                **first["timings_ms"],
+                "one": time.monotonic() - began,
+                **{f"one_{k}": v for k, v in one["timings_ms"].items()},
+            }
+        )
+    )
+
+    assert first["dags"]["total"] == 300
+    assert one["affected"] == 1
+    assert site.tasks("many_007") == {"one", "two", "three"}
+
+
+def _being_parsed(site: Site, file: str) -> bool:
+    processor = site.processor
+    assert processor is not None
+    from pathlib import Path
+
+    for entry in Path(f"/proc/{processor['pid']}/fd").iterdir():
+        try:
+            if str(entry.readlink()).endswith(f"/{file}.log"):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _versions_of(run: dict[str, object]) -> list[str]:
+    if "bundle_version" in run:
+        return [str(run["bundle_version"])]
+    return [str(version["bundle_version"]) for version in run["dag_versions"]]  # type: ignore[attr-defined]
+
+
+def _live_dags(site: Site) -> set[str]:
+    return {found["dag_id"] for found in site.api("GET", "/dags?limit=1000")["dags"] if not found["is_stale"]}
+
+
+def _start_time(pid: int) -> int:
+    from pathlib import Path
+
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat[stat.rindex(")") + 2 :].split()[19])
