@@ -8,6 +8,7 @@
     reason = "a benchmark for a terminal"
 )]
 
+use std::fmt::Write;
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
@@ -103,9 +104,7 @@ fn write_tree(root: &Path, files: usize, bytes: usize) {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(n as u64 | 1);
             let (a, b) = (state >> 40, (state >> 20) & 0xff);
-            text += &format!(
-                "@task(retries={b})\ndef step_{a}(value: int) -> int:\n    return value * {b} + {a}\n\n"
-            );
+            write!(text, "@task(retries={b})\ndef step_{a}(value: int) -> int:\n    return value * {b} + {a}\n\n").unwrap();
         }
         text.truncate(bytes);
         fs::write(folder.join(format!("dag_{n}.py")), text).unwrap();

@@ -38,23 +38,23 @@ pub enum VersionError {
 
 impl VersionError {
     /// One sentence on what to do next.
-    pub fn help(&self) -> Option<&'static str> {
+    pub fn help(&self) -> &'static str {
         match self {
-            Self::DiskFull { .. } => Some(
-                "free some space or lower the number of versions kept; the live version is untouched",
-            ),
+            Self::DiskFull { .. } => {
+                "free some space or keep fewer versions; the live version is untouched"
+            }
             Self::Io { .. } => {
-                Some("check that the agent's user owns the folder and the disk is healthy")
+                "check that the agent's user owns the folder and the disk is healthy"
             }
             Self::Fetch { .. } => {
-                Some("the agent tries again; see whether the control plane can be reached")
+                "see whether the control plane can be reached; the agent tries again"
             }
-            Self::Layer(error) => Some(error.help()),
-            Self::Bundle(error) => Some(error.help()),
-            Self::Missing(_) => Some("materialize it first"),
-            Self::Live(_) => Some("switch to another version before removing this one"),
+            Self::Layer(error) => error.help(),
+            Self::Bundle(error) => error.help(),
+            Self::Missing(_) => "materialize it first",
+            Self::Live(_) => "switch to another version before removing this one",
             Self::ForeignCurrent(_) => {
-                Some("move it away; the agent's folder must belong to the agent alone")
+                "move it away; the agent's folder must belong to the agent alone"
             }
         }
     }

@@ -48,9 +48,12 @@ pub struct Layer {
 }
 
 impl Manifest {
-    pub(crate) fn new(layers: Vec<Layer>) -> Self {
-        debug_assert!(layers.len() <= MAX_LAYERS);
-        Self { layers }
+    /// Names layers that are in the order of their paths.
+    pub fn new(layers: Vec<Layer>) -> Result<Self, ManifestError> {
+        if layers.len() > MAX_LAYERS {
+            return Err(ManifestError::TooManyLayers(layers.len()));
+        }
+        Ok(Self { layers })
     }
 
     /// Reads a manifest and refuses every spelling but the canonical one.
@@ -71,10 +74,7 @@ impl Manifest {
                 .map(Layer::from_wire)
                 .collect::<Result<_, _>>()?
         };
-        if layers.len() > MAX_LAYERS {
-            return Err(ManifestError::TooManyLayers(layers.len()));
-        }
-        let manifest = Self { layers };
+        let manifest = Self::new(layers)?;
         if manifest.to_bytes() != bytes {
             return Err(ManifestError::NotCanonical);
         }
@@ -199,18 +199,17 @@ pub enum ManifestError {
 }
 
 impl ManifestError {
-    pub fn help(&self) -> Option<&'static str> {
+    /// One sentence on what to do next.
+    pub fn help(&self) -> &'static str {
         match self {
-            Self::NotABundle => {
-                Some("an image or another artifact may have been pushed under this name")
-            }
+            Self::NotABundle => "an image or another artifact may have been pushed under this name",
             Self::TooLarge
             | Self::Json(_)
             | Self::TooManyLayers(_)
             | Self::UnknownLayer(_)
             | Self::Annotation { .. }
             | Self::NotCanonical => {
-                Some("bundles are made by `updraft deploy`; send its manifest unchanged")
+                "bundles are made by `updraft deploy`; send its manifest unchanged"
             }
         }
     }
@@ -259,11 +258,12 @@ mod tests {
             content_size: 10,
             first: "dags/a \"quoted\".py".into(),
         }])
+        .expect("few")
     }
 
     #[test]
     fn reads_what_it_writes() {
-        for manifest in [manifest(), Manifest::new(vec![])] {
+        for manifest in [manifest(), Manifest::new(vec![]).expect("few")] {
             let bytes = manifest.to_bytes();
             assert_eq!(Manifest::parse(&bytes).expect("canonical"), manifest);
         }
@@ -271,7 +271,8 @@ mod tests {
 
     #[test]
     fn an_empty_bundle_has_the_empty_layer() {
-        let json = String::from_utf8(Manifest::new(vec![]).to_bytes()).expect("utf-8");
+        let json =
+            String::from_utf8(Manifest::new(vec![]).expect("few").to_bytes()).expect("utf-8");
         assert_eq!(
             json,
             r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":"application/vnd.updraft.bundle.v1","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[{"mediaType":"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2}]}"#

@@ -131,18 +131,18 @@ impl BundleDir {
         };
         failpoint("bundle.materialize.after_staging");
 
-        let (layers_fetched, built) = build.write(&mut fetched, &tables)?;
+        let (layers_fetched, done) = build.write(&mut fetched, &tables)?;
         failpoint("bundle.materialize.after_files");
-        built.sync()?;
+        done.sync()?;
         failpoint("bundle.materialize.after_sync");
 
-        let record = Record::new(digest, tables, built.on_disk);
+        let record = Record::new(digest, tables, done.on_disk);
         let file = self.record_path(&digest);
         record
             .save(&self.versions_dir().join(temporary_name()), &file)
             .map_err(while_doing("write", &file))?;
         failpoint("bundle.materialize.after_record");
-        if let Err(error) = built.staging.publish(&path) {
+        if let Err(error) = done.staging.publish(&path) {
             if !repaired {
                 let _ = std::fs::remove_file(&file);
             }
@@ -151,7 +151,7 @@ impl BundleDir {
         failpoint("bundle.materialize.after_rename");
         sync_folder(self.versions_dir())?;
         failpoint("bundle.materialize.end");
-        let (files_written, bytes_written) = (built.files_written, built.bytes_written);
+        let (files_written, bytes_written) = (done.files_written, done.bytes_written);
         Ok(Materialized {
             digest,
             path,
@@ -209,14 +209,15 @@ impl BundleDir {
     /// something is followed by a full one: a restored backup has other inodes
     /// and times and is good all the same.
     fn is_good(&self, digest: &Digest, how: Verify) -> Result<bool, VersionError> {
-        if self.record(digest)?.is_none() {
+        let Some(record) = self.record(digest)? else {
             return Ok(false);
-        }
-        let quick_is_enough = how == Verify::Quick;
-        Ok(
-            (quick_is_enough && self.verify_version(digest, Verify::Quick)?.is_empty())
-                || self.verify_version(digest, Verify::Full)?.is_empty(),
-        )
+        };
+        let path = self.version_path(digest);
+        let is_good = |how| -> Result<bool, VersionError> {
+            let damage = verify::compare(&path, &record, how);
+            Ok(damage.map_err(while_doing("verify", &path))?.is_empty())
+        };
+        Ok((how == Verify::Quick && is_good(Verify::Quick)?) || is_good(Verify::Full)?)
     }
 
     /// The version to start from; without one, everything is new.

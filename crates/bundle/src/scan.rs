@@ -207,7 +207,7 @@ impl Done {
             entries: self.entries,
             stats: self.stats,
             runs: self.runs,
-            manifest: Manifest::new(self.layers),
+            manifest: Manifest::new(self.layers).expect("cut into few enough runs"),
             kept: self.kept,
             dangling: self.dangling,
             work: self.work,
@@ -764,23 +764,23 @@ pub enum ScanError {
 
 impl ScanError {
     /// One sentence on what to do next.
-    pub fn help(&self) -> Option<&'static str> {
+    pub fn help(&self) -> &'static str {
         match self {
-            Self::Root { .. } => Some("check that the folder exists and that you may read it"),
-            Self::NotUtf8 { .. } => Some("rename it, or name its folder in `.updraftignore`"),
+            Self::Root { .. } => "check that the folder exists and that you may read it",
+            Self::NotUtf8 { .. } => "rename it, or name its folder in `.updraftignore`",
             Self::PathTooLong { .. } => {
-                Some("shorten the names, or name one of its folders in `.updraftignore`")
+                "shorten the names, or name one of its folders in `.updraftignore`"
             }
-            Self::Limit { source, .. } => Some(source.help()),
+            Self::Limit { source, .. } => source.help(),
             Self::LinkLeaves { .. } => {
-                Some("copy what it points to into the folder, or name the link in `.updraftignore`")
+                "copy what it points to into the folder, or name the link in `.updraftignore`"
             }
-            Self::Special { .. } => Some("remove it, or name it in `.updraftignore`"),
-            Self::Changed { .. } => Some("wait until nothing writes to the folder, then try again"),
-            Self::Unreadable { .. } => Some("make it readable, or name it in `.updraftignore`"),
-            Self::IgnoreFile { .. } => Some("patterns are written as in `.gitignore`"),
-            Self::UnknownLayer(_) => None,
-            Self::Write(_) => Some("check the space that is left on the disk"),
+            Self::Special { .. } => "remove it, or name it in `.updraftignore`",
+            Self::Changed { .. } => "wait until nothing writes to the folder, then try again",
+            Self::Unreadable { .. } => "make it readable, or name it in `.updraftignore`",
+            Self::IgnoreFile { .. } => "patterns are written as in `.gitignore`",
+            Self::UnknownLayer(_) => "scan the folder again",
+            Self::Write(_) => "check the space that is left on the disk",
         }
     }
 

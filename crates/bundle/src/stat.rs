@@ -24,7 +24,6 @@ pub(crate) struct FileStat {
 
 impl FileStat {
     #[expect(
-        clippy::unnecessary_fallible_conversions,
         clippy::useless_conversion,
         reason = "the types of these fields differ between platforms"
     )]

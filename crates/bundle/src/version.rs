@@ -78,14 +78,19 @@ impl BundleDir {
 
     /// The versions that are completely here.
     pub fn versions(&self) -> Result<Vec<Digest>, VersionError> {
-        let mut versions: Vec<Digest> = self
-            .names()?
+        let names = self.names()?;
+        let mut versions: Vec<Digest> = names
             .iter()
             .filter_map(|name| Digest::from_folder(name.to_str()?))
-            .filter(|digest| self.record_path(digest).exists())
+            .filter(|digest| self.is_here(digest))
             .collect();
         versions.sort_unstable();
         Ok(versions)
+    }
+
+    /// Whether a version is completely here; says nothing about damage.
+    pub fn is_here(&self, digest: &Digest) -> bool {
+        self.version_path(digest).is_dir() && self.record_path(digest).is_file()
     }
 
     /// What a version holds, by layer; none when it is not (completely) here.
@@ -134,7 +139,7 @@ impl BundleDir {
     /// switch survives a power cut once this returns.
     pub fn switch_current(&self, digest: &Digest) -> Result<(), VersionError> {
         failpoint("bundle.switch.start");
-        if self.record(digest)?.is_none() {
+        if !self.is_here(digest) {
             return Err(VersionError::Missing(*digest));
         }
         if self.live_version()? == Some(*digest) {
