@@ -1,1 +1,28 @@
+//! A project on disk: its layout, `updraft.toml`, Dockerfile, requirements,
+//! git state, and the files that `dev init` writes. No network.
+//!
+//! Start with [`Project`]; [`ImageHalf`] is what of it the Environment carries
+//! and [`ImageFingerprint`] how two of them are compared.
 
+mod airflow;
+mod dockerfile;
+mod dockerignore;
+mod git;
+mod image_half;
+mod packages;
+mod project;
+mod requirements;
+mod scaffold;
+mod settings;
+
+pub use airflow::{AirflowVersion, InvalidVersion, PythonVersion};
+pub use dockerfile::{BaseAirflow, Dockerfile, DockerfileError, OwnStep};
+pub use git::git_state;
+pub use image_half::{ImageFingerprint, ImageHalf, ImageHalfError};
+pub use packages::read_packages;
+pub use project::{Project, ProjectError, SETTINGS_FILE};
+pub use requirements::{Requirements, RequirementsError};
+pub use scaffold::{Scaffold, ScaffoldError, Scaffolded, project_name_for, scaffold};
+pub use settings::{
+    ByteSize, DeploySettings, PreviewSettings, Settings, SettingsError, TargetSettings,
+};

@@ -1,0 +1,308 @@
+//! Asks git where a project's files came from.
+//!
+//! Nothing here may prompt, use the network, write to the repository or run a
+//! program that a repository of somebody else configures. Whatever git does
+//! not answer in time is left out.
+
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use updraft_model::GitState;
+
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+
+/// The state of the work tree that holds a folder; `None` without git or
+/// outside a repository. Only changes below the folder make it dirty.
+pub fn git_state(dir: &Path) -> Option<GitState> {
+    let top = dir.ancestors().find(|dir| dir.join(".git").exists())?;
+    let git = Git {
+        dir,
+        overrides: distrust(dir, top),
+        deadline: Instant::now() + TIME_LIMIT,
+    };
+    git.run(&["rev-parse", "--is-inside-work-tree"])
+        .filter(|answer| answer.trim() == "true")?;
+
+    thread::scope(|scope| {
+        let dirty = scope.spawn(|| {
+            git.run(&[
+                "status",
+                "--porcelain=v2",
+                "-z",
+                "--untracked-files=normal",
+                "--",
+                ".",
+            ])
+        });
+        let head = scope.spawn(|| git.run(&["symbolic-ref", "--quiet", "--short", "HEAD"]));
+        let tag =
+            scope.spawn(|| git.run(&["tag", "--points-at", "HEAD", "--sort=-version:refname"]));
+        let remote = scope.spawn(|| remote(&git));
+        let commit = git
+            .run(&[
+                "log",
+                "-1",
+                "--no-show-signature",
+                "--format=%H%x00%an <%ae>%x00%s",
+            ])
+            .unwrap_or_default();
+        let mut commit = commit
+            .trim_end_matches('\n')
+            .split('\0')
+            .map(str::to_owned)
+            .filter(|t| !t.is_empty());
+
+        let line = |answer: Option<String>| {
+            answer?
+                .lines()
+                .next()
+                .filter(|line| !line.is_empty())
+                .map(str::to_owned)
+        };
+        Some(GitState {
+            commit: commit.next(),
+            author: commit.next(),
+            subject: commit.next(),
+            branch: line(head.join().ok()?),
+            tag: line(tag.join().ok()?),
+            // Unknown counts as dirty: clean is a promise.
+            dirty: dirty.join().ok()?.is_none_or(|changes| !changes.is_empty()),
+            remote: remote.join().ok()?,
+        })
+    })
+}
+
+struct Git<'a> {
+    dir: &'a Path,
+    overrides: Vec<String>,
+    deadline: Instant,
+}
+
+impl Git<'_> {
+    fn run(&self, args: &[&str]) -> Option<String> {
+        let mut command = command(self.dir);
+        for setting in &self.overrides {
+            command.arg("-c").arg(setting);
+        }
+        output(command.args(args), self.deadline)
+    }
+}
+
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new("git");
+    command
+        .arg("-C")
+        .arg(dir)
+        // Somebody else's repository is normal in CI, where a container's
+        // user differs from the owner of the checkout.
+        .args([
+            "-c",
+            "safe.directory=*",
+            "-c",
+            "core.fsmonitor=false",
+            "-c",
+            "log.showSignature=false",
+        ])
+        .args(["-c", "status.showUntrackedFiles=normal", "--no-pager"])
+        .envs([
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("GIT_OPTIONAL_LOCKS", "0"),
+            ("GIT_NO_LAZY_FETCH", "1"),
+            // A partial clone would fetch what it lacks.
+            ("GIT_ALLOW_PROTOCOL", "none"),
+            ("GIT_ASKPASS", ""),
+            ("SSH_ASKPASS", ""),
+            ("LC_ALL", "C"),
+        ])
+        // Set inside hooks, and then for another repository.
+        .env_remove("GIT_DIR")
+        .env_remove("GIT_WORK_TREE")
+        .env_remove("GIT_INDEX_FILE")
+        .env_remove("GIT_EXTERNAL_DIFF")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+/// What to switch off in a repository that belongs to another user: the
+/// filters it configures are programs, and `git status` would run them.
+fn distrust(dir: &Path, top: &Path) -> Vec<String> {
+    let owner = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.uid()).ok();
+    let ours = std::fs::metadata("/proc/self")
+        .map(|metadata| metadata.uid())
+        .ok();
+    if ours.is_some() && owner(top) == ours && owner(&top.join(".git")) == ours {
+        return Vec::new();
+    }
+    let mut listing = command(dir);
+    listing.args([
+        "config",
+        "--local",
+        "--includes",
+        "--name-only",
+        "--get-regexp",
+        r"^filter\.",
+    ]);
+    let deadline = Instant::now() + TIME_LIMIT;
+    let mut off = vec!["core.hooksPath=/dev/null".to_owned()];
+    for name in output(&mut listing, deadline).unwrap_or_default().lines() {
+        let Some((filter, _)) = name.rsplit_once('.') else {
+            continue;
+        };
+        off.extend(
+            ["clean=", "smudge=", "process=", "required=false"].map(|s| format!("{filter}.{s}")),
+        );
+    }
+    off
+}
+
+/// A program's output, if it succeeds in time.
+fn output(command: &mut Command, deadline: Instant) -> Option<String> {
+    let mut child = command.stdout(Stdio::piped()).spawn().ok()?;
+    let mut stdout = child.stdout.take()?;
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = stdout.read_to_end(&mut bytes);
+        let _ = sender.send(read.map(|_| bytes));
+    });
+    let left = deadline.saturating_duration_since(Instant::now());
+    let bytes = receiver.recv_timeout(left);
+    if bytes.is_err() {
+        let _ = child.kill();
+    }
+    let status = child.wait().ok()?;
+    let bytes = bytes.ok()?.ok()?;
+    status
+        .success()
+        .then(|| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The address of `origin`, or of the first remote there is.
+fn remote(git: &Git<'_>) -> Option<String> {
+    let url = git
+        .run(&["config", "--get", "remote.origin.url"])
+        .or_else(|| {
+            let remotes = git.run(&["remote"])?;
+            git.run(&[
+                "config",
+                "--get",
+                &format!("remote.{}.url", remotes.lines().next()?),
+            ])
+        })?;
+    let url = url.trim();
+    (!url.is_empty()).then(|| without_credentials(url))
+}
+
+/// Removes everything from an address that may be secret.
+fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        // `git@host:path` and paths; a password cannot be written in them.
+        return url.to_owned();
+    };
+    let rest = rest.split(['?', '#']).next().unwrap_or(rest);
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let authority = match authority.rsplit_once('@') {
+        Some((user, host)) if scheme.ends_with("ssh") => {
+            let user = user.split(':').next().unwrap_or(user);
+            format!("{user}@{host}")
+        }
+        Some((_, host)) => host.to_owned(),
+        None => authority.to_owned(),
+    };
+    format!("{scheme}://{authority}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn git(dir: &Path, args: &[&str]) {
+        let status = Command::new("git")
+            .arg("-C")
+            .arg(dir)
+            .args([
+                "-c",
+                "user.name=Ada",
+                "-c",
+                "user.email=ada@example.com",
+                "-c",
+                "commit.gpgsign=false",
+            ])
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success(), "git {args:?}");
+    }
+
+    #[test]
+    fn tells_commit_branch_and_whether_the_project_is_dirty() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, project) = (dir.path(), dir.path().join("project"));
+        fs::create_dir_all(&project).unwrap();
+        assert_eq!(git_state(&project), None);
+
+        git(root, &["init", "-q", "-b", "main"]);
+        let empty = git_state(&project).unwrap();
+        assert_eq!(
+            (empty.commit, empty.branch.as_deref(), empty.dirty),
+            (None, Some("main"), false)
+        );
+
+        fs::write(project.join("a.py"), "1").unwrap();
+        assert!(
+            git_state(&project).unwrap().dirty,
+            "an untracked file would be deployed"
+        );
+        git(root, &["add", "."]);
+        git(root, &["commit", "-q", "-m", "Add a\n\nbody"]);
+        git(root, &["tag", "v1"]);
+        git(
+            root,
+            &[
+                "remote",
+                "add",
+                "origin",
+                "https://me:secret@example.com/x.git",
+            ],
+        );
+        fs::write(root.join("elsewhere"), "1").unwrap();
+        let clean = git_state(&project).unwrap();
+        assert_eq!(clean.commit.unwrap().len(), 40);
+        assert_eq!(clean.author.as_deref(), Some("Ada <ada@example.com>"));
+        assert_eq!(clean.subject.as_deref(), Some("Add a"));
+        assert_eq!(clean.tag.as_deref(), Some("v1"));
+        assert_eq!(clean.remote.as_deref(), Some("https://example.com/x.git"));
+        assert!(!clean.dirty, "changes outside the project do not count");
+
+        git(root, &["checkout", "-q", "--detach"]);
+        assert_eq!(git_state(&project).unwrap().branch, None);
+    }
+
+    #[test]
+    fn removes_credentials_from_addresses() {
+        for (given, kept) in [
+            (
+                "https://token@example.com/a.git",
+                "https://example.com/a.git",
+            ),
+            (
+                "https://a:b@example.com:8443/a?token=x",
+                "https://example.com:8443/a",
+            ),
+            ("ssh://git:pw@example.com/a", "ssh://git@example.com/a"),
+            ("git@example.com:a/b.git", "git@example.com:a/b.git"),
+            ("/srv/a.git", "/srv/a.git"),
+        ] {
+            assert_eq!(without_credentials(given), kept);
+        }
+    }
+}
