@@ -8,6 +8,12 @@
 //! Start with [`scan`] for the sending side, [`read_layer`] and
 //! [`validate_bundle`] for the receiving side, [`BundleDir`] for an agent's
 //! disk. Everything here blocks; async callers use a blocking thread.
+//!
+//! What a bundle carries: files, whether they are executable, and symbolic
+//! links that stay inside. As in git, folders exist only for what is in them,
+//! and times and owners are nobody's business. A layer is a zstd frame around
+//! a tar of one fixed spelling, so equal trees have equal digests as long as
+//! the zstd release is the same; a new one means new digests, and nothing else.
 
 mod archive;
 mod bundle;

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use updraft_bundle::{
     BundleDir, Limits, MAX_LAYERS, Materialize, diff, read_layer, validate_bundle,
 };
+use updraft_model::Digest;
 
 use crate::{Project, source, tree};
 
@@ -13,7 +14,7 @@ type Files = BTreeMap<String, (String, bool)>;
 
 /// Trees whose names cannot be a file and a folder at once.
 fn files(most: usize) -> impl Strategy<Value = Files> {
-    let name = "(d[a-c]/){0,3}[a-zé.-]{1,6}\\.py";
+    let name = "(d[a-c]/){0,3}[a-zé-]{1,6}\\.py";
     prop::collection::btree_map(name, ("[a-z\n]{0,40}", any::<bool>()), 1..most)
 }
 
@@ -93,5 +94,32 @@ proptest! {
         let path = format!("team_{}/dag_{n}.py", n % 7);
         project.write(&path, "edited");
         prop_assert_eq!(new_layers(&project.scan()), 1);
+    }
+
+    #[test]
+    fn a_mangled_archive_is_refused_or_as_good_as_ours(
+        files in files(6),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let project = Project::new();
+        lay_out(&project, files.iter());
+        let scan = project.scan();
+        let bytes = scan.layer_bytes(&scan.manifest().layers()[0].digest).unwrap();
+        let mut archive = zstd::decode_all(&bytes[..]).unwrap();
+        for (at, byte) in edits {
+            let at = at.index(archive.len());
+            archive[at] = byte;
+        }
+        if cut.index(4) == 0 {
+            archive.truncate(cut.index(archive.len()));
+        }
+        let packed = zstd::encode_all(&archive[..], 1).unwrap();
+        let limits = Limits::default();
+        if let Ok(table) = read_layer(&packed[..], &Digest::of(&packed), &limits) {
+            for entry in table.entries {
+                prop_assert!(!entry.path.starts_with('/') && !entry.path.contains(".."));
+            }
+        }
     }
 }
