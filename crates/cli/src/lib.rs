@@ -1,1 +1,17 @@
+//! The `updraft` binary: commands, settings, output, exit codes.
+//!
+//! Start with [`Exit`] for how commands end, `commands` for what they do
+//! (one file per verb, by noun), `console` for how they speak.
 
+mod cli;
+mod commands;
+mod config;
+mod console;
+mod context;
+mod exit;
+mod failure;
+mod output;
+
+pub use cli::{main, reference as cli_reference};
+pub use config::reference as configuration_reference;
+pub use exit::{Exit, reference as exit_code_reference};

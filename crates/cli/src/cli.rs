@@ -1,0 +1,162 @@
+//! The command line itself: what there is, and which runtime each command needs.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::commands::Command;
+use crate::config::ConnectionArgs;
+use crate::console::{Console, Format};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+
+/// Deploy to Apache Airflow: send what changed, switch as one, prove it, undo it
+///
+/// Begin with `updraft quickstart`: from an empty folder to a project that runs in a real Airflow.
+#[derive(Debug, Parser)]
+#[command(
+    name = "updraft",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    after_help = "Exit codes are documented in docs/reference/exit-codes.md; 0 means that what was asked for is so."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    connection: ConnectionArgs,
+
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true, help_heading = "Output")]
+    quiet: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The flag of commands that have a result.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputArgs {
+    /// How to print the result
+    #[arg(
+        short,
+        long = "output",
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    pub(crate) output: Format,
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    run(std::env::args_os()).into()
+}
+
+fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are results, asked for by a flag.
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Success
+            };
+            return match error.print() {
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Exit::Internal,
+                Ok(()) | Err(_) => exit,
+            };
+        }
+    };
+    let mut out = Console::new(cli.command.format(), cli.quiet);
+    let cx = Context::new(cli.connection);
+    let ended = execute(&cli.command, &cx, &mut out);
+    let ended = out.finish().and(ended);
+    match ended {
+        Ok(exit) => exit,
+        Err(failure) => {
+            out.error(&failure);
+            failure.exit
+        }
+    }
+}
+
+fn execute(command: &Command, cx: &Context, out: &mut Console) -> Result<Exit> {
+    if let Some(result) = command.run_plain(cx, out) {
+        return result;
+    }
+    // A client waits for one answer at a time; servers have work for all cores.
+    let mut builder = if command.serves() {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = builder.enable_all().build()?;
+    let ended = runtime.block_on(async {
+        if command.handles_interrupts() {
+            return command.run(cx, out).await;
+        }
+        tokio::select! {
+            ended = command.run(cx, out) => ended,
+            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+        }
+    });
+    // A blocking thread that waits for standard input must not hold the process.
+    runtime.shutdown_background();
+    ended
+}
+
+/// The page `docs/reference/cli.md`.
+pub fn reference() -> String {
+    let mut page = String::from(
+        "# Commands\n\n\
+         Made from `updraft … --help` by `make docs`. The flags under *Connection* and `--quiet` go with every command and\n\
+         are shown once.\n",
+    );
+    let mut root = Cli::command().term_width(100);
+    root.build();
+    describe(&root, "updraft", true, &mut page);
+    page
+}
+
+fn describe(command: &clap::Command, path: &str, root: bool, page: &mut String) {
+    use std::fmt::Write;
+
+    let mut shown = command.clone().disable_help_flag(true);
+    if !root {
+        let common: Vec<_> = shown
+            .get_arguments()
+            .filter(|argument| argument.is_global_set())
+            .map(|argument| argument.get_id().clone())
+            .collect();
+        for id in common {
+            shown = shown.mut_arg(id, |argument| argument.hide(true));
+        }
+    }
+    let help = shown.term_width(100).render_long_help().to_string();
+    let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+    let _ = write!(
+        page,
+        "\n## `{path}`\n\n```text\n{}\n```\n",
+        help.join("\n").trim_end()
+    );
+    for child in command.get_subcommands() {
+        if child.is_hide_set() || child.get_name() == "help" {
+            continue;
+        }
+        describe(child, &format!("{path} {}", child.get_name()), false, page);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,610 @@
+//! `updraft deploy`: from the project on disk to proof.
+//!
+//! ```text
+//! scan dags/ ─┐                     ┌─ nothing to do
+//! git ────────┼─ plan ─ create ─────┼─ rolling out already ──────────┬─ follow ─ report
+//! image half ─┘                     └─ changes: upload, accept ──────┘
+//! ```
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+use updraft_api::Client;
+use updraft_api::deploy::{
+    Comparison, ComparisonOutcome, CreateDeploy, DeployView, Parts, PlanRequest,
+};
+use updraft_bundle::{Scan, ScanOptions};
+use updraft_model::{BundleName, DeploymentName, GitState};
+use updraft_project::{ImageHalf, Project, ProjectError};
+use uuid::Uuid;
+
+use super::environment::{self, Environment};
+use super::follow::{Ending, Patience, follow};
+use super::interrupt::Interrupt;
+use super::report::{
+    Outcome, Sent, Timings, merged, milliseconds, sent_text, summary, write_names,
+};
+use super::{plan, upload};
+use crate::cli::OutputArgs;
+use crate::console::{Console, DIM, YELLOW};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+use crate::output::deploy_ref;
+use crate::output::size::things;
+
+/// Deploy the project here: send what differs, and wait until Airflow has it
+///
+/// Compares content with what the Deployment should run, sends only what is missing, and ends with 0
+/// when Airflow has the new content of every file that the change can affect, or already had.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeployArgs {
+    /// Deployment, by name (default: the configured one)
+    deployment: Option<DeploymentName>,
+
+    /// Deploy the DAGs; the image half stays as it is, and is made when the Deployment has none
+    #[arg(long)]
+    dags: bool,
+
+    /// Only show what would change
+    #[arg(long, conflicts_with_all = ["no_wait", "timeout", "description"])]
+    plan: bool,
+
+    /// What it is for, in the history
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    description: String,
+
+    /// Deploy also when `dags/` is missing or empty, which takes all DAGs away
+    #[arg(long)]
+    allow_empty: bool,
+
+    #[command(flatten)]
+    patience: PatienceArgs,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PatienceArgs {
+    /// Return once the control plane has accepted it
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+
+    /// Stop waiting after this long, such as 90s or 10m (default: as long as the Deployment's proof may take)
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    timeout: Option<Duration>,
+
+    /// How long an agent may take to connect, when none is
+    #[arg(long, value_name = "TIME", value_parser = seconds, default_value = "10s")]
+    wait_for_agent: Duration,
+}
+
+impl PatienceArgs {
+    pub(crate) fn read(&self) -> Patience {
+        Patience {
+            timeout: self.timeout,
+            wait_for_agent: self.wait_for_agent,
+        }
+    }
+}
+
+/// Reads `90`, `90s`, `10m` or `2h`.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit {
+        "" | "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        _ => return Err("write it like 90s, 10m or 2h".into()),
+    };
+    let number: u64 = number.parse().map_err(|_| "write it like 90s, 10m or 2h")?;
+    Ok(Duration::from_secs(number.saturating_mul(factor)))
+}
+
+pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
+    let started = Instant::now();
+    if !args.dags {
+        return Err(
+            Failure::new(Exit::Usage, "only DAGs can be deployed on their own so far")
+                .help("give --dags; it also makes the image half when the Deployment has none"),
+        );
+    }
+    let interrupt = Interrupt::listen()?;
+    let project = cx.project()?;
+    let name = cx.deployment(args.deployment.as_ref())?;
+    let client = cx.client()?;
+    let ask = Deploy {
+        client: &client,
+        project,
+        deployment: &name,
+        description: &args.description,
+        allow_empty: args.allow_empty,
+        patience: (!args.patience.no_wait).then(|| args.patience.read()),
+        started,
+    };
+    if args.plan {
+        return ask.show_plan(out).await;
+    }
+    let (outcome, ending) = ask.run(&interrupt, out).await?;
+    match ending {
+        Some(ending) => outcome.print(ending, out),
+        None => {
+            if out.is_json() {
+                out.json(&outcome)?;
+            } else if let Some(deploy) = &outcome.deploy {
+                writeln!(out.data(), "{}", deploy.id)?;
+            }
+            Ok(outcome.exit)
+        }
+    }
+}
+
+/// What to deploy, and where.
+pub(crate) struct Deploy<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) project: &'a Project,
+    pub(crate) deployment: &'a DeploymentName,
+    pub(crate) description: &'a str,
+    pub(crate) allow_empty: bool,
+    /// None: do not wait for the proof.
+    pub(crate) patience: Option<Patience>,
+    pub(crate) started: Instant,
+}
+
+/// The project as it is on disk now.
+struct Read {
+    scan: Arc<Scan>,
+    /// Still being read; small, and needed late.
+    half: JoinHandle<Result<ImageHalf, ProjectError>>,
+    took: Duration,
+}
+
+/// A comparison with what went into it.
+struct Planned {
+    parts: Parts,
+    environment: Option<Environment>,
+    comparison: Comparison,
+    /// What differs in the image half, which stays as it is.
+    image_differs: Vec<String>,
+}
+
+impl Deploy<'_> {
+    async fn show_plan(&self, out: &mut Console) -> Result<Exit> {
+        let read = self.read().await?;
+        let (scan, took) = (Arc::clone(&read.scan), read.took);
+        // A plan does not need the environment itself, only that there is none.
+        let parts = dags_part(&scan)?;
+        let ask = PlanRequest {
+            parts: parts.clone(),
+        };
+        let comparison = self.client.plan(self.deployment, &ask).await?;
+        let image = match &comparison.wanted {
+            Some(wanted) => {
+                let half = join(read.half).await?;
+                environment::differences(self.client, self.deployment, wanted, half).await
+            }
+            None => vec!["the Environment would be made, since there is none yet".to_owned()],
+        };
+        let files = plan::files(self.client, self.deployment, &scan, &comparison).await?;
+        let mut outcome = Outcome::new("planned", Exit::Success, self.deployment.clone());
+        if comparison.outcome == ComparisonOutcome::NothingToDo {
+            outcome.outcome = "nothing_to_do";
+        }
+        outcome.files = files;
+        outcome.sent = Some(to_send(&scan, &comparison));
+        outcome.timings_ms.scanned = Some(milliseconds(took));
+        outcome.timings_ms.total = milliseconds(self.started.elapsed());
+        outcome.image_differs = image;
+        plan::print(&outcome, &comparison, out)?;
+        Ok(Exit::Success)
+    }
+
+    /// Deploys, and follows it to its end unless nobody wants to wait. What
+    /// came of it is not printed yet; where there is nothing to follow, it is.
+    pub(crate) async fn run(
+        &self,
+        interrupt: &Interrupt,
+        out: &mut Console,
+    ) -> Result<(Outcome, Option<Ending>)> {
+        let mut timings = Timings::default();
+        let begun = tokio::select! {
+            begun = self.begin(&mut timings, out) => begun?,
+            () = interrupt.came() => {
+                return Err(Failure::interrupted().help("it was not accepted, so nothing has changed"));
+            }
+        };
+        let Begun {
+            deploy,
+            follow: kind,
+            image_differs,
+            sent,
+        } = begun;
+        let (mut outcome, ending) = match kind {
+            Follow::Nothing => (self.nothing_to_do(deploy, out)?, None),
+            Follow::Accept | Follow::Wait => {
+                let mut deploy = deploy.ok_or_else(no_deploy)?;
+                if kind == Follow::Accept {
+                    deploy = self.client.accept_deploy(deploy.id).await?;
+                    timings.accepted = Some(milliseconds(self.started.elapsed()));
+                    self.say_accepted(&deploy, out)?;
+                }
+                self.wait(deploy, interrupt, out).await?
+            }
+        };
+        if let Some(deploy) = &outcome.deploy {
+            timings.add_deploy(deploy);
+        }
+        timings.total = milliseconds(self.started.elapsed());
+        outcome.timings_ms = timings;
+        outcome.image_differs = image_differs;
+        outcome.sent = sent;
+        Ok((outcome, ending))
+    }
+
+    /// Everything up to acceptance: until then nothing has changed for anybody.
+    async fn begin(&self, timings: &mut Timings, out: &mut Console) -> Result<Begun> {
+        let mut step = out.step(format!("comparing with `{}`", self.deployment));
+        let git = {
+            let project = self.project.clone();
+            tokio::task::spawn_blocking(move || project.git())
+        };
+        let read = self.read().await?;
+        timings.scanned = Some(milliseconds(read.took));
+        let scan = Arc::clone(&read.scan);
+        let planned = self.plan(read, &mut step, out).await?;
+        let files = things(scan.manifest().files(), "file");
+        out.done(
+            step,
+            &format!("compared {files} with `{}`", self.deployment),
+        );
+        say_image_differs(&planned.image_differs, out)?;
+
+        let comparison = match planned.comparison.outcome {
+            ComparisonOutcome::NothingToDo | ComparisonOutcome::RollingOut => {
+                planned.comparison.clone()
+            }
+            ComparisonOutcome::Changes | ComparisonOutcome::ProvingAgain => {
+                self.create(&planned, join_git(git).await).await?
+            }
+        };
+        let mut begun = Begun {
+            deploy: comparison.deploy.clone(),
+            follow: Follow::Wait,
+            image_differs: planned.image_differs,
+            sent: None,
+        };
+        match comparison.outcome {
+            ComparisonOutcome::NothingToDo => begun.follow = Follow::Nothing,
+            ComparisonOutcome::RollingOut => {
+                writeln!(
+                    out.status(),
+                    "The same content is being rolled out already; waiting for it"
+                )?;
+            }
+            ComparisonOutcome::ProvingAgain => {
+                writeln!(
+                    out.status(),
+                    "The same content did not get proven before; it is proven again"
+                )?;
+            }
+            ComparisonOutcome::Changes => {
+                let deploy = comparison.deploy.as_ref().ok_or_else(no_deploy)?;
+                let sent = to_send(&scan, &comparison);
+                let step = out.step(format!("sending {}", things(sent.layers, "layer")));
+                let source = upload::Source {
+                    scan,
+                    environment: planned.environment,
+                };
+                upload::send(self.client, deploy.id, &comparison.missing, source).await?;
+                out.done(step, &sent_text(&sent));
+                begun.sent = Some(sent);
+                begun.follow = Follow::Accept;
+            }
+        }
+        Ok(begun)
+    }
+
+    /// Reads the DAGs, and begins to read the rest.
+    async fn read(&self) -> Result<Read> {
+        let started = Instant::now();
+        let (project, cache) = (self.project.clone(), cache_file(self.project, "dags"));
+        let allow_empty = self.allow_empty;
+        let scan = tokio::task::spawn_blocking(move || scan_dags(&project, cache, allow_empty));
+        let (project, cache) = (self.project.clone(), cache_file(self.project, "image"));
+        let half = tokio::task::spawn_blocking(move || project.image_half(cache));
+        let scan = scan.await.map_err(stopped)??;
+        Ok(Read {
+            scan: Arc::new(scan),
+            half,
+            took: started.elapsed(),
+        })
+    }
+
+    /// Compares; makes the Environment where the Deployment has no image yet.
+    async fn plan(
+        &self,
+        read: Read,
+        step: &mut crate::console::Step,
+        out: &mut Console,
+    ) -> Result<Planned> {
+        let mut parts = dags_part(&read.scan)?;
+        let comparison = self
+            .client
+            .plan(
+                self.deployment,
+                &PlanRequest {
+                    parts: parts.clone(),
+                },
+            )
+            .await?;
+        let half = join(read.half).await?;
+        if let Some(wanted) = &comparison.wanted {
+            let image_differs =
+                environment::differences(self.client, self.deployment, wanted, half).await;
+            return Ok(Planned {
+                parts,
+                environment: None,
+                comparison,
+                image_differs,
+            });
+        }
+        let half = half?;
+        for note in &half.notes {
+            out.warn(note);
+        }
+        out.update(
+            step,
+            "locking the Environment: Airflow and what requirements.txt names",
+        );
+        let environment = environment::make(half).await?;
+        parts.environment = Some(environment.manifest()?);
+        let comparison = self
+            .client
+            .plan(
+                self.deployment,
+                &PlanRequest {
+                    parts: parts.clone(),
+                },
+            )
+            .await?;
+        Ok(Planned {
+            parts,
+            environment: Some(environment),
+            comparison,
+            image_differs: vec![],
+        })
+    }
+
+    async fn create(&self, planned: &Planned, git: Option<GitState>) -> Result<Comparison> {
+        let ask = CreateDeploy {
+            parts: planned.parts.clone(),
+            description: self.description.to_owned(),
+            git,
+            key: Uuid::now_v7().to_string(),
+        };
+        Ok(self.client.create_deploy(self.deployment, &ask).await?)
+    }
+
+    fn say_accepted(&self, deploy: &DeployView, out: &mut Console) -> Result<()> {
+        let files = merged(deploy.files.values());
+        let text = format!(
+            "accepted as {}: {}",
+            deploy_ref::short(deploy.id),
+            summary(&files)
+        );
+        out.mark(&text, self.started.elapsed());
+        let mut names = Vec::new();
+        write_names(
+            &files.added,
+            &files.changed,
+            &files.removed,
+            "    ",
+            &mut names,
+        )?;
+        out.status().write_all(&names)?;
+        Ok(())
+    }
+
+    async fn wait(
+        &self,
+        deploy: DeployView,
+        interrupt: &Interrupt,
+        out: &mut Console,
+    ) -> Result<(Outcome, Option<Ending>)> {
+        let Some(patience) = self.patience else {
+            writeln!(
+                out.status(),
+                "Not waiting for the proof: `updraft status {}`",
+                self.deployment
+            )?;
+            let mut outcome = Outcome::new("accepted", Exit::Success, self.deployment.clone());
+            outcome.files = merged(deploy.files.values());
+            outcome.deploy = Some(deploy);
+            return Ok((outcome, None));
+        };
+        let (deploy, ending) = follow(self.client, deploy, patience, interrupt, out).await?;
+        Ok((Outcome::of(deploy, ending), Some(ending)))
+    }
+
+    fn nothing_to_do(&self, deploy: Option<DeployView>, out: &mut Console) -> Result<Outcome> {
+        let by = deploy
+            .as_ref()
+            .map(|deploy| format!(" since {}", deploy_ref::short(deploy.id)));
+        writeln!(
+            out.status(),
+            "Nothing to do: `{}` runs exactly this{}",
+            self.deployment,
+            by.unwrap_or_default()
+        )?;
+        let mut outcome = Outcome::new("nothing_to_do", Exit::Success, self.deployment.clone());
+        outcome.dags =
+            deploy
+                .as_ref()
+                .and_then(super::report::proof)
+                .map(|proof| updraft_model::DagChanges {
+                    total: proof.dags.total,
+                    ..Default::default()
+                });
+        outcome.deploy = deploy;
+        Ok(outcome)
+    }
+}
+
+/// What has to follow a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Follow {
+    Nothing,
+    Accept,
+    Wait,
+}
+
+struct Begun {
+    deploy: Option<DeployView>,
+    follow: Follow,
+    image_differs: Vec<String>,
+    sent: Option<Sent>,
+}
+
+/// Scans `dags/`; an empty one is refused, because it takes all DAGs away.
+fn scan_dags(
+    project: &Project,
+    cache: Option<std::path::PathBuf>,
+    allow_empty: bool,
+) -> Result<Scan> {
+    let refuse = |what: &str| {
+        Failure::new(
+            Exit::Refused,
+            format!("`{}` {what}", project.dags().display()),
+        )
+        .code("dags_empty")
+        .help("to take all DAGs away on purpose, give --allow-empty")
+    };
+    let options = ScanOptions {
+        limits: project.limits(),
+        cache,
+        ignore: Vec::new(),
+    };
+    if !project.dags().is_dir() {
+        if !allow_empty {
+            return Err(refuse("does not exist"));
+        }
+        let empty = tempfile::tempdir()?;
+        return Ok(updraft_bundle::scan(
+            empty.path(),
+            &ScanOptions {
+                cache: None,
+                ..options
+            },
+        )?);
+    }
+    let scan = updraft_bundle::scan(&project.dags(), &options)?;
+    if scan.entries().is_empty() && !allow_empty {
+        return Err(refuse("has no files"));
+    }
+    Ok(scan)
+}
+
+/// Where a scan is remembered: one file per project and part.
+fn cache_file(project: &Project, part: &str) -> Option<std::path::PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+
+    let key = updraft_model::Digest::of(project.root().as_os_str().as_bytes()).short();
+    Some(
+        Context::cache_dir()?
+            .join("scan")
+            .join(format!("{key}-{part}")),
+    )
+}
+
+fn dags_part(scan: &Scan) -> Result<Parts> {
+    let manifest = text(scan.manifest().to_bytes())?;
+    Ok(Parts {
+        bundles: [(BundleName::dags(), manifest)].into(),
+        environment: None,
+    })
+}
+
+/// Manifests are JSON, so they are text.
+pub(super) fn text(bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes)
+        .map_err(|error| Failure::new(Exit::Internal, "a manifest is not text").cause(&error))
+}
+
+/// How much of the DAGs goes over the wire, of how much there is.
+fn to_send(scan: &Scan, comparison: &Comparison) -> Sent {
+    let mut sent = Sent::default();
+    for layer in scan.manifest().layers() {
+        sent.of_layers += 1;
+        sent.of_files += layer.files;
+        sent.of_bytes += layer.size;
+        if comparison.missing.contains(&layer.digest) {
+            sent.layers += 1;
+            sent.files += layer.files;
+            sent.bytes += layer.size;
+        }
+    }
+    sent
+}
+
+fn say_image_differs(differences: &[String], out: &mut Console) -> Result<()> {
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let mut status = out.status();
+    writeln!(
+        status,
+        "{YELLOW}warning{YELLOW:#}: the image half differs from what runs, and a DAG deploy leaves it as it is:"
+    )?;
+    for difference in differences {
+        writeln!(status, "  {DIM}-{DIM:#} {difference}")?;
+    }
+    Ok(())
+}
+
+async fn join<T>(task: JoinHandle<T>) -> Result<T> {
+    task.await.map_err(stopped)
+}
+
+async fn join_git(task: JoinHandle<Option<GitState>>) -> Option<GitState> {
+    // A deploy does not fail for want of a commit's name.
+    task.await.ok().flatten()
+}
+
+pub(super) fn stopped(error: tokio::task::JoinError) -> Failure {
+    Failure::new(Exit::Internal, "a thread ended before its work").cause(&error)
+}
+
+fn no_deploy() -> Failure {
+    Failure::new(
+        Exit::Internal,
+        "the control plane answered without a deploy",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_times_as_people_write_them() {
+        assert_eq!(seconds("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(seconds("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(seconds("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(seconds("2h"), Ok(Duration::from_secs(7200)));
+        for wrong in ["", "m", "-1", "1d", "1.5s"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

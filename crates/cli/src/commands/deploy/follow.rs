@@ -1,0 +1,218 @@
+//! Waiting until a deploy has ended, and saying meanwhile what is going on.
+
+use std::time::{Duration, Instant};
+
+use updraft_api::deploy::DeployView;
+use updraft_api::{Client, ClientError};
+use updraft_model::{AfterFailure, DeployKind, DeployState};
+
+use super::interrupt::Interrupt;
+use crate::console::{Console, Step};
+use crate::exit::Exit;
+use crate::failure::Result;
+use crate::output::size::things;
+
+/// How long one request waits for news.
+const POLL: Duration = Duration::from_secs(25);
+/// How soon a missing agent is looked for again.
+const AGENT_POLL: Duration = Duration::from_secs(1);
+/// How long a control plane may be away while something is followed.
+const AWAY: Duration = Duration::from_secs(120);
+/// What a failed deploy has to be taken back by its Deployment's policy.
+const TAKE_BACK: Duration = Duration::from_secs(5);
+
+/// How patient the waiting is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// For the whole; none: as long as the control plane itself waits.
+    pub(crate) timeout: Option<Duration>,
+    /// For an agent to connect, when none is.
+    pub(crate) wait_for_agent: Duration,
+}
+
+/// How the waiting ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Live,
+    Failed,
+    TimedOut,
+    /// Our own patience ended, not the control plane's.
+    OutOfPatience,
+    Superseded,
+    RolledBack,
+    Expired,
+    NoAgent,
+    Interrupted,
+}
+
+impl Ending {
+    pub(crate) const fn exit(self) -> Exit {
+        match self {
+            Self::Live => Exit::Success,
+            Self::Failed => Exit::DeployFailed,
+            Self::TimedOut | Self::OutOfPatience => Exit::TimedOut,
+            Self::Superseded => Exit::Superseded,
+            Self::RolledBack => Exit::RolledBack,
+            Self::Expired => Exit::Conflict,
+            Self::NoAgent => Exit::NoAgent,
+            Self::Interrupted => Exit::Interrupted,
+        }
+    }
+
+    /// The word in JSON output.
+    pub(crate) const fn outcome(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Failed => "failed",
+            Self::TimedOut | Self::OutOfPatience => "timed_out",
+            Self::Superseded => "superseded",
+            Self::RolledBack => "rolled_back",
+            Self::Expired => "expired",
+            Self::NoAgent => "no_agent",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// Follows an accepted deploy to its end.
+///
+/// A control plane that restarts meanwhile is waited for.
+pub(crate) async fn follow(
+    client: &Client,
+    mut deploy: DeployView,
+    patience: Patience,
+    interrupt: &Interrupt,
+    out: &mut Console,
+) -> Result<(DeployView, Ending)> {
+    let started = Instant::now();
+    let mut step = out.step("waiting for an agent");
+    let mut said_on_disk = deploy.on_disk_at.is_some();
+    let ending = loop {
+        if let Some(ending) = ending_of(&deploy.state) {
+            if ending == Ending::Failed && is_taken_back(client, &deploy).await? {
+                deploy = taken_back(client, deploy).await?;
+            }
+            break ending_of(&deploy.state).unwrap_or(ending);
+        }
+        if !said_on_disk && let Some(took) = on_disk_after(&deploy) {
+            said_on_disk = true;
+            out.mark(&on_disk_text(&deploy), took);
+        }
+        out.update(&mut step, &doing(&deploy));
+
+        let waited = started.elapsed();
+        let alone = deploy.agents_connected == 0;
+        if alone && waited >= patience.wait_for_agent {
+            break Ending::NoAgent;
+        }
+        let mut wait = if alone { AGENT_POLL } else { POLL };
+        if let Some(timeout) = patience.timeout {
+            let Some(left) = timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
+                break Ending::OutOfPatience;
+            };
+            wait = wait.min(left.max(Duration::from_secs(1)));
+        }
+        tokio::select! {
+            news = news(client, &deploy, wait, &mut step, out) => deploy = news?,
+            () = interrupt.came() => break Ending::Interrupted,
+        }
+    };
+    if !said_on_disk
+        && ending == Ending::Live
+        && let Some(took) = on_disk_after(&deploy)
+    {
+        out.mark(&on_disk_text(&deploy), took);
+    }
+    out.abandon(step);
+    Ok((deploy, ending))
+}
+
+/// Asks for news, also over a control plane that is away for a while.
+async fn news(
+    client: &Client,
+    deploy: &DeployView,
+    wait: Duration,
+    step: &mut Step,
+    out: &mut Console,
+) -> Result<DeployView, ClientError> {
+    let since = Instant::now();
+    loop {
+        match client.follow_deploy(deploy.id, deploy.revision, wait).await {
+            Err(error) if error.is_transient() && since.elapsed() < AWAY => {
+                out.update(step, "the control plane does not answer; waiting for it");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether the Deployment takes its failed deploys back.
+async fn is_taken_back(client: &Client, deploy: &DeployView) -> Result<bool, ClientError> {
+    if deploy.kind != DeployKind::Deploy {
+        return Ok(false);
+    }
+    let deployment = client.deployment(&deploy.deployment_name).await?;
+    Ok(deployment.after_failure == AfterFailure::Rollback)
+}
+
+/// Gives the policy a moment to take a failed deploy back.
+async fn taken_back(client: &Client, mut deploy: DeployView) -> Result<DeployView, ClientError> {
+    let since = Instant::now();
+    while matches!(deploy.state, DeployState::Failed { .. }) {
+        let Some(left) = TAKE_BACK.checked_sub(since.elapsed()) else {
+            break;
+        };
+        let wait = left.max(Duration::from_secs(1));
+        deploy = client
+            .follow_deploy(deploy.id, deploy.revision, wait)
+            .await?;
+    }
+    Ok(deploy)
+}
+
+fn ending_of(state: &DeployState) -> Option<Ending> {
+    match state {
+        DeployState::Created
+        | DeployState::Uploading
+        | DeployState::Accepted
+        | DeployState::RollingOut { .. } => None,
+        DeployState::Live { .. } => Some(Ending::Live),
+        DeployState::Failed { .. } => Some(Ending::Failed),
+        DeployState::TimedOut { .. } => Some(Ending::TimedOut),
+        DeployState::Superseded { .. } => Some(Ending::Superseded),
+        DeployState::Expired { .. } => Some(Ending::Expired),
+        DeployState::RolledBack { .. } => Some(Ending::RolledBack),
+    }
+}
+
+/// What is going on, in one line.
+fn doing(deploy: &DeployView) -> String {
+    if deploy.agents_connected == 0 {
+        return "waiting for an agent to connect".to_owned();
+    }
+    if let Some(activity) = deploy
+        .activity
+        .as_ref()
+        .filter(|activity| !activity.is_empty())
+    {
+        return activity.clone();
+    }
+    let agents = things(u64::from(deploy.agents_connected), "agent");
+    match (&deploy.state, deploy.on_disk_at) {
+        (_, Some(_)) => "Airflow parses what the change affects".to_owned(),
+        (DeployState::RollingOut { .. }, None) => format!("{agents} fetching and verifying"),
+        _ => format!("waiting for {agents} to begin"),
+    }
+}
+
+fn on_disk_after(deploy: &DeployView) -> Option<Duration> {
+    (deploy.on_disk_at? - deploy.accepted_at?).to_std().ok()
+}
+
+fn on_disk_text(deploy: &DeployView) -> String {
+    match deploy.agents_connected {
+        0 | 1 => "on disk, switched".to_owned(),
+        many => format!("on disk of {many} agents, switched"),
+    }
+}

@@ -1,0 +1,122 @@
+use std::io::Write;
+
+use updraft_api::deploy::{DeployView, Deploys};
+use updraft_model::{DeployKind, DeploymentName, Timestamp};
+
+use super::report::merged;
+use crate::cli::OutputArgs;
+use crate::console::Console;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::Result;
+use crate::output::deploy_ref::DeployRef;
+use crate::output::table::Table;
+use crate::output::time::ago;
+use crate::output::{deploy_ref, names};
+
+/// List a Deployment's deploys, newest first
+#[derive(Debug, clap::Args)]
+pub(crate) struct HistoryArgs {
+    /// Deployment, by name (default: the configured one)
+    deployment: Option<DeploymentName>,
+
+    /// How many to list
+    #[arg(short = 'n', long, default_value_t = 20, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+
+    /// Only those before this one
+    #[arg(long, value_name = "DEPLOY")]
+    before: Option<DeployRef>,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+pub(crate) async fn run(args: &HistoryArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
+    let name = cx.deployment(args.deployment.as_ref())?;
+    let client = cx.client()?;
+    let before = match &args.before {
+        Some(before) => Some(before.resolve(&client, || Ok(name.clone())).await?),
+        None => None,
+    };
+    let history = client.history(&name, args.limit, before).await?;
+    if out.is_json() {
+        out.json(&history)?;
+        return Ok(Exit::Success);
+    }
+    if history.deploys.is_empty() {
+        writeln!(out.status(), "Nothing was deployed to `{name}` yet")?;
+        return Ok(Exit::Success);
+    }
+    table(&history, chrono::Utc::now()).print(out)?;
+    Ok(Exit::Success)
+}
+
+fn table(history: &Deploys, now: Timestamp) -> Table {
+    let mut table = Table::new([
+        "deploy",
+        "state",
+        "when",
+        "by",
+        "files",
+        "commit",
+        "description",
+    ])
+    .flexible(6);
+    for deploy in &history.deploys {
+        table.row([
+            deploy_ref::short(deploy.id),
+            names::state(&deploy.state).to_owned(),
+            ago(deploy.created_at, now),
+            deploy.created_by.clone(),
+            files(deploy),
+            commit(deploy),
+            description(deploy),
+        ]);
+    }
+    table
+}
+
+/// `+1 ~2 -3`
+fn files(deploy: &DeployView) -> String {
+    let files = merged(deploy.files.values());
+    let counts = [
+        ("+", files.added.len()),
+        ("~", files.changed.len()),
+        ("-", files.removed.len()),
+    ];
+    let shown: Vec<_> = counts
+        .iter()
+        .filter(|(_, many)| *many > 0)
+        .map(|(mark, many)| format!("{mark}{many}"))
+        .collect();
+    shown.join(" ")
+}
+
+/// The commit's first digits, with `*` where the tree was dirty.
+fn commit(deploy: &DeployView) -> String {
+    let Some(git) = &deploy.git else {
+        return String::new();
+    };
+    let commit = git.commit.as_deref().unwrap_or("none");
+    let dirty = if git.dirty { "*" } else { "" };
+    format!("{}{dirty}", commit.get(..8).unwrap_or(commit))
+}
+
+fn description(deploy: &DeployView) -> String {
+    let back = |what: &str| match deploy.returns_to {
+        Some(to) => format!("{what} to {}", deploy_ref::short(to)),
+        None => what.to_owned(),
+    };
+    let kind = match deploy.kind {
+        DeployKind::Deploy => None,
+        kind @ (DeployKind::Rollback | DeployKind::AutomaticRollback) => {
+            Some(back(names::kind(kind)))
+        }
+    };
+    let said = Some(deploy.description.as_str())
+        .filter(|text| !text.is_empty())
+        .or_else(|| deploy.git.as_ref().and_then(|git| git.subject.as_deref()));
+    let parts: Vec<_> = kind.as_deref().into_iter().chain(said).collect();
+    parts.join(": ")
+}

@@ -1,0 +1,12 @@
+//! Deploys: making one, following it, looking back, undoing.
+
+pub(crate) mod create;
+pub(crate) mod diff;
+mod environment;
+pub(crate) mod follow;
+pub(crate) mod history;
+pub(crate) mod interrupt;
+mod plan;
+pub(crate) mod report;
+pub(crate) mod rollback;
+mod upload;

@@ -1,0 +1,123 @@
+//! `updraft deploy --plan`: what would change.
+
+use std::collections::HashSet;
+use std::io::Write;
+
+use updraft_api::Client;
+use updraft_api::deploy::{Comparison, ComparisonOutcome, FileChanges};
+use updraft_bundle::{LayerTable, Manifest, Scan, diff};
+use updraft_model::{BundleName, DeploymentName};
+
+use super::report::{Outcome, summary, write_names};
+use crate::console::{Console, DIM};
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+use crate::output::deploy_ref;
+use crate::output::size::{bytes, things};
+
+/// Names the files that differ. The answer has the tables of the layers that
+/// go away; which of ours come new is told by the wanted bundle's manifest.
+pub(super) async fn files(
+    client: &Client,
+    deployment: &DeploymentName,
+    scan: &Scan,
+    comparison: &Comparison,
+) -> Result<FileChanges> {
+    let name = BundleName::dags();
+    if comparison.outcome != ComparisonOutcome::Changes {
+        return Ok(FileChanges::default());
+    }
+    let wanted = comparison
+        .wanted
+        .as_ref()
+        .and_then(|wanted| wanted.bundles.get(&name));
+    let kept: HashSet<_> = match wanted {
+        Some(bundle) => {
+            let manifest = client.blob(deployment, bundle.digest).await?;
+            let manifest = Manifest::parse(&manifest).map_err(|error| {
+                Failure::new(
+                    Exit::Internal,
+                    "the wanted bundle's manifest is not readable",
+                )
+                .cause(&error)
+            })?;
+            manifest.layers().iter().map(|layer| layer.digest).collect()
+        }
+        None => HashSet::new(),
+    };
+    let new: Vec<LayerTable> = scan
+        .tables()
+        .into_iter()
+        .filter(|table| !kept.contains(&table.digest))
+        .collect();
+    let old = comparison
+        .replaced
+        .get(&name)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let changes = diff(old, &new);
+    Ok(FileChanges {
+        added: changes.added,
+        changed: changes.changed,
+        removed: changes.removed,
+    })
+}
+
+pub(super) fn print(outcome: &Outcome, comparison: &Comparison, out: &mut Console) -> Result<()> {
+    if out.is_json() {
+        return out.json(outcome);
+    }
+    let mut text = Vec::new();
+    let name = &outcome.deployment;
+    let since = comparison
+        .deploy
+        .as_ref()
+        .map(|deploy| deploy_ref::short(deploy.id));
+    let since = since.map(|id| format!(" ({id})")).unwrap_or_default();
+    match comparison.outcome {
+        ComparisonOutcome::NothingToDo => {
+            writeln!(text, "Nothing to do: `{name}` runs exactly this{since}")?;
+        }
+        ComparisonOutcome::RollingOut => {
+            writeln!(
+                text,
+                "`{name}` is rolling out exactly this{since}; a deploy would wait for it"
+            )?;
+        }
+        ComparisonOutcome::ProvingAgain => {
+            writeln!(
+                text,
+                "`{name}` should run exactly this and it is not proven{since}; a deploy would prove it again"
+            )?;
+        }
+        ComparisonOutcome::Changes => {
+            let files = &outcome.files;
+            writeln!(text, "`{name}` would change: {}", summary(files))?;
+            write_names(
+                &files.added,
+                &files.changed,
+                &files.removed,
+                "  ",
+                &mut text,
+            )?;
+            if let Some(sent) = &outcome.sent {
+                writeln!(
+                    text,
+                    "to send: {} of {}, in {} of {}",
+                    bytes(sent.bytes),
+                    bytes(sent.of_bytes),
+                    sent.layers,
+                    things(sent.of_layers, "layer"),
+                )?;
+            }
+        }
+    }
+    if !outcome.image_differs.is_empty() {
+        writeln!(text, "image half, which a DAG deploy leaves as it is:")?;
+        for difference in &outcome.image_differs {
+            writeln!(text, "  {DIM}-{DIM:#} {difference}")?;
+        }
+    }
+    out.data().write_all(&text)?;
+    Ok(())
+}

@@ -1,0 +1,90 @@
+use std::io::Write;
+use std::time::Instant;
+
+use updraft_api::deploy::RollbackRequest;
+use updraft_model::DeploymentName;
+use uuid::Uuid;
+
+use super::create::PatienceArgs;
+use super::follow::follow;
+use super::interrupt::Interrupt;
+use super::report::{Outcome, milliseconds};
+use crate::cli::OutputArgs;
+use crate::console::Console;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::Result;
+use crate::output::deploy_ref::{self, DeployRef};
+
+/// Go back to the Release of an earlier deploy
+///
+/// Nothing is rebuilt or sent: the earlier Release is deployed again as a new deploy, and proven like any other.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RollbackArgs {
+    /// Deployment to roll back, by name (default: the configured one)
+    deployment: Option<DeploymentName>,
+
+    /// Deploy to return to (default: the last live one that differs)
+    #[arg(long, value_name = "DEPLOY")]
+    to: Option<DeployRef>,
+
+    /// Why, for the history
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    description: String,
+
+    #[command(flatten)]
+    patience: PatienceArgs,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+pub(crate) async fn run(args: &RollbackArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
+    let started = Instant::now();
+    let interrupt = Interrupt::listen()?;
+    let name = cx.deployment(args.deployment.as_ref())?;
+    let client = cx.client()?;
+    let to = match &args.to {
+        Some(to) => Some(to.resolve(&client, || Ok(name.clone())).await?),
+        None => None,
+    };
+    let ask = RollbackRequest {
+        to,
+        description: args.description.clone(),
+        key: Uuid::now_v7().to_string(),
+    };
+    let deploy = client.roll_back(&name, &ask).await?;
+    let accepted = started.elapsed();
+    let target = match deploy.returns_to {
+        Some(to) => deploy_ref::short(to),
+        None => "the Release before".to_owned(),
+    };
+    writeln!(out.status(), "Rolling `{name}` back to {target}")?;
+    out.mark("accepted", accepted);
+
+    if args.patience.no_wait {
+        let mut outcome = Outcome::new("accepted", Exit::Success, name);
+        outcome.timings_ms.accepted = Some(milliseconds(accepted));
+        outcome.timings_ms.total = milliseconds(started.elapsed());
+        if out.is_json() {
+            outcome.deploy = Some(deploy);
+            out.json(&outcome)?;
+        } else {
+            writeln!(out.data(), "{}", deploy.id)?;
+        }
+        return Ok(Exit::Success);
+    }
+    let (deploy, ending) = follow(&client, deploy, args.patience.read(), &interrupt, out).await?;
+    let mut outcome = Outcome::of(deploy, ending);
+    outcome.timings_ms.accepted = Some(milliseconds(accepted));
+    if let Some(deploy) = &outcome.deploy {
+        outcome.timings_ms.add_deploy(deploy);
+    }
+    outcome.timings_ms.total = milliseconds(started.elapsed());
+    outcome.print(ending, out)
+}

@@ -1,0 +1,61 @@
+use std::io::{IsTerminal, Write};
+
+use dialoguer::console::Term;
+use serde_json::json;
+use updraft_model::DeploymentName;
+
+use crate::cli::OutputArgs;
+use crate::console::Console;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+
+/// Delete a Deployment and its history
+///
+/// Its agents lose their access. What runs on their hosts keeps running until they are stopped.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeleteArgs {
+    /// Deployment, by name
+    deployment: DeploymentName,
+
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+pub(crate) async fn run(args: &DeleteArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
+    let name = &args.deployment;
+    if !args.yes {
+        confirm(name)?;
+    }
+    cx.client()?.delete_deployment(name).await?;
+    if out.is_json() {
+        out.json(&json!({ "deleted": name }))?;
+    } else {
+        writeln!(out.status(), "Deleted `{name}`")?;
+    }
+    Ok(Exit::Success)
+}
+
+fn confirm(name: &DeploymentName) -> Result<()> {
+    if !std::io::stdin().is_terminal() {
+        return Err(
+            Failure::new(Exit::Usage, format!("deleting `{name}` needs a yes"))
+                .help("give --yes; nothing is asked without a terminal"),
+        );
+    }
+    let term = Term::stderr();
+    term.write_str(&format!(
+        "Type the name to delete `{name}` and its history: "
+    ))?;
+    if term.read_line()?.trim() == name.as_str() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Interrupted,
+        format!("`{name}` was not deleted"),
+    ))
+}

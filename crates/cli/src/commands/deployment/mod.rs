@@ -1,0 +1,116 @@
+//! Deployments: one Airflow to deploy to each.
+
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod environment;
+pub(crate) mod list;
+pub(crate) mod show;
+pub(crate) mod status;
+pub(crate) mod update;
+
+use updraft_api::deployment::DeploymentSettings;
+use updraft_model::{AfterFailure, Runtime};
+
+use crate::console::{Console, Format};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::Result;
+
+/// Create, list, show, change and delete Deployments
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum DeploymentCommand {
+    Create(create::CreateArgs),
+    List(list::ListArgs),
+    Show(show::ShowArgs),
+    Update(update::UpdateArgs),
+    Delete(delete::DeleteArgs),
+}
+
+impl DeploymentCommand {
+    pub(crate) fn format(&self) -> Format {
+        match self {
+            Self::Create(args) => args.output.output,
+            Self::List(args) => args.output.output,
+            Self::Show(args) => args.output.output,
+            Self::Update(args) => args.output.output,
+            Self::Delete(args) => args.output.output,
+        }
+    }
+
+    pub(crate) async fn run(&self, cx: &Context, out: &mut Console) -> Result<Exit> {
+        match self {
+            Self::Create(args) => create::run(args, cx, out).await,
+            Self::List(args) => list::run(args, cx, out).await,
+            Self::Show(args) => show::run(args, cx, out).await,
+            Self::Update(args) => update::run(args, cx, out).await,
+            Self::Delete(args) => delete::run(args, cx, out).await,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum AfterFailureArg {
+    /// The new Release stays; somebody fixes forward or rolls back
+    Keep,
+    /// What the failed deploy changed goes back by itself, once
+    Rollback,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum RuntimeArg {
+    /// The agent runs Airflow in a virtual environment on its host
+    Process,
+    /// Somebody else runs Airflow; the agent only delivers and asks
+    External,
+}
+
+/// What a Deployment can be told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SettingsArgs {
+    /// What follows when a deploy fails [default: keep]
+    #[arg(long, value_enum, value_name = "POLICY")]
+    after_failure: Option<AfterFailureArg>,
+
+    /// How long a deploy may take to be proven, in seconds [default: 300]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    proof_timeout: Option<u32>,
+
+    /// How many earlier Releases agents keep on disk [default: 10]
+    #[arg(long, value_name = "COUNT")]
+    keep_releases: Option<u32>,
+
+    /// How Airflow is run [default: process]
+    #[arg(long, value_enum)]
+    runtime: Option<RuntimeArg>,
+
+    /// The Airflow executor [default: LocalExecutor]
+    #[arg(long, value_name = "NAME")]
+    executor: Option<String>,
+
+    /// What it is for
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+
+    #[command(flatten)]
+    environment: environment::EnvironmentArgs,
+}
+
+impl SettingsArgs {
+    pub(crate) fn read(&self) -> Result<DeploymentSettings> {
+        Ok(DeploymentSettings {
+            after_failure: self.after_failure.map(|policy| match policy {
+                AfterFailureArg::Keep => AfterFailure::Keep,
+                AfterFailureArg::Rollback => AfterFailure::Rollback,
+            }),
+            proof_timeout_s: self.proof_timeout,
+            keep_releases: self.keep_releases,
+            runtime: self.runtime.map(|runtime| match runtime {
+                RuntimeArg::Process => Runtime::Process,
+                RuntimeArg::External => Runtime::External,
+            }),
+            executor: self.executor.clone(),
+            description: self.description.clone(),
+            environment: self.environment.read()?,
+        })
+    }
+}

@@ -1,0 +1,79 @@
+use std::io::Write;
+
+use updraft_api::deployment::DeploymentView;
+use updraft_model::DeploymentName;
+
+use crate::cli::OutputArgs;
+use crate::console::Console;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::Result;
+use crate::output::names;
+
+/// Show a Deployment's settings
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShowArgs {
+    /// Deployment, by name (default: the configured one)
+    deployment: Option<DeploymentName>,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+pub(crate) async fn run(args: &ShowArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
+    let name = cx.deployment(args.deployment.as_ref())?;
+    let deployment = cx.client()?.deployment(&name).await?;
+    if out.is_json() {
+        out.json(&deployment)?;
+        return Ok(Exit::Success);
+    }
+    print(&deployment, out)?;
+    Ok(Exit::Success)
+}
+
+pub(super) fn print(deployment: &DeploymentView, out: &mut Console) -> Result<()> {
+    let release = |release: Option<&updraft_model::Release>| match release {
+        Some(release) => names::release(release),
+        None => "none".to_owned(),
+    };
+    let variables = match deployment.environment.as_slice() {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    };
+    let mut data = out.data();
+    writeln!(data, "name           {}", deployment.name)?;
+    writeln!(data, "id             {}", deployment.id)?;
+    if !deployment.description.is_empty() {
+        writeln!(data, "description    {}", deployment.description)?;
+    }
+    writeln!(
+        data,
+        "created        {}",
+        deployment.created_at.format("%Y-%m-%d %H:%M UTC")
+    )?;
+    writeln!(
+        data,
+        "runtime        {}, {}",
+        names::runtime(deployment.runtime),
+        deployment.executor
+    )?;
+    writeln!(
+        data,
+        "after failure  {}",
+        names::after_failure(deployment.after_failure)
+    )?;
+    writeln!(data, "proof timeout  {} s", deployment.proof_timeout_s)?;
+    writeln!(data, "keep releases  {}", deployment.keep_releases)?;
+    writeln!(data, "environment    {variables}")?;
+    writeln!(
+        data,
+        "wanted         {}",
+        release(deployment.wanted.as_ref())
+    )?;
+    writeln!(
+        data,
+        "proven         {}",
+        release(deployment.proven.as_ref())
+    )?;
+    Ok(())
+}

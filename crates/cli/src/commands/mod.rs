@@ -1,0 +1,121 @@
+//! Every command, by noun.
+
+pub(crate) mod agent;
+pub(crate) mod deploy;
+pub(crate) mod deployment;
+pub(crate) mod dev;
+pub(crate) mod quickstart;
+pub(crate) mod server;
+pub(crate) mod session;
+pub(crate) mod settings;
+pub(crate) mod token;
+
+use crate::console::{Console, Format};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::Result;
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Quickstart(quickstart::QuickstartArgs),
+    #[command(subcommand)]
+    Dev(dev::DevCommand),
+    Deploy(deploy::create::DeployArgs),
+    Status(deployment::status::StatusArgs),
+    History(deploy::history::HistoryArgs),
+    Diff(deploy::diff::DiffArgs),
+    Rollback(deploy::rollback::RollbackArgs),
+    #[command(subcommand)]
+    Deployment(deployment::DeploymentCommand),
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    Login(session::login::LoginArgs),
+    Logout(session::logout::LogoutArgs),
+    Whoami(session::whoami::WhoamiArgs),
+    Server(server::ServerArgs),
+    Agent(agent::AgentArgs),
+    Backup(server::backup::BackupArgs),
+    Restore(server::restore::RestoreArgs),
+    Config(settings::config::ConfigArgs),
+    Version(settings::version::VersionArgs),
+    Completions(settings::completions::CompletionsArgs),
+}
+
+impl Command {
+    /// How the result is printed.
+    pub(crate) fn format(&self) -> Format {
+        match self {
+            Self::Deploy(args) => args.output.output,
+            Self::Status(args) => args.output.output,
+            Self::History(args) => args.output.output,
+            Self::Diff(args) => args.output.output,
+            Self::Rollback(args) => args.output.output,
+            Self::Deployment(command) => command.format(),
+            Self::Token(command) => command.format(),
+            Self::Login(args) => args.output.output,
+            Self::Logout(args) => args.output.output,
+            Self::Whoami(args) => args.output.output,
+            Self::Agent(args) => args.format(),
+            Self::Server(args) => args.format(),
+            Self::Backup(args) => args.output.output,
+            Self::Restore(args) => args.output.output,
+            Self::Config(args) => args.output.output,
+            Self::Version(args) => args.output.output,
+            Self::Dev(dev::DevCommand::Init(args)) => args.output.output,
+            Self::Quickstart(_) | Self::Completions(_) => Format::Text,
+        }
+    }
+
+    /// Whether this is a server of some kind, with work for all cores.
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self, Self::Server(_) | Self::Agent(_) | Self::Quickstart(_))
+    }
+
+    /// Whether Ctrl-C means something to it, instead of ending it at once.
+    pub(crate) fn handles_interrupts(&self) -> bool {
+        matches!(
+            self,
+            Self::Server(_)
+                | Self::Agent(_)
+                | Self::Quickstart(_)
+                | Self::Deploy(_)
+                | Self::Rollback(_)
+        )
+    }
+
+    /// Runs a command that waits for nothing, without an async runtime.
+    pub(crate) fn run_plain(&self, cx: &Context, out: &mut Console) -> Option<Result<Exit>> {
+        match self {
+            Self::Config(_) => Some(settings::config::run(cx, out)),
+            Self::Version(args) if !args.server => Some(settings::version::run_plain(out)),
+            Self::Completions(args) => Some(settings::completions::run(args, out)),
+            Self::Logout(args) => Some(session::logout::run(args, cx, out)),
+            Self::Dev(dev::DevCommand::Init(args)) => Some(dev::init::run(args, out)),
+            Self::Agent(args) => args.run_plain(),
+            _ => None,
+        }
+    }
+
+    pub(crate) async fn run(&self, cx: &Context, out: &mut Console) -> Result<Exit> {
+        match self {
+            Self::Quickstart(args) => quickstart::run(args, cx, out).await,
+            Self::Deploy(args) => deploy::create::run(args, cx, out).await,
+            Self::Status(args) => deployment::status::run(args, cx, out).await,
+            Self::History(args) => deploy::history::run(args, cx, out).await,
+            Self::Diff(args) => deploy::diff::run(args, cx, out).await,
+            Self::Rollback(args) => deploy::rollback::run(args, cx, out).await,
+            Self::Deployment(command) => command.run(cx, out).await,
+            Self::Token(command) => command.run(cx, out).await,
+            Self::Login(args) => session::login::run(args, cx, out).await,
+            Self::Whoami(_) => session::whoami::run(cx, out).await,
+            Self::Server(args) => args.run(cx, out).await,
+            Self::Agent(args) => args.run(cx, out).await,
+            Self::Backup(args) => server::backup::run(args, out).await,
+            Self::Restore(args) => server::restore::run(args, out).await,
+            Self::Version(_) => settings::version::run(cx, out).await,
+            Self::Config(_) | Self::Completions(_) | Self::Logout(_) | Self::Dev(_) => {
+                unreachable!("these run without a runtime")
+            }
+        }
+    }
+}

@@ -1,0 +1,593 @@
+//! Settings, and where each comes from.
+//!
+//! ```text
+//! flags → UPDRAFT_* variables → updraft.toml → .updraft/local.toml → the user's config.toml → default
+//! ```
+//!
+//! `updraft.toml` belongs to the repository and says only which Deployment is
+//! meant and where. How to reach it (plain http, authorities) and with which
+//! token is never a repository's to say. `.updraft/local.toml` is what
+//! `updraft quickstart` leaves in a checkout: git does not see it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy;
+use serde::{Deserialize, Serialize};
+use updraft_model::DeploymentName;
+use updraft_project::{Project, ProjectError, SETTINGS_FILE};
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+
+/// Where a control plane is looked for when nothing says otherwise: where
+/// `updraft quickstart` and `updraft server` listen.
+pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:8888";
+
+/// The flags that every command takes.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ConnectionArgs {
+    /// Address of the control plane [variable: `UPDRAFT_SERVER`]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) server: Option<String>,
+
+    /// Read the token from this file, or from standard input with `-` [variables: `UPDRAFT_TOKEN`, `UPDRAFT_TOKEN_FILE`]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// Send the token to another machine without encryption [variable: `UPDRAFT_INSECURE_HTTP`]
+    #[arg(long, global = true)]
+    pub(crate) insecure_http: bool,
+
+    /// Trust the authorities in this PEM file too [variable: `UPDRAFT_CA_FILE`]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+
+    /// Folder of the project, instead of looking here and above [variable: `UPDRAFT_PROJECT`]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) project: Option<PathBuf>,
+}
+
+/// Where a setting came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    Argument,
+    Flag(&'static str),
+    Variable(&'static str),
+    File(PathBuf),
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Argument => f.write_str("argument"),
+            Self::Flag(name) => write!(f, "{name}"),
+            Self::Variable(name) => write!(f, "{name}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Setting<T> {
+    pub(crate) value: T,
+    pub(crate) source: Source,
+}
+
+/// A token with where it was found. It is never printed.
+#[derive(Clone)]
+pub(crate) struct Token {
+    pub(crate) secret: String,
+    pub(crate) source: Source,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token(… from {})", self.source)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) server: Setting<String>,
+    pub(crate) deployment: Option<Setting<DeploymentName>>,
+    pub(crate) insecure_http: Setting<bool>,
+    pub(crate) ca_file: Option<Setting<PathBuf>>,
+    /// The project here or above, when there is one.
+    pub(crate) project: Option<Setting<Project>>,
+    pub(crate) user_file: Option<PathBuf>,
+    token_file: Option<Setting<PathBuf>>,
+    /// Files with tokens by server, the nearest first.
+    credentials: Vec<PathBuf>,
+}
+
+/// What a file may set. Not every file may set all of it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct UserFile {
+    server: Option<String>,
+    deployment: Option<DeploymentName>,
+    insecure_http: Option<bool>,
+    ca_file: Option<PathBuf>,
+}
+
+/// What `updraft quickstart` leaves in a project.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LocalFile {
+    pub(crate) server: Option<String>,
+    pub(crate) deployment: Option<DeploymentName>,
+    /// A file of [`Credentials`]: a token in it counts only for the server that it names.
+    pub(crate) credentials: Option<PathBuf>,
+}
+
+pub(crate) const LOCAL_FILE: &str = ".updraft/local.toml";
+
+impl Settings {
+    pub(crate) fn load(flags: &ConnectionArgs) -> Result<Self> {
+        let user_file = user_file();
+        let user: UserFile = match &user_file {
+            Some(path) => read_toml(path)?.unwrap_or_default(),
+            None => UserFile::default(),
+        };
+        let project = find_project(flags.project.as_deref())?;
+        let root = project.as_ref().map(|project| project.value.root());
+        let project_path = root
+            .map(|root| root.join(SETTINGS_FILE))
+            .unwrap_or_default();
+        let local_path = root.map(|root| root.join(LOCAL_FILE)).unwrap_or_default();
+        let in_project = project
+            .as_ref()
+            .map(|project| project.value.settings().clone())
+            .unwrap_or_default();
+        let local: LocalFile = match &project {
+            Some(_) => read_toml(&local_path)?.unwrap_or_default(),
+            None => LocalFile::default(),
+        };
+        let from_user = || Source::File(user_file.clone().unwrap_or_default());
+        let from_project = || Source::File(project_path.clone());
+        let from_local = || Source::File(local_path.clone());
+
+        let server = first([
+            flags
+                .server
+                .clone()
+                .map(|value| (value, Source::Flag("--server"))),
+            variable("UPDRAFT_SERVER")?,
+            in_project.server.map(|value| (value, from_project())),
+            local.server.map(|value| (value, from_local())),
+            user.server.map(|value| (value, from_user())),
+        ])
+        .unwrap_or(Setting {
+            value: DEFAULT_SERVER.to_owned(),
+            source: Source::Default,
+        });
+        let deployment = first([
+            parsed("UPDRAFT_DEPLOYMENT")?,
+            in_project.deployment.map(|value| (value, from_project())),
+            local.deployment.map(|value| (value, from_local())),
+            user.deployment.map(|value| (value, from_user())),
+        ]);
+        let insecure_http = first([
+            flags
+                .insecure_http
+                .then_some((true, Source::Flag("--insecure-http"))),
+            switch("UPDRAFT_INSECURE_HTTP")?,
+            user.insecure_http.map(|value| (value, from_user())),
+        ])
+        .unwrap_or(Setting {
+            value: false,
+            source: Source::Default,
+        });
+        let ca_file = first([
+            flags
+                .ca_file
+                .clone()
+                .map(|value| (value, Source::Flag("--ca-file"))),
+            path_variable("UPDRAFT_CA_FILE"),
+            user.ca_file.map(|value| (value, from_user())),
+        ]);
+        let token_file = flags.token_file.clone().map(|value| Setting {
+            value,
+            source: Source::Flag("--token-file"),
+        });
+        let credentials = local
+            .credentials
+            .into_iter()
+            .chain(credentials_file(user_file.as_deref()));
+        let credentials = credentials.collect();
+        Ok(Self {
+            server,
+            deployment,
+            insecure_http,
+            ca_file,
+            project,
+            user_file,
+            token_file,
+            credentials,
+        })
+    }
+
+    /// The token for the server with this (normalised) address.
+    pub(crate) fn token(&self, server: &str) -> Result<Option<Token>> {
+        if let Some(Setting { value, source }) = &self.token_file {
+            return Ok(Some(token_from(value, source.clone())?));
+        }
+        if let Some((secret, source)) = variable("UPDRAFT_TOKEN")? {
+            return Ok(Some(Token {
+                secret: clean_token(&secret, &source)?,
+                source,
+            }));
+        }
+        if let Some((path, source)) = path_variable("UPDRAFT_TOKEN_FILE") {
+            return Ok(Some(token_from(&path, source)?));
+        }
+        for path in &self.credentials {
+            if let Some(secret) = Credentials::load(path)?.token(server) {
+                let source = Source::File(path.clone());
+                return Ok(Some(Token {
+                    secret: clean_token(secret, &source)?,
+                    source,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The file that `updraft login` writes to.
+    pub(crate) fn credentials_file(&self) -> Result<PathBuf> {
+        credentials_file(self.user_file.as_deref()).ok_or_else(|| {
+            Failure::new(
+                Exit::Refused,
+                "there is no home folder to keep the token in",
+            )
+            .help("set UPDRAFT_CONFIG to a file in a folder of yours, or use UPDRAFT_TOKEN")
+        })
+    }
+}
+
+/// Tokens by the address of their server, as `updraft login` keeps them.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Credentials {
+    #[serde(default)]
+    servers: BTreeMap<String, Login>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Login {
+    token: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Login(…)")
+    }
+}
+
+impl Credentials {
+    pub(crate) fn load(path: &Path) -> Result<Self> {
+        Ok(read_toml(path)?.unwrap_or_default())
+    }
+
+    pub(crate) fn token(&self, server: &str) -> Option<&str> {
+        self.servers.get(server).map(|login| login.token.as_str())
+    }
+
+    pub(crate) fn insert(&mut self, server: String, token: String) {
+        self.servers.insert(server, Login { token });
+    }
+
+    pub(crate) fn remove(&mut self, server: &str) -> bool {
+        self.servers.remove(server).is_some()
+    }
+
+    /// Writes the file whole or not at all, readable by its owner only.
+    pub(crate) fn save(&self, path: &Path) -> Result<()> {
+        let text = toml::to_string(self).map_err(|error| {
+            Failure::new(Exit::Internal, "could not write tokens").cause(&error)
+        })?;
+        write_private(path, &text).map_err(|error| Failure::file("write", path, &error))
+    }
+}
+
+/// Writes a file that only its owner may read, whole or not at all.
+pub(crate) fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o600))
+        .prefix(".updraft-")
+        .tempfile_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// Reads a secret from a file, or from standard input for `-`.
+pub(crate) fn read_secret(path: &Path) -> Result<String> {
+    let mut secret = String::new();
+    let read = if path == Path::new("-") {
+        io::stdin().take(1 << 20).read_to_string(&mut secret)
+    } else {
+        fs::File::open(path).and_then(|file| file.take(1 << 20).read_to_string(&mut secret))
+    };
+    match read {
+        Ok(_) => Ok(secret),
+        Err(error) => Err(Failure {
+            exit: Exit::Refused,
+            ..Failure::file("read", path, &error)
+        }),
+    }
+}
+
+fn token_from(path: &Path, source: Source) -> Result<Token> {
+    let secret = clean_token(&read_secret(path)?, &source)?;
+    Ok(Token { secret, source })
+}
+
+/// Refuses what could not be a token before it goes anywhere.
+pub(crate) fn clean_token(given: &str, source: &Source) -> Result<String> {
+    let token = given.trim();
+    let refuse = |why: &str| {
+        Err(
+            Failure::new(Exit::NotSignedIn, format!("the token from {source} {why}"))
+                .code("token_malformed")
+                .help("a token is one line, as `updraft token create` printed it"),
+        )
+    };
+    if token.is_empty() {
+        return refuse("is empty");
+    }
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return refuse("has characters that no token has");
+    }
+    Ok(token.to_owned())
+}
+
+fn first<T, const N: usize>(layers: [Option<(T, Source)>; N]) -> Option<Setting<T>> {
+    layers
+        .into_iter()
+        .flatten()
+        .next()
+        .map(|(value, source)| Setting { value, source })
+}
+
+/// A variable that is set; an empty one counts as not set, as CI systems give
+/// a missing secret.
+fn variable(name: &'static str) -> Result<Option<(String, Source)>> {
+    match std::env::var(name) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some((value, Source::Variable(name)))),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => Err(Failure::new(
+            Exit::Refused,
+            format!("{name} is not valid UTF-8"),
+        )),
+    }
+}
+
+fn path_variable(name: &'static str) -> Option<(PathBuf, Source)> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+    Some((value.into(), Source::Variable(name)))
+}
+
+fn parsed<T: std::str::FromStr<Err: fmt::Display>>(
+    name: &'static str,
+) -> Result<Option<(T, Source)>> {
+    let Some((text, source)) = variable(name)? else {
+        return Ok(None);
+    };
+    let value = text
+        .parse()
+        .map_err(|error| Failure::new(Exit::Refused, format!("{name} is not valid: {error}")))?;
+    Ok(Some((value, source)))
+}
+
+fn switch(name: &'static str) -> Result<Option<(bool, Source)>> {
+    let Some((text, source)) = variable(name)? else {
+        return Ok(None);
+    };
+    match text.as_str() {
+        "1" | "true" | "yes" => Ok(Some((true, source))),
+        "0" | "false" | "no" => Ok(Some((false, source))),
+        _ => Err(Failure::new(
+            Exit::Refused,
+            format!("{name} is `{text}`, neither true nor false"),
+        )),
+    }
+}
+
+/// The project that was named, or the one here or above. Where there is none,
+/// only those commands mind that need one.
+fn find_project(flag: Option<&Path>) -> Result<Option<Setting<Project>>> {
+    let named = flag
+        .map(|path| (path.to_owned(), Source::Flag("--project")))
+        .or_else(|| path_variable("UPDRAFT_PROJECT"));
+    if let Some((path, source)) = named {
+        return Ok(Some(Setting {
+            value: Project::open(&path)?,
+            source,
+        }));
+    }
+    let Ok(here) = std::env::current_dir() else {
+        return Ok(None);
+    };
+    match Project::find(&here) {
+        Ok(value) => Ok(Some(Setting {
+            value,
+            source: Source::Default,
+        })),
+        Err(ProjectError::NotHere(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn user_file() -> Option<PathBuf> {
+    if let Some((path, _)) = path_variable("UPDRAFT_CONFIG") {
+        return Some(path);
+    }
+    let base = etcetera::choose_base_strategy().ok()?;
+    Some(base.config_dir().join("updraft/config.toml"))
+}
+
+/// Tokens lie beside the user's settings, in a file of their own.
+fn credentials_file(user_file: Option<&Path>) -> Option<PathBuf> {
+    user_file.map(|path| path.with_file_name("credentials.toml"))
+}
+
+/// Reads a TOML file; none is none.
+fn read_toml<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => {
+            return Err(Failure {
+                exit: Exit::Refused,
+                ..Failure::file("read", path, &error)
+            });
+        }
+    };
+    toml::from_str(&text).map(Some).map_err(|error| {
+        // The parser quotes the line; in a file of secrets that line may be one.
+        let at = error
+            .span()
+            .map_or(1, |span| text[..span.start].lines().count().max(1));
+        Failure::new(
+            Exit::Refused,
+            format!("`{}` is not valid, line {at}", path.display()),
+        )
+        .cause(&Message(error.message().to_owned()))
+        .help("settings are listed in docs/reference/configuration.md")
+    })
+}
+
+#[derive(Debug)]
+struct Message(String);
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Message {}
+
+/// The page `docs/reference/configuration.md`.
+pub fn reference() -> String {
+    const SETTINGS: &[[&str; 5]] = &[
+        [
+            "server",
+            "`--server`",
+            "`UPDRAFT_SERVER`",
+            "both",
+            "Address of the control plane; `http://127.0.0.1:8888` by default",
+        ],
+        [
+            "deployment",
+            "argument",
+            "`UPDRAFT_DEPLOYMENT`",
+            "both",
+            "The Deployment that commands mean",
+        ],
+        [
+            "insecure-http",
+            "`--insecure-http`",
+            "`UPDRAFT_INSECURE_HTTP`",
+            "user's",
+            "Allows plain http to another machine",
+        ],
+        [
+            "ca-file",
+            "`--ca-file`",
+            "`UPDRAFT_CA_FILE`",
+            "user's",
+            "PEM file with further authorities to trust",
+        ],
+        [
+            "token",
+            "`--token-file`",
+            "`UPDRAFT_TOKEN`, `UPDRAFT_TOKEN_FILE`",
+            "no",
+            "Who you are; otherwise what `updraft login` stored for that server",
+        ],
+        [
+            "project",
+            "`--project`",
+            "`UPDRAFT_PROJECT`",
+            "no",
+            "The project's folder; otherwise the nearest with `updraft.toml`, here or above",
+        ],
+        [
+            "",
+            "",
+            "`UPDRAFT_CONFIG`",
+            "no",
+            "The user's settings file, instead of `~/.config/updraft/config.toml`; tokens lie beside it",
+        ],
+        [
+            "",
+            "",
+            "`UPDRAFT_CACHE_DIR`",
+            "no",
+            "Where scans are remembered, instead of `~/.cache/updraft`",
+        ],
+        [
+            "",
+            "",
+            "`NO_COLOR`, `COLUMNS`",
+            "no",
+            "No colours; the width of output",
+        ],
+    ];
+    use std::fmt::Write;
+
+    let mut page = String::from(
+        "# Settings\n\n\
+         Made from `crates/cli/src/config.rs` by `make docs`. `updraft config` shows each value and where it comes from.\n\n\
+         Each layer wins over those below it:\n\n\
+         1. flags and arguments\n\
+         2. `UPDRAFT_*` variables (an empty one counts as not set)\n\
+         3. `updraft.toml` of the project: `server` and `deployment` only\n\
+         4. `.updraft/local.toml` of the project, which `updraft quickstart` writes and git does not see\n\
+         5. the user's `~/.config/updraft/config.toml`\n\
+         6. defaults\n\n\
+         | setting | flag | variable | files | meaning |\n|---|---|---|---|---|\n",
+    );
+    for [name, flag, variable, files, meaning] in SETTINGS {
+        let name = if name.is_empty() {
+            String::new()
+        } else {
+            format!("`{name}`")
+        };
+        let _ = writeln!(
+            page,
+            "| {name} | {flag} | {variable} | {files} | {meaning} |"
+        );
+    }
+    page.push_str(
+        "\n## Tokens\n\n\
+         A token is never an argument. It is taken from the first of: `--token-file FILE` (`-` is standard input),\n\
+         `UPDRAFT_TOKEN`, `UPDRAFT_TOKEN_FILE`, the quickstart's file that `.updraft/local.toml` names, and\n\
+         `credentials.toml` beside the user's settings (mode 0600), which `updraft login URL` writes after the control\n\
+         plane has said whose token it is. Stored tokens count only for the server that they are stored for.\n\n\
+         ## The control plane and the agent\n\n\
+         `updraft server` and `updraft agent` take flags and variables, listed by `--help` and in [cli.md](cli.md).\n\
+         The database's address may hold a password, so it is taken from `UPDRAFT_DATABASE_URL` only.\n",
+    );
+    page
+}

@@ -1,0 +1,320 @@
+//! Everything the command line prints goes through here.
+//!
+//! `status()` is standard error: what is happening, for people. `data()` is
+//! standard output: the result, for people and programs. A reader that went
+//! away (`| head`) silences that side and changes nothing else; a disk that is
+//! full is an error at the end.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::failure::{Failure, Result};
+
+pub(crate) const BOLD: Style = Style::new().bold();
+pub(crate) const DIM: Style = Style::new().dimmed();
+pub(crate) const GREEN: Style = AnsiColor::Green.on_default();
+pub(crate) const YELLOW: Style = AnsiColor::Yellow.on_default();
+pub(crate) const RED: Style = AnsiColor::Red.on_default();
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON document on standard output, and nothing else there
+    Json,
+}
+
+pub(crate) struct Console {
+    format: Format,
+    quiet: bool,
+    /// Whether a person watches standard error, so that lines may be redrawn.
+    live: bool,
+    width: Option<usize>,
+    bar: Option<ProgressBar>,
+    data_error: Option<io::Error>,
+    data_gone: bool,
+    status_gone: bool,
+}
+
+impl Console {
+    pub(crate) fn new(format: Format, quiet: bool) -> Self {
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Self {
+            format,
+            quiet,
+            live: !quiet && !dumb && io::stderr().is_terminal(),
+            width: width(),
+            bar: None,
+            data_error: None,
+            data_gone: false,
+            status_gone: false,
+        }
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        self.format
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// The columns that output may fill; none when nobody set a limit.
+    pub(crate) fn width(&self) -> Option<usize> {
+        self.width
+    }
+
+    /// Standard error: what is happening.
+    pub(crate) fn status(&mut self) -> Lines<'_> {
+        Lines {
+            console: self,
+            to: To::Status,
+            text: Vec::new(),
+        }
+    }
+
+    /// Standard output: the result.
+    pub(crate) fn data(&mut self) -> Lines<'_> {
+        Lines {
+            console: self,
+            to: To::Data,
+            text: Vec::new(),
+        }
+    }
+
+    /// Prints the result as the one JSON document of this command.
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(value)?;
+        writeln!(self.data(), "{text}")?;
+        Ok(())
+    }
+
+    pub(crate) fn warn(&mut self, text: &str) {
+        let _ = writeln!(self.status(), "{YELLOW}warning{YELLOW:#}: {text}");
+    }
+
+    /// Prints an error as `error`, its causes, `help`; as JSON too when that was asked for.
+    pub(crate) fn error(&mut self, failure: &Failure) {
+        let mut text = String::new();
+        let _ = writeln!(text, "{RED}error{RED:#}: {}", failure.message);
+        for cause in &failure.causes {
+            let _ = writeln!(
+                text,
+                "  {DIM}because{DIM:#}: {}",
+                cause.replace('\n', "\n  ")
+            );
+        }
+        if let Some(help) = &failure.help {
+            let _ = writeln!(text, "{GREEN}help{GREEN:#}: {help}");
+        }
+        // Also when quiet.
+        self.print(To::Status, text.as_bytes());
+        if self.is_json() {
+            let document = serde_json::json!({ "error": {
+                "code": failure.code,
+                "message": failure.message,
+                "causes": failure.causes,
+                "help": failure.help,
+                "exit": failure.exit,
+                "exit_code": failure.exit.code(),
+            }});
+            let _ = self.json(&document);
+        }
+    }
+
+    /// Begins a step that may take a while. One at a time.
+    pub(crate) fn step(&mut self, what: impl Into<String>) -> Step {
+        let what = what.into();
+        let bar = self.live.then(|| {
+            let bar = ProgressBar::new_spinner();
+            let style = ProgressStyle::with_template("{spinner:.cyan} {wide_msg} {elapsed:.dim}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
+            bar.set_style(style);
+            bar.set_message(what.clone());
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        self.bar.clone_from(&bar);
+        Step {
+            bar,
+            since: Instant::now(),
+            said: what,
+        }
+    }
+
+    /// Says on a plain pipe what begins; a terminal shows it anyway.
+    pub(crate) fn announce(&mut self, step: &Step) {
+        if step.bar.is_none() {
+            let text = step.said.clone();
+            let _ = writeln!(self.status(), "  {text} …");
+        }
+    }
+
+    /// Shows what a step is busy with now: in place on a terminal, as a line
+    /// on a pipe when it changed.
+    pub(crate) fn update(&mut self, step: &mut Step, text: &str) {
+        if step.said == text {
+            return;
+        }
+        text.clone_into(&mut step.said);
+        match &step.bar {
+            Some(bar) => bar.set_message(text.to_owned()),
+            None => {
+                let _ = writeln!(self.status(), "  {text} …");
+            }
+        }
+    }
+
+    /// Ends a step with what came of it and how long it took.
+    pub(crate) fn done(&mut self, step: Step, text: &str) {
+        let took = step.since.elapsed();
+        step.clear();
+        self.bar = None;
+        self.mark(text, took);
+    }
+
+    /// A line for something that ended and took some time.
+    pub(crate) fn mark(&mut self, text: &str, took: Duration) {
+        let took = crate::output::time::duration(took);
+        let _ = writeln!(
+            self.status(),
+            "{GREEN}✓{GREEN:#} {text} {DIM}({took}){DIM:#}"
+        );
+    }
+
+    /// Ends a step that came to nothing; the error says the rest.
+    pub(crate) fn abandon(&mut self, step: Step) {
+        step.clear();
+        self.bar = None;
+    }
+
+    /// Whether everything that should be on standard output is there.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        match self.data_error.take() {
+            Some(error) => {
+                let exit = crate::failure::exit_of_io(&error, crate::exit::Exit::Internal);
+                Err(Failure::new(exit, "could not write the output").cause(&error))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn print(&mut self, to: To, text: &[u8]) {
+        if let Some(bar) = self.bar.clone() {
+            bar.suspend(|| self.write(to, text));
+        } else {
+            self.write(to, text);
+        }
+    }
+
+    fn write(&mut self, to: To, text: &[u8]) {
+        match to {
+            To::Status if !self.status_gone => {
+                // Nothing useful can be said when standard error is broken.
+                let written = AutoStream::auto(io::stderr()).write_all(text);
+                self.status_gone = written.is_err();
+            }
+            To::Data if !self.data_gone => {
+                let choice = AutoStream::choice(&io::stdout());
+                let choice = if self.is_json() {
+                    ColorChoice::Never
+                } else {
+                    choice
+                };
+                let mut stream = AutoStream::new(io::stdout(), choice);
+                if let Err(error) = stream.write_all(text).and_then(|()| stream.flush()) {
+                    self.data_gone = true;
+                    if error.kind() != io::ErrorKind::BrokenPipe {
+                        self.data_error = Some(error);
+                    }
+                }
+            }
+            To::Status | To::Data => {}
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum To {
+    Status,
+    Data,
+}
+
+/// Text on its way out; it goes as one when this is dropped. Never fails.
+pub(crate) struct Lines<'a> {
+    console: &'a mut Console,
+    to: To,
+    text: Vec<u8>,
+}
+
+impl Write for Lines<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Lines<'_> {
+    fn drop(&mut self) {
+        if matches!(self.to, To::Status) && self.console.quiet {
+            return;
+        }
+        let text = std::mem::take(&mut self.text);
+        self.console.print(self.to, &text);
+    }
+}
+
+/// Something that is under way.
+#[derive(Debug)]
+pub(crate) struct Step {
+    bar: Option<ProgressBar>,
+    since: Instant,
+    said: String,
+}
+
+impl Step {
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// `COLUMNS`, or the terminal's width; a pipe has none.
+fn width() -> Option<usize> {
+    let given = std::env::var("COLUMNS")
+        .ok()
+        .and_then(|columns| columns.parse().ok());
+    let terminal = || {
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+        Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+    };
+    given
+        .or_else(terminal)
+        .map(|columns: usize| columns.max(20))
+}

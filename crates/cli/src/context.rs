@@ -1,0 +1,120 @@
+//! What a command works with: settings, and a client made from them.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use etcetera::BaseStrategy;
+use updraft_api::Client;
+use updraft_api::client::Connect;
+use updraft_model::DeploymentName;
+use updraft_project::{Project, ProjectError};
+
+use crate::config::{ConnectionArgs, Settings};
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+
+pub(crate) struct Context {
+    flags: ConnectionArgs,
+    settings: OnceLock<Settings>,
+}
+
+impl Context {
+    pub(crate) fn new(flags: ConnectionArgs) -> Self {
+        Self {
+            flags,
+            settings: OnceLock::new(),
+        }
+    }
+
+    /// The settings; files are read once, by the first that asks.
+    pub(crate) fn settings(&self) -> Result<&Settings> {
+        if let Some(settings) = self.settings.get() {
+            return Ok(settings);
+        }
+        let settings = Settings::load(&self.flags)?;
+        Ok(self.settings.get_or_init(|| settings))
+    }
+
+    /// A client without a token, for the given address or the configured one.
+    pub(crate) fn anonymous(&self, server: Option<&str>) -> Result<Client> {
+        let settings = self.settings()?;
+        let ca_certificates = match &settings.ca_file {
+            Some(file) => Some(std::fs::read(&file.value).map_err(|error| Failure {
+                exit: Exit::Refused,
+                ..Failure::file("read", &file.value, &error)
+            })?),
+            None => None,
+        };
+        let server = server.unwrap_or(&settings.server.value).to_owned();
+        let insecure_http = settings.insecure_http.value;
+        Ok(Client::new(
+            &Connect {
+                server,
+                insecure_http,
+                ca_certificates,
+            },
+            None,
+        )?)
+    }
+
+    /// A client that is signed in, as far as a token can be found.
+    pub(crate) fn client(&self) -> Result<Client> {
+        let client = self.anonymous(None)?;
+        let address = address(&client);
+        match self.settings()?.token(&address)? {
+            Some(token) => Ok(client.with_token(token.secret)),
+            None => {
+                let message = format!("there is no token for {address}");
+                let help = format!("sign in with `updraft login {address}`, or set UPDRAFT_TOKEN");
+                Err(Failure::new(Exit::NotSignedIn, message)
+                    .code("token_missing")
+                    .help(help))
+            }
+        }
+    }
+
+    /// The Deployment that is meant: the argument, or the settings' one.
+    pub(crate) fn deployment(&self, argument: Option<&DeploymentName>) -> Result<DeploymentName> {
+        if let Some(name) = argument {
+            return Ok(name.clone());
+        }
+        match &self.settings()?.deployment {
+            Some(setting) => Ok(setting.value.clone()),
+            None => Err(Failure::new(Exit::Usage, "no Deployment is named")
+                .code("deployment_missing")
+                .help(
+                    "name one as the argument, in UPDRAFT_DEPLOYMENT, or as `deployment` in updraft.toml; \
+                     `updraft deployment list` shows them",
+                )),
+        }
+    }
+
+    /// The project that is meant.
+    pub(crate) fn project(&self) -> Result<&Project> {
+        match &self.settings()?.project {
+            Some(setting) => Ok(&setting.value),
+            None => {
+                let here = std::env::current_dir().unwrap_or_default();
+                Err(ProjectError::NotHere(here).into())
+            }
+        }
+    }
+
+    /// Where things are kept that can be made again.
+    pub(crate) fn cache_dir() -> Option<PathBuf> {
+        if let Some(dir) = std::env::var_os("UPDRAFT_CACHE_DIR").filter(|dir| !dir.is_empty()) {
+            return Some(dir.into());
+        }
+        Some(
+            etcetera::choose_base_strategy()
+                .ok()?
+                .cache_dir()
+                .join("updraft"),
+        )
+    }
+}
+
+/// A control plane's address as people write it. Stored tokens are found by it.
+pub(crate) fn address(client: &Client) -> String {
+    client.address().as_str().trim_end_matches('/').to_owned()
+}
