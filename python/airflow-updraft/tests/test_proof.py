@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.airflow
 
-# Airflow loads this module anew for each parse, so a parse of it takes that long.
-SLOW = "import time; time.sleep({})"
+
+def slow(mark: Path, seconds: int) -> str:
+    """The top of a DAG file that takes so long to parse, and leaves a mark when it has begun."""
+    return f"import time\nopen({str(mark)!r}, 'w').close()\ntime.sleep({seconds})"
 
 
 @pytest.mark.smoke
@@ -32,35 +35,36 @@ def test_an_added_task_is_in_the_api_when_proven_is_answered(site: Site) -> None
 
 @pytest.mark.smoke
 def test_a_slow_parse_of_the_old_version_does_not_bring_it_back(site: Site) -> None:
-    files = {"slow.py": dag("slow", "one", top=SLOW.format(15)), "other.py": dag("other", "one")}
-    site.deploy(files)
-    wait_until("the processor parses the slow file", lambda: _being_parsed(site, "slow.py"))
+    mark = site.folder / "slow"
+    site.switch({"slow.py": dag("slow", "one", top=slow(mark, 15)), "other.py": dag("other", "one")})
+    wait_until("the processor parses the slow file", mark.exists)
+    began = time.monotonic()
 
-    proof = site.deploy({**files, "slow.py": dag("slow", "one", "two")})
+    proof = site.deploy({"slow.py": dag("slow", "one", "two"), "other.py": dag("other", "one")})
 
-    assert not _being_parsed(site, "slow.py")
     assert proof["outcome"] == "proven"
     assert site.tasks("slow") == {"one", "two"}
-    site.deploy({**files, "slow.py": dag("slow", "one", "two"), "other.py": dag("other", "one", "two")})
-    assert site.tasks("slow") == {"one", "two"}
+    assert not _being_parsed(site, "slow.py")
+    assert time.monotonic() - began > 10, "the old parse was not running during the switch"
 
 
 @pytest.mark.smoke
 def test_a_file_that_waited_in_the_processors_queue_is_not_parsed_from_the_old_version(site: Site) -> None:
     # Two parses at a time: while these two sleep, everything else waits in the queue.
-    slow = {f"z{n}.py": dag(f"z{n}", "one", top=SLOW.format(8)) for n in range(2)}
+    marks = [site.folder / f"z{n}" for n in range(2)]
     old = {f"q{n}.py": dag(f"q{n}", "old") for n in range(4)}
-    site.deploy({**old, **slow})
-    wait_until("the processor is busy", lambda: all(_being_parsed(site, path) for path in slow))
+    site.switch({**old, **{f"{mark.name}.py": dag(mark.name, "one", top=slow(mark, 6)) for mark in marks}})
+    wait_until("the processor is busy", lambda: all(mark.exists() for mark in marks))
     new = {f"q{n}.py": dag(f"q{n}", "new") for n in range(4)}
 
-    proof = site.deploy({**new, **slow})
+    proof = site.send_proof(site.switch({**new, **{f"{mark.name}.py": dag(mark.name, "one") for mark in marks}}))
+    wait_until("the worker has written", lambda: all(site.tasks(f"q{n}") == {"new"} for n in range(4)))
+    written = {f"q{n}": site.api("GET", f"/dags/q{n}")["last_parsed_time"] for n in range(4)}
 
-    assert proof["outcome"] == "proven"
-    parsed = {f"q{n}": site.api("GET", f"/dags/q{n}")["last_parsed_time"] for n in range(4)}
+    assert site.proof(proof)["outcome"] == "proven"
     wait_until(
         "Airflow has parsed the waiting files by itself",
-        lambda: all(site.api("GET", f"/dags/{name}")["last_parsed_time"] > at for name, at in parsed.items()),
+        lambda: all(site.api("GET", f"/dags/{name}")["last_parsed_time"] > at for name, at in written.items()),
     )
     for n in range(4):
         assert site.tasks(f"q{n}") == {"new"}
@@ -328,8 +332,6 @@ def test_the_first_proof_of_300_files(site: Site) -> None:
 def _being_parsed(site: Site, file: str) -> bool:
     processor = site.processor
     assert processor is not None
-    from pathlib import Path
-
     for entry in Path(f"/proc/{processor['pid']}/fd").iterdir():
         try:
             if str(entry.readlink()).endswith(f"/{file}.log"):
@@ -350,7 +352,5 @@ def _live_dags(site: Site) -> set[str]:
 
 
 def _start_time(pid: int) -> int:
-    from pathlib import Path
-
     stat = Path(f"/proc/{pid}/stat").read_text()
     return int(stat[stat.rindex(")") + 2 :].split()[19])

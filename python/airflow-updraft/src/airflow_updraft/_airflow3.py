@@ -7,9 +7,13 @@ which the processor writes its own.
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import importlib
 import inspect
 import json
 import os
+import random
 import resource
 import selectors
 import signal
@@ -20,7 +24,7 @@ import zipfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import airflow
 import structlog
@@ -33,10 +37,11 @@ from airflow.models.dagrun import DagRun
 from airflow.models.errors import ParseImportError
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.utils import file as discovery
-from airflow.utils.retries import run_with_db_retries
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.orm.exc import StaleDataError
 from uuid6 import uuid7
 
 from airflow_updraft._dependencies import Recorder, Seen
@@ -53,6 +58,9 @@ VERSION: str = airflow.__version__
 
 # Beside the limit that Airflow applies inside the child, for code that no signal interrupts.
 _GRACE_S = 10.0
+
+_TRIES = 6
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -137,7 +145,8 @@ class Bundle:
             while waiting or running:
                 while waiting and len(running) < processes:
                     running.append(self._start(waiting.pop(), selector))
-                _serve(selector, timeout=0.05)
+                # Short, because nothing wakes us between a child's last word and its exit.
+                _serve(selector, timeout=0.005)
                 for child in [child for child in running if child.is_finished()]:
                     running.remove(child)
                     yield child.result()
@@ -160,12 +169,15 @@ class Bundle:
             # 3.0 has no dag bag that does this itself.
             if roots[0] not in sys.path:
                 sys.path.append(roots[0])
+            inherited = set(sys.modules)
             recorder.start()
             try:
                 processor._parse_file_entrypoint()
             finally:
-                seen = recorder.finish()
-                os.write(report.fileno(), json.dumps(seen.to_json()).encode())
+                seen = recorder.finish().to_json()
+                fresh = [name for name in sys.modules if name not in inherited and name.startswith("airflow.")]
+                report.write(json.dumps({"seen": seen, "imported": fresh}).encode())
+                report.flush()
 
         start = processor.DagFileProcessorProcess.start
         nowhere = open(os.devnull, "ab")  # noqa: SIM115  # closed with the child
@@ -199,12 +211,13 @@ class Bundle:
 
     def write(self, version: str, results: list[Parsed]) -> dict[str, str]:
         """Writes parse results; gives the hashes of the DAGs as they are now stored."""
-        for attempt in run_with_db_retries():
-            with attempt, create_session() as session:
-                self._write(version, results, session)
-                session.flush()
-                return self._hashes(session, [dag.dag_id for result in results for dag in result.dags])
-        raise AssertionError("retrying ends with a result or an exception")
+
+        def write(session: Any) -> dict[str, str]:
+            self._write(version, results, session)
+            session.flush()
+            return self._hashes(session, [dag.dag_id for result in results for dag in result.dags])
+
+        return _in_transaction(write)
 
     def _write(self, version: str, results: list[Parsed], session: Any) -> None:
         by_file: Callable[[str], Any] = (lambda path: (self.name, path)) if _errors_are_keyed_by_bundle() else str
@@ -239,17 +252,19 @@ class Bundle:
         gone, vanished = set(gone), set(vanished)
         if not gone and not vanished:
             return
-        for attempt in run_with_db_retries():
-            with attempt, create_session() as session:
-                if gone:
-                    self._clear_errors(gone, session)
-                if vanished:
-                    session.execute(
-                        update(DagModel)
-                        .where(DagModel.bundle_name == self.name, DagModel.dag_id.in_(vanished))
-                        .values(is_stale=True)
-                        .execution_options(synchronize_session=False)
-                    )
+
+        def retire(session: Any) -> None:
+            if gone:
+                self._clear_errors(gone, session)
+            if vanished:
+                session.execute(
+                    update(DagModel)
+                    .where(DagModel.bundle_name == self.name, DagModel.dag_id.in_(vanished))
+                    .values(is_stale=True)
+                    .execution_options(synchronize_session=False)
+                )
+
+        _in_transaction(retire)
 
     def _clear_errors(self, files: set[str], session: Any) -> None:
         names = [name for path in files for name in (path, str(self.root / path))]
@@ -355,6 +370,22 @@ class Bundle:
         return listing
 
 
+def _in_transaction(work: Callable[[Any], _T]) -> _T:
+    """Runs it in a transaction of its own, and again when the processor wrote the same rows or held the lock.
+
+    Airflow's own retries stay within one session, which cannot go on after a row that both have just made.
+    """
+    for attempt in range(_TRIES):
+        try:
+            with create_session() as session:
+                return work(session)
+        except (DBAPIError, StaleDataError, PendingRollbackError):
+            if attempt + 1 == _TRIES:
+                raise
+            time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
+    raise AssertionError("the last try returns or raises")
+
+
 class _Child:
     def __init__(self, file: str, process: Any, report: Any, bundle: Bundle) -> None:
         self._file = file
@@ -379,9 +410,14 @@ class _Child:
         self._report.seek(0)
         report = self._report.read()
         self._close()
-        seen = Seen.from_json(json.loads(report)) if report else Seen(everything=True)
-        parsed = Parsed(self._file, seen=seen)
+        if report:
+            told = json.loads(report)
+            seen = Seen.from_json(told["seen"])
+            _import_early(told["imported"])
+        else:
+            seen = Seen(everything=True)
         seen.files.add(self._file)
+        parsed = Parsed(self._file, seen=seen)
         found = self._process.parsing_result
         if found is None:
             parsed.crash = self._ending()
@@ -435,6 +471,21 @@ def _serve(selector: selectors.BaseSelector, timeout: float) -> None:
         if not more:
             on_close(key.fileobj)
             key.fileobj.close()  # type: ignore[union-attr]
+
+
+def _import_early(modules: list[str]) -> None:
+    """Imports what a DAG file needed of Airflow here too, so that the next children inherit it.
+
+    Airflow's processor does this for the imports at the top of a file, and so misses what `airflow.sdk` loads on
+    demand: some 200 ms of each parse.
+    """
+    missing = [name for name in modules if name not in sys.modules]
+    for name in missing:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    if missing:
+        # A child copies every page on which its garbage collector marks what it inherited.
+        gc.freeze()
 
 
 def _drop(*_: Any) -> Any:

@@ -6,10 +6,16 @@ process, at this point of its loop, took over this version.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,7 @@ def path(notes: Path, bundle: str) -> Path:
 
 def write(notes: Path, bundle: str, note: Note) -> None:
     target = path(notes, bundle)
-    temporary = target.with_name(f".{target.name}.{note.pid}")
-    temporary.write_text(json.dumps(asdict(note)))
-    temporary.replace(target)
+    _replace(target, asdict(note))
 
 
 def read(notes: Path, bundle: str) -> Note | None:
@@ -37,6 +41,36 @@ def read(notes: Path, bundle: str) -> Note | None:
         return Note(**json.loads(path(notes, bundle).read_text()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+@contextlib.contextmanager
+def hold(notes: Path, bundle: str, seconds: float) -> Iterator[None]:
+    """Asks the DAG processor to take over a new version only after this block, or after `seconds`.
+
+    The processor looks for new files when it takes over a version. Would it do so while a proof writes the DAGs of
+    the same files, both could make the same row, which ends the processor of Airflow 3.0 to 3.2; and both would
+    compete for the processors of the machine.
+    """
+    target = notes / f"{bundle}.hold.json"
+    try:
+        _replace(target, {"pid": os.getpid(), "start_time": own_start_time(), "until": time.time() + seconds})
+        yield
+    finally:
+        target.unlink(missing_ok=True)
+
+
+def is_held(notes: Path, bundle: str) -> bool:
+    try:
+        held = json.loads((notes / f"{bundle}.hold.json").read_text())
+        return time.time() < held["until"] and runs(held["pid"], held["start_time"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _replace(target: Path, content: dict[str, object]) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(target)
 
 
 @dataclass(frozen=True)

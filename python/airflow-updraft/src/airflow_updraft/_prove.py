@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_updraft import _tracebacks, _versions
+from airflow_updraft import _notes, _tracebacks, _versions
 from airflow_updraft._dependencies import Change, is_ignore_file
 from airflow_updraft._processor import Processor, ProcessorId
 from airflow_updraft._records import FileRecord, Record, Records
@@ -105,20 +105,13 @@ class Proof:
         request = self.request
         self._deadline = time.monotonic() + request.timeout_s
         self._check_switched()
-        # First of all: what the processor works on now may come from an older version.
+        # Before anything else: what the processor works on now may come from an older version.
         processor = self._look_at_processor()
-        self._base = self.records.load(request.base) if request.base else None
-        self.airflow.ensure_known()
-        self._before = self.airflow.dags()
-        files = self._dag_files()
-        self._record = Record(request.version)
-        if self._base is not None:
-            self._record.files = {path: file for path, file in self._base.files.items() if path in files}
-        self.affected = self._affected_among(files)
-        self._gone = self._known_files() - files
         try:
-            self._parse_and_write(self.affected)
-            self._retire()
+            with _notes.hold(request.notes, request.bundle, request.timeout_s):
+                self._look_at_change()
+                self._parse_and_write(self.affected)
+                self._retire()
             self._wait_for(processor)
             self._verify()
         except TimedOutError as missing:
@@ -138,6 +131,18 @@ class Proof:
         if identity is None:
             return None
         return Processor(identity, self.request.bundle, self.request.notes, self.airflow.parse_logs())
+
+    def _look_at_change(self) -> None:
+        request = self.request
+        self._base = self.records.load(request.base) if request.base else None
+        self.airflow.ensure_known()
+        self._before = self.airflow.dags()
+        files = self._dag_files()
+        self._record = Record(request.version)
+        if self._base is not None:
+            self._record.files = {path: file for path, file in self._base.files.items() if path in files}
+        self.affected = self._affected_among(files)
+        self._gone = self._known_files() - files
 
     def _dag_files(self) -> set[str]:
         """Finds the DAG files of this version, from those of the base version when it is known."""

@@ -28,15 +28,12 @@ def folder(root: Path, version: str) -> Path:
     return root / "versions" / check(version).replace(":", "-")
 
 
-def live(root: Path) -> str:
-    """Reads which version the `current` link names."""
-    link = root / "current"
+def live(root: Path) -> str | None:
+    """Reads which version the `current` link names; None before the first deploy."""
     try:
-        name = os.path.basename(os.readlink(link))
-    except OSError as error:
-        raise FileNotFoundError(
-            f"no version of this bundle is on disk yet: cannot read `{link}` ({error.strerror})"
-        ) from error
+        name = os.path.basename(os.readlink(root / "current"))
+    except FileNotFoundError:
+        return None
     if not _FOLDER.fullmatch(name):
-        raise BadVersionError(f"`{link}` points at `{name}`, which is not a bundle version")
+        raise BadVersionError(f"`{root / 'current'}` points at `{name}`, which is not a bundle version")
     return name.replace("-", ":", 1)

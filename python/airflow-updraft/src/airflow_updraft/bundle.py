@@ -8,7 +8,6 @@ A task asks for a version and gets exactly that folder. The DAG processor asks f
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
@@ -56,7 +55,7 @@ class UpdraftDagBundle(BaseDagBundle):
         self._link_template = view_url
         self._socket = socket
         self._notes = Path(notes) if notes else None
-        self._refreshes = itertools.count(1)
+        self._refreshes = 0
         self._seen: str | None = None
         if self.version is not None:
             _versions.check(self.version)
@@ -82,13 +81,17 @@ class UpdraftDagBundle(BaseDagBundle):
 
     def get_current_version(self) -> BundleVersion | str | None:  # type: ignore[override, unused-ignore]
         version = self.version or self._seen or _versions.live(self._root)
-        return _BundleVersion(version)  # type: ignore[no-any-return]
+        return None if version is None else _BundleVersion(version)  # type: ignore[no-any-return]
 
     def refresh(self) -> None:
         if self.version is not None:
             raise RuntimeError("a bundle that was asked for by version cannot be refreshed")
-        self._seen = _versions.live(self._root)
-        self._leave_note(self._seen)
+        live = _versions.live(self._root)
+        is_first = self._refreshes == 0
+        if is_first or self._notes is None or not _notes.is_held(self._notes, self.name):
+            self._seen = live
+        self._refreshes += 1
+        self._leave_note()
 
     def view_url(self, version: str | None = None) -> str | None:
         version = version or self.version
@@ -99,14 +102,14 @@ class UpdraftDagBundle(BaseDagBundle):
     def view_url_template(self) -> str | None:
         return self._link_template
 
-    def _leave_note(self, version: str) -> None:
-        if self._notes is None:
+    def _leave_note(self) -> None:
+        if self._notes is None or self._seen is None:
             return
         note = _notes.Note(
             pid=os.getpid(),
             start_time=_notes.own_start_time(),
-            version=version,
-            seq=next(self._refreshes),
+            version=self._seen,
+            seq=self._refreshes,
             at=time.time(),
         )
         try:
