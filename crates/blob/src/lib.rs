@@ -1,1 +1,348 @@
+//! Content-addressed blobs: written once, by digest, and never changed.
+//!
+//! ```text
+//! blobs/sha256/ab/ab34…   a blob; its name is the digest of its bytes
+//! corrupt/ab34…           bytes that no longer matched their name
+//! ```
+//!
+//! What [`Blobs::put`] returns for is on the disk, not only in a cache. What
+//! [`Blobs::get`] returns was verified; a blob whose bytes went bad is moved
+//! aside, so that sending it once more repairs the store.
 
+use std::io;
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use updraft_model::Digest;
+
+/// Requests to the store that are under way at once. Writes to one disk share
+/// its journal commits, so a few together cost little more than one.
+const CONCURRENT: usize = 16;
+
+const BLOBS: &str = "blobs/sha256";
+const CORRUPT: &str = "corrupt";
+
+/// A place for blobs.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    store: Arc<dyn ObjectStore>,
+    /// Where the blobs are on this machine, if they are: looking is cheaper
+    /// than asking.
+    local: Option<Arc<PathBuf>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    #[error("the bytes given for blob {expected} have the digest {actual}")]
+    WrongDigest { expected: Digest, actual: Digest },
+    #[error("the stored bytes of blob {0} are damaged; they were moved aside")]
+    Corrupt(Digest),
+    #[error("the disk that holds the blobs is full")]
+    Full(#[source] object_store::Error),
+    #[error("could not read or write blobs")]
+    Store(#[source] object_store::Error),
+    #[error("could not read or write `{}`", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+impl BlobError {
+    fn of(error: object_store::Error) -> Self {
+        if is_full(&error) {
+            Self::Full(error)
+        } else {
+            Self::Store(error)
+        }
+    }
+}
+
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut source = Some(error);
+    while let Some(error) = source {
+        if let Some(io) = error.downcast_ref::<io::Error>()
+            && matches!(
+                io.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
+        {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// A blob that is there, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    pub digest: Digest,
+    pub size: u64,
+    pub age: Duration,
+}
+
+impl Blobs {
+    /// Opens a folder on this machine, and makes it if need be.
+    pub fn local(root: &FsPath) -> Result<Self, BlobError> {
+        std::fs::create_dir_all(root).map_err(|source| BlobError::Io {
+            path: root.to_owned(),
+            source,
+        })?;
+        let store = LocalFileSystem::new_with_prefix(root)
+            .map_err(BlobError::of)?
+            .with_fsync(true);
+        Ok(Self {
+            store: Arc::new(store),
+            local: Some(Arc::new(root.to_owned())),
+        })
+    }
+
+    /// Uses any object store that can create without overwriting.
+    pub fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, local: None }
+    }
+
+    /// Stores a blob durably. One that is there already is fine.
+    pub async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), BlobError> {
+        let actual = Digest::of(&bytes);
+        if actual != digest {
+            return Err(BlobError::WrongDigest {
+                expected: digest,
+                actual,
+            });
+        }
+        self.put_verified(digest, bytes).await
+    }
+
+    /// Stores many, several at a time. When one fails, others may be there.
+    pub async fn put_many(&self, blobs: Vec<(Digest, Bytes)>) -> Result<(), BlobError> {
+        stream::iter(blobs.into_iter().map(|(digest, bytes)| self.put(digest, bytes)))
+            .buffer_unordered(CONCURRENT)
+            .try_collect()
+            .await
+    }
+
+    async fn put_verified(&self, digest: Digest, bytes: Bytes) -> Result<(), BlobError> {
+        let create = || PutOptions {
+            mode: PutMode::Create,
+            ..PutOptions::default()
+        };
+        let path = path_of(&digest);
+        match self
+            .store
+            .put_opts(&path, bytes.clone().into(), create())
+            .await
+        {
+            Ok(_) => return Ok(()),
+            Err(object_store::Error::AlreadyExists { .. }) => {}
+            Err(error) => return Err(BlobError::of(error)),
+        }
+        // Somebody sends what is there: either twice, or to repair it.
+        match self.get(&digest).await {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) | Err(BlobError::Corrupt(_)) => {}
+            Err(error) => return Err(error),
+        }
+        match self.store.put_opts(&path, bytes.into(), create()).await {
+            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
+            Err(error) => Err(BlobError::of(error)),
+        }
+    }
+
+    /// Reads a blob and verifies it; none when it is not there.
+    pub async fn get(&self, digest: &Digest) -> Result<Option<Bytes>, BlobError> {
+        let path = path_of(digest);
+        let bytes = match self.store.get(&path).await {
+            Ok(found) => found.bytes().await.map_err(BlobError::of)?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(BlobError::of(error)),
+        };
+        let expected = *digest;
+        let verify = move || (Digest::of(&bytes) == expected).then_some(bytes);
+        let verified = tokio::task::spawn_blocking(verify)
+            .await
+            .expect("digesting does not panic");
+        match verified {
+            Some(bytes) => Ok(Some(bytes)),
+            None => {
+                self.move_aside(digest, &path).await?;
+                Err(BlobError::Corrupt(*digest))
+            }
+        }
+    }
+
+    async fn move_aside(&self, digest: &Digest, path: &Path) -> Result<(), BlobError> {
+        let aside = Path::from(format!("{CORRUPT}/{}", digest.hex()));
+        match self.store.rename(path, &aside).await {
+            // Two readers found it; the other one was quicker.
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(BlobError::of(error)),
+        }
+    }
+
+    /// Which of these are not there, or not of the given size. Their bytes are
+    /// not looked at.
+    pub async fn missing(&self, blobs: Vec<(Digest, u64)>) -> Result<Vec<Digest>, BlobError> {
+        match &self.local {
+            Some(root) => {
+                let root = root.clone();
+                tokio::task::spawn_blocking(move || missing_locally(&root, &blobs))
+                    .await
+                    .expect("looking at files does not panic")
+            }
+            None => {
+                let ask = |(digest, size): (Digest, u64)| async move {
+                    match self.store.head(&path_of(&digest)).await {
+                        Ok(found) => Ok((found.size != size).then_some(digest)),
+                        Err(object_store::Error::NotFound { .. }) => Ok(Some(digest)),
+                        Err(error) => Err(BlobError::of(error)),
+                    }
+                };
+                stream::iter(blobs.into_iter().map(ask))
+                    .buffered(CONCURRENT)
+                    .try_filter_map(|missing| async move { Ok(missing) })
+                    .try_collect()
+                    .await
+            }
+        }
+    }
+
+    /// Removes a blob; one that is not there counts as removed.
+    pub async fn delete(&self, digest: &Digest) -> Result<(), BlobError> {
+        match self.store.delete(&path_of(digest)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(BlobError::of(error)),
+        }
+    }
+
+    /// Lists what is there.
+    pub async fn list(&self) -> Result<Vec<Stored>, BlobError> {
+        let now = SystemTime::now();
+        self.store
+            .list(Some(&Path::from(BLOBS)))
+            .map_err(BlobError::of)
+            .try_filter_map(|object| async move {
+                let digest = object
+                    .location
+                    .filename()
+                    .and_then(|hex| format!("sha256:{hex}").parse().ok());
+                let age = now
+                    .duration_since(object.last_modified.into())
+                    .unwrap_or_default();
+                Ok(digest.map(|digest| Stored {
+                    digest,
+                    size: object.size,
+                    age,
+                }))
+            })
+            .try_collect()
+            .await
+    }
+}
+
+fn path_of(digest: &Digest) -> Path {
+    let hex = digest.hex();
+    Path::from(format!("{BLOBS}/{}/{hex}", &hex[..2]))
+}
+
+/// Where a blob is below the root of a local store.
+pub fn local_path(root: &FsPath, digest: &Digest) -> PathBuf {
+    let hex = digest.hex();
+    root.join(BLOBS).join(&hex[..2]).join(&hex)
+}
+
+fn missing_locally(root: &FsPath, blobs: &[(Digest, u64)]) -> Result<Vec<Digest>, BlobError> {
+    let mut missing = Vec::new();
+    for (digest, size) in blobs {
+        let path = local_path(root, digest);
+        match std::fs::metadata(&path) {
+            Ok(found) if found.len() == *size => {}
+            Ok(_) => missing.push(*digest),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(*digest),
+            Err(source) => return Err(BlobError::Io { path, source }),
+        }
+    }
+    Ok(missing)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn blob(text: &'static str) -> (Digest, Bytes) {
+        (Digest::of(text.as_bytes()), Bytes::from_static(text.as_bytes()))
+    }
+
+    /// One store on this machine's disk, one as an object store elsewhere.
+    fn stores(root: &FsPath) -> [Blobs; 2] {
+        [
+            Blobs::local(root).unwrap(),
+            Blobs::new(Arc::new(object_store::memory::InMemory::new())),
+        ]
+    }
+
+    #[tokio::test]
+    async fn keeps_blobs_and_knows_which_are_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        for blobs in stores(folder.path()) {
+            let (one, two) = (blob("one"), blob("two"));
+            blobs.put_many(vec![one.clone(), one.clone()]).await.unwrap();
+            assert_eq!(blobs.get(&one.0).await.unwrap(), Some(one.1.clone()));
+            assert_eq!(blobs.get(&two.0).await.unwrap(), None);
+            assert_eq!(
+                blobs.missing(vec![(one.0, 3), (two.0, 3)]).await.unwrap(),
+                [two.0]
+            );
+            assert_eq!(blobs.missing(vec![(one.0, 4)]).await.unwrap(), [one.0]);
+            let stored: Vec<_> = blobs.list().await.unwrap();
+            assert_eq!((stored.len(), stored[0].digest, stored[0].size), (1, one.0, 3));
+            blobs.delete(&one.0).await.unwrap();
+            blobs.delete(&one.0).await.unwrap();
+            assert_eq!(blobs.get(&one.0).await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn refuses_bytes_of_another_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::local(folder.path()).unwrap();
+        let refused = blobs.put(blob("one").0, blob("two").1).await;
+        assert!(matches!(refused, Err(BlobError::WrongDigest { .. })));
+        assert!(blobs.list().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn moves_damaged_bytes_aside_and_is_repaired_by_sending_them_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::local(folder.path()).unwrap();
+        let (digest, bytes) = blob("one");
+        blobs.put(digest, bytes.clone()).await.unwrap();
+        let path = local_path(folder.path(), &digest);
+
+        std::fs::write(&path, "eno").unwrap();
+        assert!(matches!(blobs.get(&digest).await, Err(BlobError::Corrupt(found)) if found == digest));
+        assert!(folder.path().join("corrupt").join(digest.hex()).exists());
+        assert_eq!(blobs.missing(vec![(digest, 3)]).await.unwrap(), [digest]);
+        blobs.put(digest, bytes.clone()).await.unwrap();
+        assert_eq!(blobs.get(&digest).await.unwrap(), Some(bytes.clone()));
+
+        // Sent again before anybody noticed.
+        std::fs::write(&path, "").unwrap();
+        blobs.put(digest, bytes.clone()).await.unwrap();
+        assert_eq!(blobs.get(&digest).await.unwrap(), Some(bytes));
+    }
+
+    #[test]
+    fn a_full_disk_is_its_own_error() {
+        let full = object_store::Error::Generic {
+            store: "LocalFileSystem",
+            source: Box::new(io::Error::from(io::ErrorKind::StorageFull)),
+        };
+        assert!(matches!(BlobError::of(full), BlobError::Full(_)));
+    }
+}

@@ -1,0 +1,124 @@
+//! Agents, as each last reported.
+
+use updraft_model::{AgentId, DeploymentId, Timestamp, TokenId};
+
+use crate::sql::{Row, sql};
+use crate::{Read, StoreError, Write};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    pub id: AgentId,
+    pub deployment: DeploymentId,
+    pub token: TokenId,
+    pub host: String,
+    pub first_seen: Timestamp,
+    pub last_seen: Timestamp,
+    pub lease_until: Timestamp,
+    /// The whole last report, as JSON.
+    pub report: String,
+}
+
+impl Agent {
+    fn from_row(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.get("id")?,
+            deployment: row.get("deployment_id")?,
+            token: row.get("token_id")?,
+            host: row.get("host")?,
+            first_seen: row.get("first_seen")?,
+            last_seen: row.get("last_seen")?,
+            lease_until: row.get("lease_until")?,
+            report: row.get("report")?,
+        })
+    }
+}
+
+impl Read {
+    pub async fn agent(&mut self, id: AgentId) -> Result<Option<Agent>, StoreError> {
+        sql("SELECT * FROM agent WHERE id = $1")
+            .bind(id)
+            .one(&mut self.on)
+            .await?
+            .map(|row| Agent::from_row(&row))
+            .transpose()
+    }
+
+    pub async fn agents(&mut self, deployment: DeploymentId) -> Result<Vec<Agent>, StoreError> {
+        let rows = sql("SELECT * FROM agent WHERE deployment_id = $1 ORDER BY id")
+            .bind(deployment)
+            .all(&mut self.on)
+            .await?;
+        rows.iter().map(Agent::from_row).collect()
+    }
+
+    pub async fn agents_of_token(&mut self, token: TokenId) -> Result<Vec<AgentId>, StoreError> {
+        let rows = sql("SELECT id FROM agent WHERE token_id = $1")
+            .bind(token)
+            .all(&mut self.on)
+            .await?;
+        rows.iter().map(|row| row.get("id")).collect()
+    }
+
+    /// How many agents hold a lease.
+    pub async fn agents_with_lease(&mut self, at: Timestamp) -> Result<i64, StoreError> {
+        sql("SELECT count(*) AS agents FROM agent WHERE lease_until > $1")
+            .bind(at)
+            .one(&mut self.on)
+            .await?
+            .map_or(Ok(0), |row| row.get("agents"))
+    }
+}
+
+impl Write {
+    /// Stores what an agent said last; who it is stays as it was first said.
+    pub async fn save_agent(&mut self, agent: &Agent) -> Result<(), StoreError> {
+        sql("INSERT INTO agent
+                (id, deployment_id, token_id, host, first_seen, last_seen, lease_until, report)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+             ON CONFLICT (id) DO UPDATE SET
+                token_id = $3, host = $4, last_seen = $6, lease_until = $7, report = $8")
+        .bind(agent.id)
+        .bind(agent.deployment)
+        .bind(agent.token)
+        .bind(agent.host.as_str())
+        .bind(agent.first_seen)
+        .bind(agent.last_seen)
+        .bind(agent.lease_until)
+        .bind(agent.report.as_str())
+        .run(&mut self.on)
+        .await?;
+        Ok(())
+    }
+
+    /// Makes a lease end later; never earlier.
+    pub async fn renew_lease(
+        &mut self,
+        id: AgentId,
+        seen: Timestamp,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
+        sql("UPDATE agent SET last_seen = $2, lease_until = $3 WHERE id = $1 AND lease_until < $3")
+            .bind(id)
+            .bind(seen)
+            .bind(until)
+            .run(&mut self.on)
+            .await?;
+        Ok(())
+    }
+
+    pub async fn delete_agent(&mut self, id: AgentId) -> Result<(), StoreError> {
+        sql("DELETE FROM agent WHERE id = $1")
+            .bind(id)
+            .run(&mut self.on)
+            .await?;
+        Ok(())
+    }
+
+    /// Forgets agents that nobody has heard of since a moment.
+    pub async fn forget_agents(&mut self, before: Timestamp) -> Result<u64, StoreError> {
+        sql("DELETE FROM agent WHERE last_seen < $1")
+            .bind(before)
+            .run(&mut self.on)
+            .await
+    }
+}
