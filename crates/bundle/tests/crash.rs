@@ -1,6 +1,6 @@
 //! Kills a process at each failpoint and looks at what it left.
 //!
-//! `cargo test -p updraft-bundle --features failpoints --test crash`
+//! `cargo test -p updraft-bundle --test crash`
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 

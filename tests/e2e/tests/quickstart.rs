@@ -1,0 +1,136 @@
+//! `updraft quickstart`, as a newcomer runs it.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use updraft_e2e::{updraft_binary, wait_for};
+use updraft_testkit::Reaper;
+
+struct Newcomer {
+    root: PathBuf,
+    port: u16,
+    airflow_port: u16,
+    _reaper: Reaper,
+}
+
+impl Newcomer {
+    fn new() -> Self {
+        let root = tempfile::Builder::new().prefix("updraft-quickstart-").tempdir().unwrap().keep();
+        fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let free = || TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        Self { port: free(), airflow_port: free(), _reaper: Reaper::watch(&root).unwrap(), root }
+    }
+
+    fn quickstart(&self) -> Command {
+        let mut command = self.updraft(&["quickstart"]);
+        command
+            .arg("--dir")
+            .arg(self.project())
+            .arg("--data-dir")
+            .arg(self.root.join("data"))
+            .args(["--port", &self.port.to_string(), "--airflow-port", &self.airflow_port.to_string()]);
+        command
+    }
+
+    fn updraft(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(updraft_binary());
+        command
+            .args(arguments)
+            .env("XDG_CONFIG_HOME", self.root.join("config"))
+            .env("UPDRAFT_TEST_ROOT", &self.root)
+            .env_remove("UPDRAFT_TOKEN")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn project(&self) -> PathBuf {
+        self.root.join("project")
+    }
+
+    /// Processes, other than this one, that belong to the quickstart.
+    fn left_running(&self) -> Vec<String> {
+        let data = self.root.join("data");
+        let belongs = |process: &Path| {
+            fs::read(process.join("environ"))
+                .is_ok_and(|environ| String::from_utf8_lossy(&environ).contains(data.to_str().unwrap()))
+        };
+        fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|process| belongs(process))
+            .map(|process| fs::read_to_string(process.join("cmdline")).unwrap_or_default().replace('\0', " "))
+            .collect()
+    }
+}
+
+#[test]
+fn takes_an_empty_folder_to_a_run_that_succeeded_and_comes_back_to_it() {
+    let newcomer = Newcomer::new();
+    let first = newcomer.quickstart().arg("--once").output().unwrap();
+    let printed = String::from_utf8_lossy(&first.stdout).into_owned() + &String::from_utf8_lossy(&first.stderr);
+    assert!(first.status.success(), "{printed}");
+    for said in [
+        format!("http://127.0.0.1:{}", newcomer.port),
+        format!("http://127.0.0.1:{}", newcomer.airflow_port),
+        "updraft deploy".into(),
+        "updraft history".into(),
+        "updraft rollback".into(),
+    ] {
+        assert!(printed.contains(&said), "it does not say {said}\n{printed}");
+    }
+    assert!(newcomer.project().join("dags/example_basic.py").is_file());
+    assert_eq!(newcomer.left_running(), [""; 0]);
+
+    // The second start keeps running until it is told to stop.
+    let started = Instant::now();
+    let mut second = newcomer.quickstart().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let stdout = BufReader::new(second.stdout.take().unwrap());
+    let ready = stdout.lines().map_while(Result::ok).find(|line| line.contains("updraft rollback"));
+    assert!(ready.is_some(), "it ended without saying what to try next");
+    println!("back after {:?}", started.elapsed());
+
+    // What it prints works: an edit in the project's folder is one command away.
+    let dag = newcomer.project().join("dags/example_basic.py");
+    fs::write(&dag, fs::read_to_string(&dag).unwrap() + "\n# edited\n").unwrap();
+    let deploy = newcomer.updraft(&["deploy", "--dags"]).current_dir(newcomer.project()).output().unwrap();
+    assert!(deploy.status.success(), "{}", String::from_utf8_lossy(&deploy.stderr));
+    let history = newcomer.updraft(&["history"]).current_dir(newcomer.project()).output().unwrap();
+    assert!(history.status.success(), "{}", String::from_utf8_lossy(&history.stderr));
+
+    let pid = Pid::from_child(&second);
+    kill_process(pid, Signal::INT).unwrap();
+    let ended = wait_for("quickstart to stop", Duration::from_secs(20), || Ok(second.try_wait()?)).unwrap();
+    assert_eq!(ended.code(), Some(0));
+    assert_eq!(newcomer.left_running(), [""; 0]);
+}
+
+#[test]
+fn a_port_in_use_is_said_and_nothing_is_left_running() {
+    let newcomer = Newcomer::new();
+    let taken = TcpListener::bind(("127.0.0.1", newcomer.airflow_port)).unwrap();
+    let output = newcomer.quickstart().arg("--once").output().unwrap();
+    drop(taken);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(16), "{stderr}");
+    assert!(stderr.contains(&newcomer.airflow_port.to_string()), "{stderr}");
+    assert!(stderr.contains("--airflow-port"), "{stderr}");
+    assert_eq!(newcomer.left_running(), [""; 0]);
+}
+
+#[test]
+fn a_machine_without_python_is_told_so() {
+    let newcomer = Newcomer::new();
+    let empty = newcomer.root.join("bin");
+    fs::create_dir(&empty).unwrap();
+    let output = newcomer.quickstart().arg("--once").env("PATH", &empty).env_remove("UPDRAFT_UV").output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(16), "{stderr}");
+    assert!(stderr.contains("Python"), "{stderr}");
+    assert_eq!(newcomer.left_running(), [""; 0]);
+}
