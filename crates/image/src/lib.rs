@@ -1,1 +1,27 @@
+//! The Environment: the image half of a Release without a container engine.
+//!
+//! ```text
+//!  sending side    ImageHalf ──lock (uv)──▶ Environment ──▶ manifest, config, layers
+//!  agent's side    EnvironmentConfig ──realise (uv)──▶ a venv with Airflow and airflow-updraft
+//! ```
+//!
+//! Start with [`Uv`], then [`lock`] and [`Environment`] for the sending side,
+//! [`realise`] for the agent's. Everything here blocks.
 
+mod environment;
+mod lock;
+mod process;
+mod python;
+mod realise;
+mod uv;
+mod wheel;
+
+pub use environment::{
+    ENVIRONMENT_ARTIFACT_TYPE, ENVIRONMENT_CONFIG_MEDIA_TYPE, Environment, EnvironmentConfig,
+    EnvironmentError, EnvironmentManifest, MAX_CONFIG_BYTES,
+};
+pub use lock::{Lock, LockError, LockRequest, lock};
+pub use python::{Interpreter, PythonError, PythonRequest, RunAs, nearest_python};
+pub use realise::{RealiseError, RealiseRequest, Realised, realise, realised_key};
+pub use uv::{Uv, UvError};
+pub use wheel::{airflow_updraft_version, airflow_updraft_wheel, airflow_updraft_wheel_name};

@@ -1,0 +1,372 @@
+//! Makes the Python environment that an Environment describes.
+//!
+//! A realised environment is a venv with Airflow, the required packages and
+//! `airflow-updraft`. It is built in its final place, because scripts in a
+//! venv name their interpreter by its full path; a file `complete`, written
+//! and flushed last, tells a whole one from what a crash left, and a lock
+//! beside it keeps two builders apart. Its folder is named by what goes into
+//! it, so that Environments which differ only in files share one.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+use updraft_model::Digest;
+use updraft_project::PythonVersion;
+
+use crate::environment::EnvironmentConfig;
+use crate::lock::{Lock, LockError, LockRequest, lock};
+use crate::process::{self, Finished};
+use crate::python::{self, Interpreter, PythonError, PythonRequest, RunAs, nearest_python};
+use crate::uv::Uv;
+use crate::wheel;
+
+const FORMAT: u32 = 1;
+const COMPLETE: &str = "complete";
+
+/// What to make, and where.
+pub struct RealiseRequest<'a> {
+    pub config: &'a EnvironmentConfig,
+    /// The folder that holds all environments.
+    pub dir: &'a Path,
+    /// Where locks are kept.
+    pub cache: &'a Path,
+    /// The user that Airflow runs as, when it is not this one.
+    pub run_as: Option<RunAs>,
+    /// Told what is happening, a line at a time.
+    pub say: &'a dyn Fn(&str),
+}
+
+/// An environment that is ready to run Airflow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Realised {
+    /// Names what was installed; see [`realised_key`].
+    pub key: Digest,
+    pub folder: PathBuf,
+    /// Holds `airflow` and `python`.
+    pub bin: PathBuf,
+    pub python: PathBuf,
+    pub python_version: PythonVersion,
+    /// What to tell the user: another Python, another lock.
+    pub note: Option<String>,
+    /// It was there already.
+    pub reused: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RealiseError {
+    #[error(transparent)]
+    Python(#[from] PythonError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("could not make a venv with `{}`:\n{complaint}", python.display())]
+    Venv { python: PathBuf, complaint: String },
+    #[error("could not install the packages, because a package index was not in reach:\n{0}")]
+    Offline(String),
+    #[error("could not install the packages:\n{0}")]
+    Install(String),
+    #[error("Airflow in `{}` does not start:\n{complaint}", folder.display())]
+    Broken { folder: PathBuf, complaint: String },
+    #[error("could not write to `{}`", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("could not run uv")]
+    Uv(#[source] io::Error),
+}
+
+impl RealiseError {
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Python(error) => error.help(),
+            Self::Lock(error) => error.help(),
+            Self::Venv { .. } => "check that this Python is complete, or install another",
+            Self::Offline(_) => {
+                "check the network, or name your package index in `UV_DEFAULT_INDEX` or `UV_INDEX` for the agent"
+            }
+            Self::Install(_) => {
+                "a package may have no wheel for this machine and need a compiler, or may have gone from the index"
+            }
+            Self::Broken { .. } => {
+                "its Python may have been removed; remove the folder, and it is made again"
+            }
+            Self::Io { .. } => "check the folder's permissions and the space left on the disk",
+            Self::Uv(_) => "check that uv is still installed, or name it in `UPDRAFT_UV`",
+        }
+    }
+}
+
+/// Names what is installed: the lock, the wanted Python and `airflow-updraft`.
+pub fn realised_key(config: &EnvironmentConfig) -> Digest {
+    let wheel = Digest::of(&wheel::airflow_updraft_wheel());
+    let python = config.fingerprint.python_version;
+    let text = format!("{FORMAT}\n{}\n{python}\n{wheel}\n", config.lock.digest());
+    Digest::of(text.as_bytes())
+}
+
+/// Makes the environment, or answers at once when it is there. Safe to
+/// interrupt at any point, and to run twice at once.
+pub fn realise(uv: &Uv, ask: &RealiseRequest<'_>) -> Result<Realised, RealiseError> {
+    let key = realised_key(ask.config);
+    let folder = ask.dir.join(key.folder());
+    let failed = |source| RealiseError::Io {
+        path: folder.clone(),
+        source,
+    };
+    if let Some(done) = already_made(key, &folder, ask)? {
+        return Ok(done);
+    }
+    fs::create_dir_all(ask.dir).map_err(failed)?;
+    let guard = File::create(ask.dir.join(format!(".{}.lock", key.folder()))).map_err(failed)?;
+    guard.lock().map_err(failed)?;
+    if let Some(done) = already_made(key, &folder, ask)? {
+        return Ok(done);
+    }
+    if folder.symlink_metadata().is_ok() {
+        fs::remove_dir_all(&folder).map_err(failed)?;
+    }
+
+    let config = ask.config;
+    let airflow = &config.fingerprint.airflow_version;
+    let interpreter = nearest_python(
+        Some(uv),
+        &PythonRequest {
+            airflow,
+            wanted: config.fingerprint.python_version,
+            lock_from: config.lock.python_from,
+            run_as: ask.run_as,
+        },
+    )?;
+    let (exact, note) = lock_for(uv, ask, &interpreter)?;
+    let record = Record {
+        python_version: interpreter.version,
+        note,
+    };
+
+    (ask.say)(&format!(
+        "making a venv with Python {}",
+        interpreter.version
+    ));
+    let mut venv = uv.command(ask.dir);
+    venv.args(["venv", "--quiet", "--no-project", "--python"])
+        .arg(&interpreter.path)
+        .arg(&folder);
+    let made = process::run(&mut venv).map_err(RealiseError::Uv)?;
+    if !made.success {
+        let complaint = made.complaint();
+        return Err(RealiseError::Venv {
+            python: interpreter.path,
+            complaint,
+        });
+    }
+    (ask.say)(&format!(
+        "installing Airflow {airflow} and its packages ({} in the lock)",
+        exact.packages()
+    ));
+    install(uv, ask, &folder, &exact)?;
+    (ask.say)("checking what was installed");
+    if ask.run_as.is_some() {
+        make_readable(&folder).map_err(failed)?;
+    }
+    check(&folder, ask)?;
+    finish(&folder, &record).map_err(failed)?;
+    Ok(realised(key, &folder, record, false))
+}
+
+/// What `complete` says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    python_version: PythonVersion,
+    note: Option<String>,
+}
+
+fn realised(key: Digest, folder: &Path, record: Record, reused: bool) -> Realised {
+    let bin = folder.join("bin");
+    Realised {
+        key,
+        folder: folder.to_owned(),
+        python: bin.join("python"),
+        bin,
+        python_version: record.python_version,
+        note: record.note,
+        reused,
+    }
+}
+
+fn already_made(
+    key: Digest,
+    folder: &Path,
+    ask: &RealiseRequest<'_>,
+) -> Result<Option<Realised>, RealiseError> {
+    let record = fs::read(folder.join(COMPLETE))
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok());
+    let Some(record) = record else {
+        return Ok(None);
+    };
+    // Never rebuilt here: a running Airflow may be using it.
+    if !python::runs(&folder.join("bin/python"), ask.run_as) {
+        let complaint = "its Python does not run".to_owned();
+        return Err(RealiseError::Broken {
+            folder: folder.to_owned(),
+            complaint,
+        });
+    }
+    Ok(Some(realised(key, folder, record, true)))
+}
+
+/// The lock for this interpreter. An older Python than the Release's lock
+/// holds for needs one of its own, which is said.
+fn lock_for(
+    uv: &Uv,
+    ask: &RealiseRequest<'_>,
+    interpreter: &Interpreter,
+) -> Result<(Lock, Option<String>), RealiseError> {
+    let config = ask.config;
+    if interpreter.version >= config.lock.python_from {
+        return Ok((config.lock.clone(), interpreter.note.clone()));
+    }
+    let request = LockRequest {
+        airflow: &config.fingerprint.airflow_version,
+        python: interpreter.version,
+        requirements: &config.requirements_text,
+        fresh: false,
+    };
+    let own = lock(uv, &request, ask.cache, ask.say)?;
+    let note = format!(
+        "Python {} is used, because {} is not installed here; the Release's lock holds from {} on, so packages were resolved again",
+        interpreter.version, config.fingerprint.python_version, config.lock.python_from
+    );
+    Ok((own, Some(note)))
+}
+
+fn install(
+    uv: &Uv,
+    ask: &RealiseRequest<'_>,
+    folder: &Path,
+    exact: &Lock,
+) -> Result<(), RealiseError> {
+    let scratch = tempfile::Builder::new()
+        .prefix(".installing-")
+        .tempdir_in(ask.dir)
+        .map_err(|source| RealiseError::Io {
+            path: ask.dir.to_owned(),
+            source,
+        })?;
+    let failed = |source| RealiseError::Io {
+        path: scratch.path().to_owned(),
+        source,
+    };
+    let requirements = &ask.config.requirements_text;
+    let mut text = requirements.index_options().join("\n");
+    text.push('\n');
+    text.push_str(&exact.text);
+    fs::write(scratch.path().join("lock.txt"), text).map_err(failed)?;
+    let name = wheel::airflow_updraft_wheel_name();
+    fs::write(scratch.path().join(&name), wheel::airflow_updraft_wheel()).map_err(failed)?;
+
+    let mut sync = uv.command(scratch.path());
+    sync.args(["pip", "sync", "--quiet", "--compile-bytecode", "--python"])
+        .arg(folder.join("bin/python"));
+    // A commit of a repository has no hash of files, but its id is one.
+    if !requirements.has_vcs() {
+        sync.arg("--require-hashes");
+    }
+    expect(&process::run(sync.arg("lock.txt")).map_err(RealiseError::Uv)?)?;
+
+    let mut ours = uv.command(scratch.path());
+    ours.args([
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--compile-bytecode",
+        "--python",
+    ])
+    .arg(folder.join("bin/python"))
+    .arg(format!("./{name}"));
+    expect(&process::run(&mut ours).map_err(RealiseError::Uv)?)
+}
+
+fn expect(finished: &Finished) -> Result<(), RealiseError> {
+    if finished.success {
+        Ok(())
+    } else if finished.is_offline() {
+        Err(RealiseError::Offline(finished.complaint()))
+    } else {
+        Err(RealiseError::Install(finished.complaint()))
+    }
+}
+
+/// Lets every user read it. uv links files from its cache, where they have
+/// the mode that the umask of that time left.
+fn make_readable(path: &Path) -> io::Result<()> {
+    let metadata = path.symlink_metadata()?;
+    if metadata.is_symlink() {
+        return Ok(());
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    let executable = metadata.is_dir() || mode & 0o100 != 0;
+    let wanted = mode | if executable { 0o055 } else { 0o044 };
+    if wanted != mode {
+        fs::set_permissions(path, Permissions::from_mode(wanted))?;
+    }
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path)? {
+            make_readable(&entry?.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Finds out now, and not when Airflow is started, what does not fit.
+fn check(folder: &Path, ask: &RealiseRequest<'_>) -> Result<(), RealiseError> {
+    let mut command = Command::new(folder.join("bin/python"));
+    command
+        .args(["-I", "-c", "import importlib.metadata as m; m.version('apache-airflow'); m.version('airflow-updraft')"])
+        .current_dir("/")
+        .env_clear();
+    if let Some(RunAs { uid, gid }) = ask.run_as {
+        std::os::unix::process::CommandExt::uid(&mut command, uid);
+        std::os::unix::process::CommandExt::gid(&mut command, gid);
+    }
+    let broken = |complaint| RealiseError::Broken {
+        folder: folder.to_owned(),
+        complaint,
+    };
+    let finished = process::run(&mut command).map_err(|error| broken(error.to_string()))?;
+    if finished.success {
+        Ok(())
+    } else {
+        Err(broken(finished.complaint()))
+    }
+}
+
+/// Writes the marker, after everything it vouches for is on the disk.
+fn finish(folder: &Path, record: &Record) -> io::Result<()> {
+    let dir = File::open(folder)?;
+    flush(&dir)?;
+    let mut marker = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(folder)?;
+    marker.write_all(&serde_json::to_vec(record)?)?;
+    marker.as_file().sync_all()?;
+    marker
+        .persist(folder.join(COMPLETE))
+        .map_err(|error| error.error)?;
+    dir.sync_all()?;
+    File::open(folder.parent().unwrap_or(folder))?.sync_all()
+}
+
+/// Flushes the whole file system: cheaper than ten thousand files one by one.
+#[cfg(target_os = "linux")]
+fn flush(dir: &File) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(dir)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn flush(dir: &File) -> io::Result<()> {
+    dir.sync_all()
+}

@@ -1,0 +1,271 @@
+//! With the real uv and the real package index.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use updraft_image::{
+    Environment, EnvironmentConfig, LockError, LockRequest, RealiseRequest, RunAs, Uv,
+    airflow_updraft_version, airflow_updraft_wheel, airflow_updraft_wheel_name, lock, realise,
+};
+use updraft_project::{AirflowVersion, Project, PythonVersion, Requirements, Scaffold, scaffold};
+
+fn cache() -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cache")
+}
+
+fn uv() -> Uv {
+    Uv::find_or_install(&cache(), &|_| {}).expect("uv")
+}
+
+fn requirements(text: &str) -> Requirements {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("requirements.txt"), text).unwrap();
+    Requirements::read(dir.path()).unwrap()
+}
+
+fn airflow() -> AirflowVersion {
+    "3.3.2".parse().unwrap()
+}
+
+fn lock_of(
+    text: &str,
+    cache: &Path,
+    said: &Mutex<Vec<String>>,
+) -> Result<updraft_image::Lock, LockError> {
+    let (airflow, requirements) = (airflow(), requirements(text));
+    let python = PythonVersion::new(3, 12);
+    let ask = LockRequest {
+        airflow: &airflow,
+        python,
+        requirements: &requirements,
+        fresh: false,
+    };
+    lock(&uv(), &ask, cache, &|line| {
+        said.lock().unwrap().push(line.to_owned());
+    })
+}
+
+/// The Environment of a new project.
+fn config() -> EnvironmentConfig {
+    let dir = tempfile::tempdir().unwrap();
+    scaffold(dir.path(), &Scaffold::default()).unwrap();
+    let half = Project::open(dir.path()).unwrap().image_half(None).unwrap();
+    let lock = lock_of("", &cache(), &Mutex::default()).unwrap();
+    Environment::new(&half, lock).config().clone()
+}
+
+fn version_of(python: &Path, package: &str) -> String {
+    let script = format!("import importlib.metadata as m; print(m.version({package:?}), end='')");
+    let output = Command::new(python)
+        .args(["-I", "-c", &script])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn installs_uv_into_the_cache_also_when_two_ask_at_once() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let said = Mutex::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let uv =
+                    Uv::find_or_install_in(dir.path(), &|_| *said.lock().unwrap() += 1).unwrap();
+                assert!(uv.program().starts_with(dir.path()));
+            });
+        }
+    });
+    assert_eq!(
+        *said.lock().unwrap(),
+        1,
+        "the second one uses what the first installed"
+    );
+    let left: Vec<_> = fs::read_dir(dir.path().join("uv"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[test]
+fn fetches_uv_without_pip() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/uv/fetch_uv.py");
+    let fetched = Command::new("python3")
+        .arg(script)
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    assert!(
+        fetched.status.success(),
+        "{}",
+        String::from_utf8_lossy(&fetched.stderr)
+    );
+    assert!(fs::metadata(dir.path().join("uv")).unwrap().len() > 1 << 20);
+}
+
+#[test]
+fn a_second_lock_comes_from_the_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = Mutex::default();
+    let first = lock_of("# none\n", dir.path(), &said).unwrap();
+    assert!(first.text.contains("apache-airflow==3.3.2"));
+    assert!(first.text.contains("--hash=sha256:"));
+    assert!(!first.text.contains("://"), "no address of an index");
+    assert_eq!(first.python_from.to_string(), "3.10");
+    assert_eq!(lock_of("", dir.path(), &said).unwrap(), first);
+    assert_eq!(
+        said.lock().unwrap().len(),
+        1,
+        "the second one resolved nothing"
+    );
+}
+
+#[test]
+fn a_requirement_that_needs_a_newer_python_narrows_the_lock() {
+    let lock = lock_of("numpy>=2.3\n", &cache(), &Mutex::default()).unwrap();
+    assert_eq!(lock.python_from.to_string(), "3.12");
+    assert!(lock.text.contains("numpy=="));
+}
+
+#[test]
+fn a_conflict_is_told_in_uvs_words() {
+    let error = lock_of("pydantic<2\n", &cache(), &Mutex::default()).unwrap_err();
+    let LockError::Unsatisfiable { what, complaint } = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(what, "Airflow 3.3.2 and `requirements.txt` on Python 3.12");
+    assert!(complaint.contains("pydantic"), "{complaint}");
+}
+
+#[test]
+fn the_wheel_installs() {
+    let (uv, dir) = (uv(), tempfile::tempdir().unwrap());
+    let wheel = dir.path().join(airflow_updraft_wheel_name());
+    fs::write(&wheel, airflow_updraft_wheel()).unwrap();
+    let run = |args: &[&str]| {
+        let output = Command::new(uv.program())
+            .args(args)
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    run(&["venv", "venv"]);
+    run(&[
+        "pip",
+        "install",
+        "--python",
+        "venv",
+        "--no-deps",
+        "--no-index",
+        wheel.to_str().unwrap(),
+    ]);
+    let python = dir.path().join("venv/bin/python");
+    assert_eq!(
+        version_of(&python, "airflow-updraft"),
+        airflow_updraft_version()
+    );
+}
+
+#[test]
+fn makes_an_environment_once_and_again_after_a_crash() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (uv, config, cache) = (uv(), config(), cache());
+    let as_root = rustix::process::geteuid().is_root();
+    if as_root {
+        // A folder that other users can enter, as an agent's is.
+        fs::set_permissions(
+            dir.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .unwrap();
+    }
+    let ask = RealiseRequest {
+        config: &config,
+        dir: dir.path(),
+        cache: &cache,
+        run_as: None,
+        say: &|_| {},
+    };
+    let made = realise(&uv, &ask).unwrap();
+    assert!(!made.reused);
+    assert_eq!(version_of(&made.python, "apache-airflow"), "3.3.2");
+    assert_eq!(
+        version_of(&made.python, "airflow-updraft"),
+        airflow_updraft_version()
+    );
+    assert!(made.bin.join("airflow").is_file());
+
+    let again = realise(&uv, &ask).unwrap();
+    assert!(again.reused);
+    assert_eq!(again.folder, made.folder);
+
+    // What a crash leaves has no marker.
+    fs::remove_file(made.folder.join("complete")).unwrap();
+    fs::remove_file(made.bin.join("airflow")).unwrap();
+    let mended = realise(&uv, &ask).unwrap();
+    assert!(!mended.reused && mended.bin.join("airflow").is_file());
+
+    let left: Vec<_> = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(left.len(), 2, "the environment and its lock: {left:?}");
+}
+
+#[test]
+fn an_environment_is_readable_and_not_writable_for_another_user() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let nobody = RunAs {
+        uid: 65534,
+        gid: 65534,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(
+        dir.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let (uv, config, cache) = (uv(), config(), cache());
+    let ask = RealiseRequest {
+        config: &config,
+        dir: dir.path(),
+        cache: &cache,
+        run_as: Some(nobody),
+        say: &|_| {},
+    };
+    let made = realise(&uv, &ask).unwrap();
+    let script = "import airflow.version, pydantic, os, sys; p = airflow.version.__file__; sys.exit(os.access(p, os.W_OK))";
+    let mut command = Command::new(&made.python);
+    std::os::unix::process::CommandExt::uid(&mut command, nobody.uid);
+    std::os::unix::process::CommandExt::gid(&mut command, nobody.gid);
+    let home = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(home.path(), Some(nobody.uid), Some(nobody.gid)).unwrap();
+    let output = command
+        .args(["-c", script])
+        .env("AIRFLOW_HOME", home.path())
+        .current_dir("/")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
