@@ -1,1 +1,34 @@
+//! The agent: makes one Airflow equal to the Release that is wanted, proves it,
+//! and says what it sees.
+//!
+//! Start with `converge` (the loop), then `disk` (the one switch),
+//! `runtime::exec` (why nothing starts twice), `prove` and `control`.
+//! [`Agent::start`] is the way in; the binary's hidden `agent exec` calls
+//! [`exec_component`].
 
+mod agent;
+mod airflow;
+mod collect;
+mod config;
+mod control;
+mod converge;
+mod disk;
+mod environment;
+mod external;
+mod failpoint;
+mod fetch;
+mod files;
+mod observed;
+mod prove;
+mod runtime;
+mod socket;
+mod worker;
+
+pub use agent::{Agent, RunningAgent, StartError};
+pub use airflow::rest::{AirflowRest, AirflowRestError, DagRun};
+pub use config::{AgentConfig, ExternalAirflow, ExternalConfig, TokenSource};
+pub use disk::RootError;
+pub use failpoint::FAILPOINTS;
+pub use observed::Observed;
+pub use runtime::exec::{ExecError, exec_component};
+pub use runtime::user::UserError;

@@ -1,0 +1,350 @@
+//! Starting and stopping an agent, in a process of its own or inside another.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use updraft_api::agent::Wanted;
+use updraft_api::{Client, ClientError};
+use updraft_model::{AgentId, Runtime};
+
+use crate::airflow::components;
+use crate::airflow::rest::{AirflowRest, AirflowRestError};
+use crate::airflow::secrets::Secrets;
+use crate::airflow::settings::MARK;
+use crate::config::AgentConfig;
+use crate::control::{ControlPlane, Poller, Reporter};
+use crate::converge::{Converge, Memory};
+use crate::disk::{Disk, RootError, RootLock};
+use crate::environment::Environments;
+use crate::files;
+use crate::observed::{Board, Observed};
+use crate::runtime::record::Record;
+use crate::runtime::supervisor::{Launcher, Supervisor, stop_all};
+use crate::runtime::user::{Isolation, UserError, WantedUser};
+use crate::socket::{AgentSocket, Asked};
+use crate::worker::Worker;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    User(#[from] UserError),
+    #[error("could not read the agent's token")]
+    Token(#[source] std::io::Error),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("could not read what the agent kept")]
+    Kept(#[source] std::io::Error),
+}
+
+impl StartError {
+    /// One sentence on what to do next.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Root(RootError::Locked(_)) => {
+                Some("stop the other one, or give this one a folder of its own".into())
+            }
+            Self::Root(RootError::Io { .. }) | Self::Kept(_) => {
+                Some("check who owns the folder and that its disk is not full".into())
+            }
+            Self::User(_) => Some("see `--airflow-user`".into()),
+            Self::Token(_) => Some("enrol the agent first: `updraft agent enroll`".into()),
+            Self::Client(error) => error.help(),
+        }
+    }
+}
+
+pub struct Agent;
+
+impl Agent {
+    /// Takes the root and starts working. Comes back at once: what the agent
+    /// does can be watched with [`RunningAgent::subscribe`].
+    pub fn start(config: AgentConfig) -> Result<RunningAgent, StartError> {
+        let lock = RootLock::take(&config.root)?;
+        let user = WantedUser::find(config.airflow_user.as_deref())?;
+        let token = config.token.read().map_err(StartError::Token)?;
+        let client = Client::new(&config.connect, Some(token))?;
+        let control = ControlPlane::new(client, config.token.clone());
+        let config = Arc::new(config);
+
+        let kept = kept_wanted(&lock, &config).map_err(StartError::Kept)?;
+        let board = Board::new(Observed {
+            isolation: Isolation::unknown().text,
+            generation: kept.as_ref().map_or(0, |wanted| wanted.generation),
+            ..Observed::default()
+        });
+        let (wanted_sender, wanted) = watch::channel(kept.map(Arc::new));
+        let (told_sender, told) = watch::channel(-1);
+        let wake = Arc::new(Notify::new());
+        let shared = Arc::new(Shared::default());
+
+        let poller = Poller {
+            control: control.clone(),
+            root: config.root.clone(),
+            wanted: wanted_sender,
+            board: board.clone(),
+            told,
+        };
+        let reporter = Reporter {
+            control: control.clone(),
+            agent: lock.agent,
+            host: config.host.clone(),
+            board: board.clone(),
+            wanted: wanted.clone(),
+            told: told_sender,
+        };
+        let conversation = vec![tokio::spawn(poller.run()), tokio::spawn(reporter.run())];
+        let worker = Start {
+            config: Arc::clone(&config),
+            control,
+            board: board.clone(),
+            wanted,
+            user,
+            wake: Arc::clone(&wake),
+            shared: Arc::clone(&shared),
+        };
+        let work = tokio::spawn(worker.run());
+        Ok(RunningAgent { lock, config, board, conversation, work, shared })
+    }
+}
+
+/// What is wanted as it was known when the last agent ended.
+fn kept_wanted(lock: &RootLock, config: &AgentConfig) -> std::io::Result<Option<Wanted>> {
+    let Some(deployment) = lock.deployment(&config.root)? else { return Ok(None) };
+    let disk = Disk::open(&config.root, deployment)?;
+    files::read_json(&disk.wanted())
+}
+
+/// What the work makes and whoever stops the agent needs.
+#[derive(Default)]
+struct Shared {
+    made: Mutex<Option<Made>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Clone)]
+struct Made {
+    disk: Disk,
+    launcher: Launcher,
+    supervisor: Arc<Mutex<Supervisor>>,
+    secrets: Secrets,
+}
+
+impl Shared {
+    fn made(&self) -> Option<Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.keep(tokio::spawn(task));
+    }
+
+    fn keep(&self, task: JoinHandle<()>) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+    }
+}
+
+struct Start {
+    config: Arc<AgentConfig>,
+    control: ControlPlane,
+    board: Board,
+    wanted: watch::Receiver<Option<Arc<Wanted>>>,
+    user: WantedUser,
+    wake: Arc<Notify>,
+    shared: Arc<Shared>,
+}
+
+impl Start {
+    /// Waits until it is known for which Deployment, then works for it.
+    async fn run(mut self) {
+        let first = match self.wanted.wait_for(Option::is_some).await {
+            Ok(wanted) => wanted.clone(),
+            Err(_) => return,
+        };
+        let Some(first) = first else { return };
+        loop {
+            match self.prepare(&first) {
+                Ok(work) => return work.run().await,
+                Err(error) => {
+                    let message = format!("could not use the agent's folder: {error}");
+                    tracing::error!("{message}");
+                    self.board.change(|observed| {
+                        observed.problem =
+                            Some(updraft_api::agent::Problem { message, stalled: false });
+                    });
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                }
+            }
+        }
+    }
+
+    fn prepare(&self, first: &Wanted) -> std::io::Result<Work> {
+        let disk = Disk::open(&self.config.root, first.deployment)?;
+        let wanted = self.wanted.clone();
+        if first.runtime == Runtime::External || self.config.external.is_some() {
+            return Ok(Work::External(crate::external::External {
+                config: Arc::clone(&self.config),
+                control: self.control.clone(),
+                disk,
+                board: self.board.clone(),
+                wanted,
+            }));
+        }
+        let secrets = Secrets::load_or_make(&disk.secrets())?;
+        let launcher = Launcher {
+            wrapper: self.config.wrapper.clone(),
+            run: disk.run(),
+            logs: disk.logs(),
+        };
+        let supervisor = Arc::new(Mutex::new(Supervisor::new(launcher.clone())));
+        let made = Made {
+            disk: disk.clone(),
+            launcher: launcher.clone(),
+            supervisor: Arc::clone(&supervisor),
+            secrets: secrets.clone(),
+        };
+        *self.shared.made.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+        self.shared.spawn(show_components(Arc::clone(&supervisor), self.board.clone()));
+
+        let (asked, writing) = (Asked::default(), Arc::new(tokio::sync::Mutex::new(())));
+        let socket = AgentSocket {
+            disk: disk.clone(),
+            control: self.control.clone(),
+            asked: asked.clone(),
+            writing: Arc::clone(&writing),
+        };
+        match socket.listen() {
+            Ok(task) => self.shared.keep(task),
+            // A cleared old run cannot get its version back; all else works.
+            Err(error) => tracing::warn!(%error, "could not listen on the agent's socket"),
+        }
+        let worker = Worker::new(launcher.clone());
+        Ok(Work::Process(Box::new(Converge {
+            config: Arc::clone(&self.config),
+            control: self.control.clone(),
+            environments: Environments::new(&self.config),
+            disk,
+            board: self.board.clone(),
+            wanted,
+            supervisor,
+            worker,
+            launcher,
+            secrets,
+            user: self.user.clone(),
+            asked,
+            writing,
+            wake: Arc::clone(&self.wake),
+            memory: Memory::default(),
+        })))
+    }
+}
+
+enum Work {
+    Process(Box<Converge>),
+    External(crate::external::External),
+}
+
+impl Work {
+    async fn run(self) {
+        match self {
+            Self::Process(converge) => converge.run().await,
+            Self::External(external) => external.run().await,
+        }
+    }
+}
+
+/// Puts every change of a component on the board at once.
+async fn show_components(supervisor: Arc<Mutex<Supervisor>>, board: Board) {
+    let locked = || supervisor.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut changes = locked().changes();
+    while changes.changed().await.is_ok() {
+        let views = locked().views();
+        board.change(|observed| {
+            if let Some(airflow) = &mut observed.airflow {
+                airflow.components = views;
+            }
+        });
+    }
+}
+
+/// An agent at work. Dropping it stops the agent and leaves Airflow running.
+pub struct RunningAgent {
+    lock: RootLock,
+    config: Arc<AgentConfig>,
+    board: Board,
+    conversation: Vec<JoinHandle<()>>,
+    work: JoinHandle<()>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for RunningAgent {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
+impl RunningAgent {
+    pub fn id(&self) -> AgentId {
+        self.lock.agent
+    }
+
+    /// What the agent sees, now and at each change.
+    pub fn subscribe(&self) -> watch::Receiver<Observed> {
+        self.board.subscribe()
+    }
+
+    /// Airflow's address.
+    pub fn airflow_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.config.airflow_port)
+    }
+
+    /// The password of Airflow's user `admin`, once it was made.
+    pub fn admin_password(&self) -> Option<String> {
+        Some(self.shared.made()?.secrets.admin_password)
+    }
+
+    /// Airflow's REST API, signed in as `admin`.
+    pub fn airflow_rest(&self) -> Option<Result<AirflowRest, AirflowRestError>> {
+        let rest = AirflowRest::new(&self.airflow_url(), "admin", &self.admin_password()?);
+        let version = self.board.read().airflow.map(|airflow| airflow.version).unwrap_or_default();
+        Some(rest.map(|rest| if version.starts_with("2.") { rest.version_1() } else { rest }))
+    }
+
+    fn halt(&self) {
+        self.work.abort();
+        self.conversation.iter().for_each(JoinHandle::abort);
+        for task in self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+        if let Some(made) = self.shared.made() {
+            made.supervisor.lock().unwrap_or_else(PoisonError::into_inner).abandon();
+        }
+    }
+
+    /// Stops the agent. Airflow goes on; the next agent finds and adopts it.
+    pub async fn stop_agent_only(mut self) {
+        self.halt();
+        let _ = (&mut self.work).await;
+        // The worker serves nobody without its agent.
+        if let Some(made) = self.shared.made() {
+            let record = made.launcher.files(crate::worker::WORKER).record;
+            if let Some(record) = Record::read_alive(&record) {
+                record.process.signal(rustix::process::Signal::KILL);
+                let _ = tokio::time::timeout(Duration::from_secs(2), record.process.ended()).await;
+            }
+        }
+    }
+
+    /// Stops the agent and all of its Airflow, tasks included, within 15 s.
+    pub async fn stop_with_airflow(mut self) {
+        self.halt();
+        let _ = (&mut self.work).await;
+        if let Some(made) = self.shared.made() {
+            let mark = format!("{MARK}={}", made.disk.root().display());
+            stop_all(&made.launcher, components::ALL, &mark).await;
+        }
+    }
+}

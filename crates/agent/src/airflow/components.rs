@@ -1,0 +1,108 @@
+//! Which processes make up an Airflow, and how each is started.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use super::settings::{self, Variables};
+use crate::disk::Disk;
+use crate::environment::Environment;
+use crate::runtime::supervisor::Spec;
+use crate::runtime::user::Ids;
+use crate::worker::WORKER;
+
+pub(crate) const SCHEDULER: &str = "scheduler";
+pub(crate) const DAG_PROCESSOR: &str = "dag-processor";
+pub(crate) const API_SERVER: &str = "api-server";
+pub(crate) const WEBSERVER: &str = "webserver";
+pub(crate) const TRIGGERER: &str = "triggerer";
+pub(crate) const MIGRATE: &str = "migrate";
+
+const ADMIN: &str = "admin-user";
+
+/// Everything that may have a record.
+pub(crate) const ALL: &[&str] =
+    &[SCHEDULER, DAG_PROCESSOR, API_SERVER, WEBSERVER, TRIGGERER, MIGRATE, ADMIN, WORKER];
+
+/// What is meant to run all the time.
+pub(crate) const LONG_RUNNING: &[&str] = &[SCHEDULER, DAG_PROCESSOR, API_SERVER, WEBSERVER, TRIGGERER];
+
+/// What all components of an Airflow have in common.
+pub(crate) struct Common<'a> {
+    pub(crate) disk: &'a Disk,
+    pub(crate) environment: &'a Environment,
+    pub(crate) variables: &'a Variables,
+    pub(crate) user: Option<Ids>,
+}
+
+impl Common<'_> {
+    fn spec(&self, component: &'static str, arguments: &[&str], variables: Variables) -> Spec {
+        let mut command: Vec<OsString> = vec![self.environment.python.clone().into()];
+        command.extend(arguments.iter().map(Into::into));
+        Spec {
+            component,
+            command,
+            variables,
+            folder: self.disk.airflow_home(),
+            user: self.user,
+            environment: Some(self.environment.digest),
+            grace: Duration::from_secs(10),
+        }
+    }
+
+    fn airflow(&self, component: &'static str, arguments: &[&str]) -> Spec {
+        // Not the `airflow` script: the length of a `#!` line is limited, and
+        // an environment's folder has a long name.
+        let arguments = [&["-m", "airflow"], arguments].concat();
+        self.spec(component, &arguments, self.variables.clone())
+    }
+
+    pub(crate) fn migrate(&self) -> Spec {
+        Spec { variables: settings::without_bundles(self.variables.clone()), ..self.airflow(MIGRATE, &["db", "migrate"]) }
+    }
+
+    /// Makes Airflow 2's admin user. The password goes by environment: command
+    /// lines are for everybody to see.
+    pub(crate) fn airflow_2_admin(&self, password: &str) -> Spec {
+        const SCRIPT: &str = "\
+import os, subprocess, sys
+sys.exit(subprocess.run(
+    [sys.executable, '-m', 'airflow', 'users', 'create', '--username', 'admin', '--role', 'Admin',
+     '--firstname', 'Up', '--lastname', 'Draft', '--email', 'admin@localhost'],
+    input=(os.environ['UPDRAFT_ADMIN_PASSWORD'] + '\\n') * 2, text=True).returncode)";
+        let mut variables = self.variables.clone();
+        variables.insert("UPDRAFT_ADMIN_PASSWORD".into(), password.to_owned());
+        self.spec(ADMIN, &["-c", SCRIPT], variables)
+    }
+
+    pub(crate) fn worker(&self) -> Spec {
+        self.spec(WORKER, &["-m", "airflow_updraft.worker"], self.variables.clone())
+    }
+
+    pub(crate) fn components(&self) -> Vec<Spec> {
+        // It ends when its tasks have; those that take longer are cut off.
+        let scheduler = |arguments: &[&str]| Spec {
+            grace: Duration::from_secs(30),
+            ..self.airflow(SCHEDULER, arguments)
+        };
+        // Loads no bundle, so a bundle that comes or goes leaves it alone.
+        let triggerer = Spec {
+            variables: settings::without_bundles(self.variables.clone()),
+            ..self.airflow(TRIGGERER, &["triggerer", "--skip-serve-logs"])
+        };
+        if self.environment.is_airflow_2() {
+            vec![
+                scheduler(&["scheduler", "--skip-serve-logs"]),
+                self.airflow(DAG_PROCESSOR, &["dag-processor"]),
+                self.airflow(WEBSERVER, &["webserver"]),
+                triggerer,
+            ]
+        } else {
+            vec![
+                self.airflow(DAG_PROCESSOR, &["dag-processor"]),
+                self.airflow(API_SERVER, &["api-server"]),
+                scheduler(&["scheduler", "--skip-serve-logs"]),
+                triggerer,
+            ]
+        }
+    }
+}

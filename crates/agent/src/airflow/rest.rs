@@ -1,0 +1,193 @@
+//! Airflow's own REST API: signing in, asking whether it is up, starting a run.
+//!
+//! Version 2 of the API for Airflow 3, version 1 for Airflow 2.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// An Airflow's address and who signs in.
+#[derive(Debug, Clone)]
+pub struct AirflowRest {
+    http: reqwest::Client,
+    base: String,
+    user: String,
+    password: String,
+    /// Airflow 2 takes the password with every request.
+    basic: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AirflowRestError {
+    #[error("Airflow does not answer at {address}")]
+    Unreachable { address: String, source: reqwest::Error },
+    #[error("Airflow answered {status} to {what}: {text}")]
+    Refused { what: String, status: StatusCode, text: String },
+    #[error("Airflow's answer to {what} makes no sense: {why}")]
+    Nonsense { what: String, why: String },
+    #[error("{0}")]
+    TimedOut(String),
+}
+
+/// How a DAG run ended, or how far it is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct DagRun {
+    pub dag_run_id: String,
+    pub state: String,
+    #[serde(default)]
+    pub bundle_version: Option<String>,
+}
+
+impl DagRun {
+    pub fn is_finished(&self) -> bool {
+        matches!(self.state.as_str(), "success" | "failed")
+    }
+}
+
+impl AirflowRest {
+    pub fn new(base: &str, user: &str, password: &str) -> Result<Self, AirflowRestError> {
+        let base = base.trim_end_matches('/').to_owned();
+        let is_http = base.starts_with("http://");
+        let mut http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(Duration::from_secs(60));
+        if is_http {
+            // Plain http is for this machine or a trusted network: no
+            // certificates to load, no proxy on the way.
+            http = http.tls_certs_only([]).no_proxy();
+        }
+        let http = http
+            .build()
+            .map_err(|source| AirflowRestError::Unreachable { address: base.clone(), source })?;
+        Ok(Self {
+            http,
+            base,
+            user: user.to_owned(),
+            password: password.to_owned(),
+            basic: false,
+        })
+    }
+
+    /// The same for Airflow 2.
+    #[must_use]
+    pub fn version_1(mut self) -> Self {
+        self.basic = true;
+        self
+    }
+
+    pub fn address(&self) -> &str {
+        &self.base
+    }
+
+    /// Whether the API server answers at all; needs no sign-in.
+    pub async fn is_up(&self) -> bool {
+        let path = if self.basic { "health" } else { "api/v2/monitor/health" };
+        let request = self.http.get(format!("{}/{path}", self.base)).timeout(Duration::from_secs(3));
+        request.send().await.is_ok_and(|response| response.status().is_success())
+    }
+
+    /// Starts a run of a DAG, taking it off pause first.
+    pub async fn trigger(&self, dag: &str) -> Result<DagRun, AirflowRestError> {
+        self.call(Method::PATCH, &format!("dags/{dag}"), Some(json!({ "is_paused": false }))).await?;
+        let body = if self.basic { json!({}) } else { json!({ "logical_date": null }) };
+        let run = self.call(Method::POST, &format!("dags/{dag}/dagRuns"), Some(body)).await?;
+        parse("the new run", run)
+    }
+
+    pub async fn dag_run(&self, dag: &str, run: &str) -> Result<DagRun, AirflowRestError> {
+        parse("the run", self.call(Method::GET, &format!("dags/{dag}/dagRuns/{run}"), None).await?)
+    }
+
+    /// Starts a run and waits until it has ended, one way or the other.
+    pub async fn trigger_and_wait(
+        &self,
+        dag: &str,
+        limit: Duration,
+    ) -> Result<DagRun, AirflowRestError> {
+        let end = tokio::time::Instant::now() + limit;
+        let mut run = self.trigger(dag).await?;
+        while !run.is_finished() {
+            if tokio::time::Instant::now() > end {
+                return Err(AirflowRestError::TimedOut(format!(
+                    "the run `{}` of `{dag}` is still {} after {} s",
+                    run.dag_run_id,
+                    run.state,
+                    limit.as_secs()
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            run = self.dag_run(dag, &run.dag_run_id).await?;
+        }
+        Ok(run)
+    }
+
+    /// The ids of the DAGs that Airflow knows and has not retired.
+    pub async fn dag_ids(&self) -> Result<Vec<String>, AirflowRestError> {
+        let mut ids = Vec::new();
+        loop {
+            let path = format!("dags?limit=100&offset={}", ids.len());
+            let page = self.call(Method::GET, &path, None).await?;
+            let dags = page["dags"].as_array().cloned().unwrap_or_default();
+            let found = dags.len();
+            ids.extend(dags.iter().filter_map(|dag| Some(dag["dag_id"].as_str()?.to_owned())));
+            let total = usize::try_from(page["total_entries"].as_u64().unwrap_or(0)).unwrap_or(0);
+            if found == 0 || ids.len() >= total {
+                return Ok(ids);
+            }
+        }
+    }
+
+    /// One request; the path is relative to the API's root.
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, AirflowRestError> {
+        let version = if self.basic { "v1" } else { "v2" };
+        let mut request = self.http.request(method.clone(), format!("{}/api/{version}/{path}", self.base));
+        request = if self.basic {
+            request.basic_auth(&self.user, Some(&self.password))
+        } else {
+            request.bearer_auth(self.token().await?)
+        };
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        self.send(&format!("{method} {path}"), request).await
+    }
+
+    async fn token(&self) -> Result<String, AirflowRestError> {
+        let credentials = json!({ "username": self.user, "password": self.password });
+        let request = self.http.post(format!("{}/auth/token", self.base)).json(&credentials);
+        let answer = self.send("the sign-in", request).await?;
+        Ok(answer["access_token"].as_str().unwrap_or_default().to_owned())
+    }
+
+    async fn send(&self, what: &str, request: reqwest::RequestBuilder) -> Result<Value, AirflowRestError> {
+        let unreachable = |source: reqwest::Error| AirflowRestError::Unreachable {
+            address: self.base.clone(),
+            source: source.without_url(),
+        };
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        if !status.is_success() {
+            let text: String = response.text().await.unwrap_or_default().chars().take(500).collect();
+            return Err(AirflowRestError::Refused { what: what.to_owned(), status, text });
+        }
+        if status == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
+        }
+        response
+            .json()
+            .await
+            .map_err(|error| AirflowRestError::Nonsense { what: what.to_owned(), why: error.to_string() })
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(what: &str, value: Value) -> Result<T, AirflowRestError> {
+    serde_json::from_value(value)
+        .map_err(|error| AirflowRestError::Nonsense { what: what.to_owned(), why: error.to_string() })
+}

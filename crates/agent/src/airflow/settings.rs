@@ -1,0 +1,278 @@
+//! The environment of Airflow's processes: what passes from ours by an
+//! allow-list, what we set, and the Deployment's own variables.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::json;
+use updraft_api::agent::Wanted;
+use updraft_model::Release;
+
+use super::secrets::Secrets;
+use crate::disk::Disk;
+use crate::environment::Environment;
+
+/// What passes from the agent's own environment. Everything else stays out:
+/// tokens, our own settings, whatever a service manager put there.
+const PASSED: &[&str] = &[
+    "LANG", "LANGUAGE", "TZ",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "FTP_PROXY",
+    "http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy",
+];
+
+/// What a Deployment's variables cannot change: Airflow would run something
+/// else than what the agent says it runs.
+const RESERVED: &[&str] = &[
+    "AIRFLOW_HOME",
+    "AIRFLOW_CONFIG",
+    "AIRFLOW__API__BASE_URL",
+    "AIRFLOW__API__HOST",
+    "AIRFLOW__API__PORT",
+    "AIRFLOW__API_AUTH__JWT_SECRET",
+    "AIRFLOW__CORE__DAGS_FOLDER",
+    "AIRFLOW__CORE__EXECUTION_API_SERVER_URL",
+    "AIRFLOW__CORE__PLUGINS_FOLDER",
+    "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE",
+    "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST",
+    "AIRFLOW__WEBSERVER__WEB_SERVER_HOST",
+    "AIRFLOW__WEBSERVER__WEB_SERVER_PORT",
+    "HOME",
+    "LOGNAME",
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONPYCACHEPREFIX",
+    "USER",
+    MARK,
+];
+
+/// Names the agent's folder in every process of its Airflow, so that all of
+/// them can be found when it has to stop.
+pub(crate) const MARK: &str = "UPDRAFT_MANAGED_IN";
+
+/// What the settings are made from.
+pub(crate) struct SettingsFor<'a> {
+    pub(crate) disk: &'a Disk,
+    pub(crate) environment: &'a Environment,
+    pub(crate) release: &'a Release,
+    pub(crate) wanted: &'a Wanted,
+    pub(crate) secrets: &'a Secrets,
+    pub(crate) port: u16,
+    pub(crate) metadata_db_url: Option<&'a str>,
+    /// Whether Airflow runs as another user than the agent.
+    pub(crate) apart: bool,
+    /// Files in the largest bundle.
+    pub(crate) files: u64,
+    /// Further names that pass from the agent's environment.
+    pub(crate) pass: &'a [String],
+}
+
+pub(crate) type Variables = BTreeMap<String, String>;
+
+/// The environment of all components.
+pub(crate) fn variables(
+    ask: &SettingsFor<'_>,
+    ours: impl IntoIterator<Item = (String, String)>,
+) -> Variables {
+    let mut variables = passed(ours, ask.apart, ask.pass);
+    // What the Deployment says may replace a default of ours …
+    variables.extend(defaults(ask));
+    for (name, value) in ask.environment.variables.iter().chain(&ask.wanted.environment) {
+        if RESERVED.contains(&name.as_str()) || name.starts_with("UPDRAFT_") {
+            tracing::warn!(variable = name, "the agent sets this variable itself; the Deployment's is left out");
+        } else {
+            variables.insert(name.clone(), value.clone());
+        }
+    }
+    // … but not what the agent relies on.
+    let path = [
+        Some(ask.environment.bin.display().to_string()),
+        variables.get("PATH").cloned(),
+    ];
+    let python_path = [
+        Some(ask.environment.project.display().to_string()),
+        variables.get("PYTHONPATH").cloned(),
+    ];
+    let joined = |parts: [Option<String>; 2]| parts.into_iter().flatten().collect::<Vec<_>>().join(":");
+    variables.insert("PATH".into(), joined(path));
+    variables.insert("PYTHONPATH".into(), joined(python_path));
+    variables.extend(fixed(ask));
+    variables
+}
+
+fn passed(
+    ours: impl IntoIterator<Item = (String, String)>,
+    apart: bool,
+    pass: &[String],
+) -> Variables {
+    const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let mut variables: Variables = ours
+        .into_iter()
+        .filter(|(name, _)| {
+            PASSED.contains(&name.as_str())
+                || name.starts_with("LC_")
+                || pass.contains(name)
+                // Another user's folders are of no use, and may be closed.
+                || (!apart && (name == "PATH" || name == "TMPDIR"))
+        })
+        .filter(|(name, _)| !name.starts_with("UPDRAFT_"))
+        .collect();
+    variables.entry("PATH".into()).or_insert_with(|| SYSTEM_PATH.into());
+    variables.entry("LANG".into()).or_insert_with(|| "C.UTF-8".into());
+    variables
+}
+
+fn own(pairs: impl IntoIterator<Item = (&'static str, String)>) -> Variables {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn defaults(ask: &SettingsFor<'_>) -> Variables {
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    // Parsing again without a reason costs a whole processor in a large
+    // project; a deploy does not wait for it.
+    let again = (ask.files / 10).clamp(30, 600);
+    let mut variables = own([
+        ("AIRFLOW__CORE__EXECUTOR", ask.wanted.executor.clone()),
+        ("AIRFLOW__CORE__LOAD_EXAMPLES", "False".into()),
+        ("AIRFLOW__CORE__LAZY_LOAD_PLUGINS", "True".into()),
+        ("AIRFLOW__CORE__PARALLELISM", (processors * 2).clamp(2, 32).to_string()),
+        ("AIRFLOW__CORE__FERNET_KEY", ask.secrets.fernet_key.clone()),
+        ("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", "admin:admin".into()),
+        ("AIRFLOW__API__WORKERS", "1".into()),
+        ("AIRFLOW__API__SECRET_KEY", ask.secrets.secret_key.clone()),
+        ("AIRFLOW__USAGE_DATA_COLLECTION__ENABLED", "False".into()),
+        ("AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL", again.to_string()),
+        ("AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES", processors.clamp(1, 8).to_string()),
+        ("AIRFLOW__DAG_PROCESSOR__PRINT_STATS_INTERVAL", "0".into()),
+    ]);
+    if let Some(url) = ask.metadata_db_url {
+        variables.insert("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN".into(), url.to_owned());
+    }
+    variables
+}
+
+fn fixed(ask: &SettingsFor<'_>) -> Variables {
+    let home = ask.disk.airflow_home();
+    let address = format!("http://127.0.0.1:{}", ask.port);
+    let user = if ask.apart { "airflow".to_owned() } else { own_name() };
+    let mut variables = own([
+        ("HOME", if ask.apart { shown(&home) } else { own_home().unwrap_or_else(|| shown(&home)) }),
+        ("USER", user.clone()),
+        ("LOGNAME", user),
+        (MARK, shown(ask.disk.root())),
+        ("AIRFLOW_HOME", shown(&home)),
+        // No bytecode in versions or environments: it would outlive its source.
+        ("PYTHONDONTWRITEBYTECODE", "1".into()),
+        ("PYTHONUNBUFFERED", "1".into()),
+        ("AIRFLOW__CORE__PLUGINS_FOLDER", shown(&ask.environment.project.join("plugins"))),
+        // A second deploy within the default 30 s would move the label only.
+        ("AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL", "0".into()),
+    ]);
+    if ask.environment.is_airflow_2() {
+        variables.extend(own([
+            ("AIRFLOW__CORE__DAGS_FOLDER", shown(&ask.disk.airflow_link("dags"))),
+            ("AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS", "False".into()),
+            ("AIRFLOW__WEBSERVER__SECRET_KEY", ask.secrets.secret_key.clone()),
+            ("AIRFLOW__WEBSERVER__WEB_SERVER_HOST", "127.0.0.1".into()),
+            ("AIRFLOW__WEBSERVER__WEB_SERVER_PORT", ask.port.to_string()),
+            ("AIRFLOW__WEBSERVER__BASE_URL", address),
+            ("AIRFLOW__WEBSERVER__WORKERS", "1".into()),
+            ("AIRFLOW__SCHEDULER__STANDALONE_DAG_PROCESSOR", "True".into()),
+            ("AIRFLOW__SCHEDULER__DAG_DIR_LIST_INTERVAL", "5".into()),
+            ("AIRFLOW__SCHEDULER__MIN_FILE_PROCESS_INTERVAL", "30".into()),
+            (
+                "AIRFLOW__API__AUTH_BACKENDS",
+                "airflow.api.auth.backend.basic_auth,airflow.api.auth.backend.session".into(),
+            ),
+        ]));
+    } else {
+        variables.extend(own([
+            ("AIRFLOW__API__HOST", "127.0.0.1".into()),
+            ("AIRFLOW__API__PORT", ask.port.to_string()),
+            ("AIRFLOW__API__BASE_URL", address.clone()),
+            ("AIRFLOW__CORE__EXECUTION_API_SERVER_URL", format!("{address}/execution/")),
+            ("AIRFLOW__API_AUTH__JWT_SECRET", ask.secrets.jwt_secret.clone()),
+            (
+                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE",
+                shown(&ask.disk.passwords()),
+            ),
+            ("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", bundles(ask)),
+            ("AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL", "1".into()),
+            ("AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL", "1".into()),
+        ]));
+    }
+    variables
+}
+
+/// The variables that only those components get that load bundles: the others
+/// need not restart when a bundle comes or goes.
+pub(crate) fn without_bundles(mut variables: Variables) -> Variables {
+    variables.remove("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST");
+    variables
+}
+
+/// The Release's bundles as Airflow 3 is told of them. Airflow's Config API
+/// shows this, so nothing in it is secret.
+fn bundles(ask: &SettingsFor<'_>) -> String {
+    let list: Vec<_> = ask
+        .release
+        .bundles
+        .keys()
+        .map(|name| {
+            json!({
+                "name": name,
+                "classpath": "airflow_updraft.bundle.UpdraftDagBundle",
+                "kwargs": {
+                    "root": ask.disk.airflow_bundle(name.as_str()),
+                    "view_url": ask.wanted.view_url,
+                    "socket": ask.disk.socket(),
+                    "notes": ask.disk.notes(),
+                    "refresh_interval": 1,
+                },
+            })
+        })
+        .collect();
+    serde_json::Value::from(list).to_string()
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn own_home() -> Option<String> {
+    std::env::var("HOME").ok()
+}
+
+fn own_name() -> String {
+    std::env::var("USER").unwrap_or_else(|_| "airflow".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passed_of(ours: &[(&str, &str)], apart: bool) -> Variables {
+        let ours = ours.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        passed(ours, apart, &["EXTRA".to_owned(), "UPDRAFT_TOKEN".to_owned()])
+    }
+
+    #[test]
+    fn passes_what_is_on_the_list_and_nothing_else() {
+        let ours = [
+            ("UPDRAFT_TOKEN", "secret"),
+            ("UPDRAFT_SERVER", "x"),
+            ("AWS_SECRET_ACCESS_KEY", "secret"),
+            ("GITHUB_TOKEN", "secret"),
+            ("LD_PRELOAD", "x"),
+            ("HTTPS_PROXY", "http://proxy"),
+            ("LC_ALL", "C.UTF-8"),
+            ("EXTRA", "yes"),
+            ("PATH", "/root/bin:/bin"),
+            ("TMPDIR", "/root/tmp"),
+        ];
+        let apart = passed_of(&ours, true);
+        let names: Vec<&str> = apart.keys().map(String::as_str).collect();
+        assert_eq!(names, ["EXTRA", "HTTPS_PROXY", "LANG", "LC_ALL", "PATH"]);
+        assert!(!apart["PATH"].contains("/root"));
+        assert_eq!(passed_of(&ours, false)["PATH"], "/root/bin:/bin");
+    }
+}

@@ -1,0 +1,101 @@
+//! What an agent is started with.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use updraft_api::client::Connect;
+
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// The agent's folder; one agent for each.
+    pub root: PathBuf,
+    pub connect: Connect,
+    pub token: TokenSource,
+    /// The name under which this machine appears in `status`.
+    pub host: String,
+    /// Where Airflow's API server listens, on loopback.
+    pub airflow_port: u16,
+    /// Who Airflow runs as, when the agent is root: a name, `UID` or `UID:GID`.
+    pub airflow_user: Option<String>,
+    /// Airflow's metadata database; `None` is SQLite in Airflow's home.
+    pub metadata_db_url: Option<String>,
+    /// Further variables of the agent's environment that Airflow gets.
+    pub pass_environment: Vec<String>,
+    /// The command that becomes a component: normally this binary's
+    /// `agent exec`, see [`crate::exec_component`].
+    pub wrapper: Vec<OsString>,
+    /// The `uv` to use; `None` looks for one and gets one when there is none.
+    pub uv: Option<PathBuf>,
+    /// Where the tools and caches that the agent gets for itself lie; `None`
+    /// is a folder in the root.
+    pub tools: Option<PathBuf>,
+    pub external: Option<ExternalConfig>,
+}
+
+impl AgentConfig {
+    /// The usual: this very binary is the wrapper.
+    pub fn new(root: PathBuf, connect: Connect, token: TokenSource) -> io::Result<Self> {
+        let wrapper = vec![std::env::current_exe()?.into(), "agent".into(), "exec".into()];
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned();
+        Ok(Self {
+            root,
+            connect,
+            token,
+            host,
+            airflow_port: 8080,
+            airflow_user: None,
+            metadata_db_url: None,
+            pass_environment: Vec::new(),
+            wrapper,
+            uv: None,
+            tools: None,
+            external: None,
+        })
+    }
+}
+
+/// An Airflow that somebody else runs.
+#[derive(Debug, Clone)]
+pub struct ExternalConfig {
+    /// Where the bundle `dags` is delivered: this becomes a link to the live
+    /// version. Further bundles get a link beside it, named after them.
+    pub folder: PathBuf,
+    /// Airflow's address; without it nothing can be proven.
+    pub airflow: Option<ExternalAirflow>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ExternalAirflow {
+    pub url: String,
+    pub user: String,
+    /// A file that holds the password.
+    pub password_file: PathBuf,
+}
+
+/// Where the agent's token comes from.
+#[derive(Clone)]
+pub enum TokenSource {
+    Value(String),
+    /// Read again when the control plane refuses the one that was read.
+    File(PathBuf),
+}
+
+impl TokenSource {
+    pub(crate) fn read(&self) -> io::Result<String> {
+        match self {
+            Self::Value(token) => Ok(token.clone()),
+            Self::File(path) => Ok(std::fs::read_to_string(path)?.trim().to_owned()),
+        }
+    }
+}
+
+impl fmt::Debug for TokenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value(_) => f.write_str("Value(…)"),
+            Self::File(path) => write!(f, "File({})", path.display()),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The Python environment that an Airflow runs in: fetched, installed, checked.
+//!
+//! An image is two things on disk: a virtual environment, named by what is
+//! installed in it, and the project's non-DAG files, a tree like a bundle's.
+//! Images that differ in only one of them share the other.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use updraft_api::Client;
+use updraft_bundle::{BundleDir, Verify};
+use updraft_image::{RealiseError, RealiseRequest, RunAs, Uv, UvError, realise, realised_key};
+use updraft_model::Digest;
+
+use crate::config::AgentConfig;
+use crate::control::explain;
+use crate::disk::Disk;
+use crate::fetch::{self, Blobs, FetchError, blocking};
+use crate::observed::Board;
+use crate::runtime::user::Ids;
+
+/// An environment that is completely on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Environment {
+    /// The image's digest.
+    pub(crate) digest: Digest,
+    pub(crate) folder: PathBuf,
+    pub(crate) bin: PathBuf,
+    pub(crate) python: PathBuf,
+    /// The project's non-DAG files: `include/`, `plugins/`.
+    pub(crate) project: PathBuf,
+    /// What the project's Dockerfile sets.
+    pub(crate) variables: BTreeMap<String, String>,
+    pub(crate) airflow_version: String,
+    pub(crate) python_version: String,
+    /// Where it differs from what the Release asks for.
+    pub(crate) note: Option<String>,
+}
+
+impl Environment {
+    pub(crate) fn is_airflow_2(&self) -> bool {
+        self.airflow_version.starts_with("2.")
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum EnvironmentError {
+    Fetch(FetchError),
+    Retry(String),
+    Stalled(String),
+}
+
+impl From<FetchError> for EnvironmentError {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(error)
+    }
+}
+
+impl From<updraft_bundle::VersionError> for EnvironmentError {
+    fn from(error: updraft_bundle::VersionError) -> Self {
+        Self::Fetch(error.into())
+    }
+}
+
+/// Makes environments.
+pub(crate) struct Environments {
+    /// Where `uv` and locks lie.
+    tools: PathBuf,
+}
+
+impl Environments {
+    pub(crate) fn new(config: &AgentConfig) -> Self {
+        Self { tools: config.tools.clone().unwrap_or_else(|| config.root.join("tools")) }
+    }
+
+    /// Makes the environment of an image, or answers at once when it is there.
+    pub(crate) async fn realise(
+        &self,
+        disk: &Disk,
+        client: &Client,
+        image: Digest,
+        user: Option<Ids>,
+        board: &Board,
+    ) -> Result<Environment, EnvironmentError> {
+        let described = describe(disk, client, image).await?;
+        let files = described.manifest().files().clone();
+        let dir = project_dir(disk)?;
+        let latest = dir.versions()?.pop();
+        let project =
+            fetch::materialize_manifest(disk, client, &dir, &files, latest, Verify::Quick).await?;
+
+        let (tools, environments, board) = (self.tools.clone(), disk.environments(), board.clone());
+        blocking(move || {
+            let say = |line: &str| board.busy(line);
+            let uv = Uv::find_or_install(&tools, &say).map_err(|error| uv_failed(&error))?;
+            let config = described.config();
+            let ask = |run_as| RealiseRequest { config, dir: &environments, cache: &tools, run_as, say: &say };
+            let run_as = user.map(|ids| RunAs { uid: ids.uid, gid: ids.gid });
+            let realised = match realise(&uv, &ask(run_as)) {
+                // No Python that the other user can run: Airflow runs as this
+                // one then, and `isolation` says so.
+                Err(RealiseError::Python(_) | RealiseError::Broken { .. }) if run_as.is_some() => {
+                    realise(&uv, &ask(None))
+                }
+                other => other,
+            };
+            let realised = realised.map_err(|error| realise_failed(&error))?;
+            Ok(Environment {
+                digest: image,
+                folder: realised.folder,
+                bin: realised.bin,
+                python: realised.python,
+                project: project.path,
+                variables: config.env.clone(),
+                airflow_version: config.fingerprint.airflow_version.to_string(),
+                python_version: realised.python_version.to_string(),
+                note: realised.note,
+            })
+        })
+        .await?
+    }
+}
+
+fn uv_failed(error: &UvError) -> EnvironmentError {
+    let text = format!("{}; {}", explain(error), error.help());
+    match error {
+        UvError::Offline(_) | UvError::Install(_) | UvError::Io { .. } => EnvironmentError::Retry(text),
+        UvError::Unusable { .. } | UvError::NoPython => EnvironmentError::Stalled(text),
+    }
+}
+
+fn realise_failed(error: &RealiseError) -> EnvironmentError {
+    let text = format!("{}; {}", explain(error), error.help());
+    match error {
+        RealiseError::Offline(_)
+        | RealiseError::Io { .. }
+        | RealiseError::Uv(_)
+        | RealiseError::Lock(_) => EnvironmentError::Retry(text),
+        RealiseError::Python(_)
+        | RealiseError::Venv { .. }
+        | RealiseError::Install(_)
+        | RealiseError::Broken { .. } => EnvironmentError::Stalled(text),
+    }
+}
+
+async fn describe(
+    disk: &Disk,
+    client: &Client,
+    image: Digest,
+) -> Result<updraft_image::Environment, EnvironmentError> {
+    let blobs = Blobs::new(disk);
+    let stalled = |error: updraft_image::EnvironmentError| {
+        EnvironmentError::Stalled(format!("{}; {}", explain(&error), error.help()))
+    };
+    let manifest = blobs.get(client, image).await?;
+    let parsed = updraft_image::EnvironmentManifest::parse(&manifest).map_err(stalled)?;
+    let config = blobs.get(client, parsed.config()).await?;
+    updraft_image::Environment::read(&manifest, &config).map_err(stalled)
+}
+
+/// The folder of the project's non-DAG files.
+pub(crate) fn project_dir(disk: &Disk) -> Result<BundleDir, updraft_bundle::VersionError> {
+    disk.tree(&disk.root().join("project"))
+}
+
+/// What an image keeps on disk besides its blobs: the virtual environment's
+/// name and the files' version. None when its blobs are not here.
+pub(crate) fn parts(disk: &Disk, image: Digest) -> Option<(Digest, Digest)> {
+    let blobs = Blobs::new(disk);
+    let manifest = blobs.read(&image)?;
+    let parsed = updraft_image::EnvironmentManifest::parse(&manifest).ok()?;
+    let config = updraft_image::EnvironmentConfig::parse(&blobs.read(&parsed.config())?).ok()?;
+    Some((realised_key(&config), parsed.files().digest()))
+}

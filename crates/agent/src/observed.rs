@@ -1,0 +1,67 @@
+//! What the agent sees, whole, in one place: the report is made from it, and so
+//! is what `quickstart` shows.
+
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+use updraft_api::agent::{AirflowView, Problem, ProofReport};
+use updraft_model::{ImportError, Release};
+
+/// The agent's view of itself and of its Airflow.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observed {
+    /// The newest generation of what is wanted that the agent has seen.
+    pub generation: i64,
+    /// The wanted Release, once all of it is on this disk.
+    pub staged: Option<Release>,
+    /// The Release that the live tree is.
+    pub serving: Option<Release>,
+    pub switched_at: Option<DateTime<Utc>>,
+    pub proof: Option<ProofReport>,
+    /// What the agent is busy with.
+    pub activity: Option<String>,
+    pub problem: Option<Problem>,
+    pub isolation: String,
+    pub airflow: Option<AirflowView>,
+    /// Whether Airflow's components are up and its API answers.
+    pub airflow_up: bool,
+    pub dags: Option<u64>,
+    pub import_errors: Vec<ImportError>,
+    /// Whether the control plane answered last time.
+    pub connected: bool,
+}
+
+/// A handle to change it with; equal values wake nobody.
+#[derive(Debug, Clone)]
+pub(crate) struct Board(watch::Sender<Observed>);
+
+impl Board {
+    pub(crate) fn new(observed: Observed) -> Self {
+        Self(watch::Sender::new(observed))
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Observed> {
+        self.0.subscribe()
+    }
+
+    pub(crate) fn read(&self) -> Observed {
+        self.0.borrow().clone()
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Observed)) {
+        self.0.send_if_modified(|observed| {
+            let before = observed.clone();
+            change(observed);
+            *observed != before
+        });
+    }
+
+    pub(crate) fn busy(&self, activity: impl Into<String>) {
+        let activity = activity.into();
+        tracing::info!("{activity}");
+        self.change(|observed| observed.activity = Some(activity));
+    }
+
+    pub(crate) fn idle(&self) {
+        self.change(|observed| observed.activity = None);
+    }
+}

@@ -1,0 +1,370 @@
+//! Has Airflow take in a Release's files at once, and hears what it made of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use updraft_api::agent::ProofReport;
+use updraft_bundle::{LayerTable, TreeDiff, VersionError, diff};
+use updraft_model::{
+    BundleName, DagChanges, Digest, ImportError, Proof, ProofOutcome, ProofTimings, Release, Timestamp,
+};
+
+use crate::disk::{Disk, Live};
+use crate::runtime::record::Record;
+use crate::worker::{Worker, WorkerError};
+
+/// What a proof needs to know.
+pub(crate) struct ProveAsk<'a> {
+    pub(crate) disk: &'a Disk,
+    pub(crate) worker: &'a Worker,
+    pub(crate) live: &'a Live,
+    /// The last Release that was live for good.
+    pub(crate) proven: Option<&'a Release>,
+    /// The DAG processor, when it runs and may have read older versions.
+    pub(crate) processor: Option<Record>,
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProveError {
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    #[error(transparent)]
+    Version(#[from] VersionError),
+    /// The live tree moved on; whoever moved it proves that.
+    #[error("the proof was overtaken: {0}")]
+    Superseded(String),
+}
+
+/// The worker's answer to one bundle's proof.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    outcome: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    parsed: u64,
+    #[serde(default)]
+    affected: u64,
+    #[serde(default)]
+    files: u64,
+    dags: Option<DagChanges>,
+    #[serde(default)]
+    import_errors: Vec<ImportError>,
+    #[serde(default)]
+    silent: Vec<String>,
+    #[serde(default)]
+    seen: String,
+    #[serde(default)]
+    not_seen: String,
+    #[serde(default)]
+    timings_ms: ProofTimings,
+}
+
+/// Proves every bundle of the live Release.
+pub(crate) async fn prove(ask: &ProveAsk<'_>) -> Result<Proof, ProveError> {
+    let mut proofs = Vec::new();
+    for (name, bundle) in &ask.live.release.bundles {
+        let proof = match prove_bundle(ask, name, bundle.digest).await {
+            // Once more: a file that ends the worker ends it again, and then it
+            // is known not to be chance.
+            Err(ProveError::Worker(WorkerError::Died(why))) => {
+                tracing::warn!(%why, "the worker ended during a proof; trying once more");
+                prove_bundle(ask, name, bundle.digest).await?
+            }
+            other => other?,
+        };
+        proofs.push((name.clone(), proof));
+    }
+    Ok(merge(proofs))
+}
+
+async fn prove_bundle(
+    ask: &ProveAsk<'_>,
+    bundle: &BundleName,
+    version: Digest,
+) -> Result<Proof, ProveError> {
+    let base = base(ask, bundle, version)?;
+    let processor = ask
+        .processor
+        .as_ref()
+        .map(|record| json!({ "pid": record.process.pid, "start_time": record.process.start_time }));
+    let request = json!({
+        "op": "prove",
+        "bundle": bundle,
+        "version": version,
+        "path": ask.disk.bundle(bundle)?.version_path(&version),
+        "current": ask.disk.airflow_link(bundle.as_str()),
+        "base": base,
+        "state": ask.disk.worker_state(),
+        "notes": ask.disk.notes(),
+        "processor": processor,
+        "timeout_s": ask.timeout.as_secs(),
+        "processes": std::thread::available_parallelism().map_or(2, usize::from),
+    });
+    // The worker keeps the time itself; this is for one that hangs.
+    let answer = ask.worker.ask(request, ask.timeout + Duration::from_secs(60)).await?;
+    let answer: Answer = serde_json::from_value(answer)
+        .map_err(|error| WorkerError::Nonsense(error.to_string()))?;
+    let outcome = match answer.outcome.as_str() {
+        "proven" => ProofOutcome::Proven,
+        "import_errors" => ProofOutcome::ImportErrors,
+        "timed_out" => ProofOutcome::TimedOut,
+        "superseded" => return Err(ProveError::Superseded(answer.reason)),
+        other => return Err(WorkerError::Nonsense(format!("the outcome `{other}`")).into()),
+    };
+    Ok(Proof {
+        outcome,
+        reason: answer.reason,
+        parsed: answer.parsed,
+        affected: answer.affected,
+        files: answer.files,
+        dags: answer.dags.unwrap_or_default(),
+        import_errors: answer.import_errors,
+        silent: answer.silent,
+        seen: answer.seen,
+        not_seen: answer.not_seen,
+        timings_ms: answer.timings_ms,
+    })
+}
+
+/// The version to compare with and what differs; none when everything has to be
+/// looked at.
+fn base(ask: &ProveAsk<'_>, bundle: &BundleName, version: Digest) -> Result<Option<Value>, ProveError> {
+    let Some(proven) = ask.proven else { return Ok(None) };
+    // Another environment can change what any file does.
+    if proven.image != ask.live.release.image {
+        return Ok(None);
+    }
+    let Some(base) = proven.bundles.get(bundle) else { return Ok(None) };
+    // Releases that were live since, and were not proven: Airflow may have read
+    // files of theirs, also such as this Release has changed back.
+    let since = if proven.id == ask.live.release.id {
+        &[]
+    } else {
+        match ask.live.before.iter().rposition(|release| release.id == proven.id) {
+            Some(at) => &ask.live.before[at + 1..],
+            None => return Ok(None),
+        }
+    };
+    if since.iter().any(|release| release.image != proven.image) {
+        return Ok(None);
+    }
+    let dir = ask.disk.bundle(bundle)?;
+    let (Some(old), Some(new)) = (dir.tables(&base.digest)?, dir.tables(&version)?) else {
+        return Ok(None);
+    };
+    let between: BTreeSet<Digest> = since
+        .iter()
+        .filter_map(|release| Some(release.bundles.get(bundle)?.digest))
+        .filter(|digest| *digest != base.digest && *digest != version)
+        .collect();
+    let mut tables = Vec::new();
+    for digest in between {
+        match dir.tables(&digest)? {
+            Some(table) => tables.push(table),
+            None => return Ok(None),
+        }
+    }
+    let changes = changes(&old, &tables, &new);
+    Ok(Some(json!({
+        "version": base.digest,
+        "changed": changes.changed,
+        "added": changes.added,
+        "removed": changes.removed,
+    })))
+}
+
+/// What differs between two versions, and also what a version between them had
+/// that the new one has otherwise.
+fn changes(old: &[LayerTable], between: &[Vec<LayerTable>], new: &[LayerTable]) -> TreeDiff {
+    let direct = diff(old, new);
+    let added: BTreeSet<String> = direct.added.into_iter().collect();
+    let mut changed: BTreeSet<String> = direct.changed.into_iter().collect();
+    let mut removed: BTreeSet<String> = direct.removed.into_iter().collect();
+    for table in between {
+        let other = diff(table, new);
+        changed.extend(other.changed.into_iter().chain(other.added));
+        removed.extend(other.removed);
+    }
+    changed.retain(|path| !added.contains(path));
+    TreeDiff {
+        added: added.into_iter().collect(),
+        changed: changed.into_iter().collect(),
+        removed: removed.into_iter().collect(),
+    }
+}
+
+/// One proof for the whole Release: as bad as the worst of its bundles.
+fn merge(proofs: Vec<(BundleName, Proof)>) -> Proof {
+    let several = proofs.len() > 1;
+    let mut whole = Proof {
+        outcome: ProofOutcome::Proven,
+        reason: String::new(),
+        parsed: 0,
+        affected: 0,
+        files: 0,
+        dags: DagChanges::default(),
+        import_errors: Vec::new(),
+        silent: Vec::new(),
+        seen: String::new(),
+        not_seen: String::new(),
+        timings_ms: ProofTimings::default(),
+    };
+    if proofs.is_empty() {
+        whole.reason = "the Release has no bundle, so there was nothing to parse".into();
+    }
+    let mut reasons: BTreeMap<u8, Vec<String>> = BTreeMap::new();
+    for (name, proof) in proofs {
+        let named = |path: String| if several { format!("{name}/{path}") } else { path };
+        let said = |text: String| if several && !text.is_empty() { format!("{name}: {text}") } else { text };
+        if severity(proof.outcome) > severity(whole.outcome) {
+            whole.outcome = proof.outcome;
+        }
+        reasons.entry(severity(proof.outcome)).or_default().push(said(proof.reason));
+        whole.parsed += proof.parsed;
+        whole.affected += proof.affected;
+        whole.files += proof.files;
+        whole.dags.added.extend(proof.dags.added);
+        whole.dags.changed.extend(proof.dags.changed);
+        whole.dags.removed.extend(proof.dags.removed);
+        whole.dags.total += proof.dags.total;
+        whole.import_errors.extend(
+            proof.import_errors.into_iter().map(|error| ImportError { file: named(error.file), ..error }),
+        );
+        whole.silent.extend(proof.silent.into_iter().map(named));
+        whole.seen = joined([whole.seen, said(proof.seen)]);
+        whole.not_seen = joined([whole.not_seen, said(proof.not_seen)]);
+        whole.timings_ms.parse += proof.timings_ms.parse;
+        whole.timings_ms.write += proof.timings_ms.write;
+        whole.timings_ms.processor += proof.timings_ms.processor;
+        whole.timings_ms.verify += proof.timings_ms.verify;
+    }
+    if let Some((_, worst)) = reasons.pop_last() {
+        whole.reason = worst.join("; ");
+    }
+    whole
+}
+
+fn severity(outcome: ProofOutcome) -> u8 {
+    match outcome {
+        ProofOutcome::Proven => 0,
+        ProofOutcome::TimedOut => 1,
+        ProofOutcome::ImportErrors => 2,
+    }
+}
+
+fn joined(parts: [String; 2]) -> String {
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// A proof as it is kept on disk, so that a restart does not ask again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct KeptProof {
+    pub(crate) report: ProofReport,
+    /// When the tree it speaks of was switched to; a later switch to the same
+    /// Release makes it worthless.
+    pub(crate) switched_at: Timestamp,
+}
+
+/// What the worker says of a bundle at any time.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Status {
+    ok: bool,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    pub(crate) dags: u64,
+    #[serde(default)]
+    pub(crate) import_errors: Vec<StatusError>,
+    #[serde(default)]
+    holds: Holds,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct StatusError {
+    pub(crate) file: String,
+    pub(crate) traceback: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Holds {
+    /// Versions of unfinished runs, with how many those are.
+    runs: BTreeMap<String, u64>,
+    /// Versions that DAGs were last parsed from.
+    dags: BTreeMap<String, u64>,
+}
+
+impl Status {
+    /// The versions that Airflow still needs on disk.
+    pub(crate) fn held(&self) -> BTreeSet<Digest> {
+        self.holds.runs.keys().chain(self.holds.dags.keys()).filter_map(|text| text.parse().ok()).collect()
+    }
+}
+
+pub(crate) async fn status(disk: &Disk, worker: &Worker, bundle: &BundleName) -> Result<Status, WorkerError> {
+    let request = json!({
+        "op": "status",
+        "bundle": bundle,
+        "current": disk.airflow_link(bundle.as_str()),
+    });
+    let answer = worker.ask(request, Duration::from_secs(60)).await?;
+    let status: Status = serde_json::from_value(answer)
+        .map_err(|error| WorkerError::Nonsense(error.to_string()))?;
+    if status.ok { Ok(status) } else { Err(WorkerError::Answered(status.reason)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use updraft_bundle::{Entry, EntryKind};
+
+    use super::*;
+
+    fn tree(files: &[(&str, &str)]) -> Vec<LayerTable> {
+        let entries = files
+            .iter()
+            .map(|(path, content)| Entry {
+                path: (*path).to_owned(),
+                kind: EntryKind::File {
+                    size: content.len() as u64,
+                    digest: Digest::of(content.as_bytes()),
+                    executable: false,
+                },
+            })
+            .collect();
+        vec![LayerTable { digest: Digest::of(format!("{files:?}").as_bytes()), entries }]
+    }
+
+    #[test]
+    fn what_an_unproven_version_changed_and_this_one_changed_back_counts() {
+        let old = tree(&[("a", "1"), ("b", "1"), ("c", "1")]);
+        let between = tree(&[("a", "2"), ("c", "1"), ("x", "1")]);
+        let new = tree(&[("a", "1"), ("b", "1"), ("c", "2"), ("n", "1")]);
+        let changes = changes(&old, &[between], &new);
+        assert_eq!(changes.added, ["n"]);
+        assert_eq!(changes.changed, ["a", "b", "c"]);
+        assert_eq!(changes.removed, ["x"]);
+    }
+
+    #[test]
+    fn a_release_is_as_good_as_its_worst_bundle() {
+        let proof = |outcome, reason: &str| {
+            let mut proof = merge(Vec::new());
+            proof.outcome = outcome;
+            proof.reason = reason.into();
+            proof.parsed = 1;
+            proof.silent = vec!["f.py".into()];
+            proof
+        };
+        let whole = merge(vec![
+            ("dags".parse().unwrap(), proof(ProofOutcome::Proven, "fine")),
+            ("dbt".parse().unwrap(), proof(ProofOutcome::ImportErrors, "broken")),
+        ]);
+        assert_eq!(whole.outcome, ProofOutcome::ImportErrors);
+        assert_eq!(whole.reason, "dbt: broken");
+        assert_eq!(whole.parsed, 2);
+        assert_eq!(whole.silent, ["dags/f.py", "dbt/f.py"]);
+    }
+}

@@ -1,0 +1,11 @@
+//! Processes that outlive the agent: started once, found again, stopped whole.
+//!
+//! [`exec`] says why nothing is started twice, [`supervisor`] keeps components
+//! up, [`identity`] and [`record`] are how they are recognised.
+
+pub(crate) mod exec;
+pub(crate) mod identity;
+pub(crate) mod logs;
+pub(crate) mod record;
+pub(crate) mod supervisor;
+pub(crate) mod user;

@@ -1,0 +1,606 @@
+//! Keeps components up, each in a task of its own.
+//!
+//! A component's task takes no input beyond the newest [`Spec`]: it looks at the
+//! record, adopts what runs as wanted, stops what runs otherwise, starts what
+//! does not run, and waits for the first thing that changes that.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use updraft_api::agent::{ComponentState, ComponentView};
+use updraft_model::Digest;
+
+use super::exec::{ALREADY_RUNNING, Exec};
+use super::identity::{ProcessIdentity, family};
+use super::logs;
+use super::record::{ComponentFiles, Record};
+use super::user::Ids;
+
+/// Everything a component is started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Spec {
+    pub(crate) component: &'static str,
+    pub(crate) command: Vec<OsString>,
+    pub(crate) variables: BTreeMap<String, String>,
+    pub(crate) folder: PathBuf,
+    pub(crate) user: Option<Ids>,
+    pub(crate) environment: Option<Digest>,
+    /// How long it may take to stop by itself, when it has to be replaced.
+    pub(crate) grace: Duration,
+}
+
+impl Spec {
+    /// Tells whether something that runs was started from this very spec. A
+    /// digest, because variables may be secret and records are not.
+    pub(crate) fn fingerprint(&self) -> String {
+        let command: Vec<_> = self.command.iter().map(|part| part.to_string_lossy()).collect();
+        let user = self.user.map(|ids| (ids.uid, ids.gid));
+        // Not the image's digest: images that differ in nothing that this
+        // process sees leave it alone.
+        let all = serde_json::json!([command, self.variables, self.folder, user]);
+        Digest::of(all.to_string().as_bytes()).hex()
+    }
+}
+
+/// Where and how processes are started.
+#[derive(Debug, Clone)]
+pub(crate) struct Launcher {
+    /// The command that is the wrapper, to which its arguments are added.
+    pub(crate) wrapper: Vec<OsString>,
+    pub(crate) run: PathBuf,
+    pub(crate) logs: PathBuf,
+}
+
+impl Launcher {
+    pub(crate) fn files(&self, component: &str) -> ComponentFiles {
+        ComponentFiles::new(&self.run, &self.logs, component)
+    }
+
+    /// The wrapper's command for a spec, in the environment that the component
+    /// will have and no other.
+    pub(crate) fn command(&self, spec: &Spec, stdio: bool) -> std::process::Command {
+        let exec = Exec {
+            component: spec.component.to_owned(),
+            run: self.run.clone(),
+            logs: self.logs.clone(),
+            fingerprint: spec.fingerprint(),
+            environment: spec.environment,
+            user: spec.user,
+            stdio,
+            command: spec.command.clone(),
+        };
+        let mut command = std::process::Command::new(&self.wrapper[0]);
+        command
+            .args(&self.wrapper[1..])
+            .args(exec.to_args())
+            .env_clear()
+            .envs(&spec.variables)
+            .current_dir(&spec.folder);
+        if !stdio {
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        }
+        command
+    }
+
+    /// Runs a command to its end, and says how that was. One that an earlier
+    /// agent began is waited for first, so that two never run at once.
+    pub(crate) async fn run_to_end(&self, spec: &Spec) -> Result<(), String> {
+        let files = self.files(spec.component);
+        for _ in 0..3 {
+            if let Some(record) = Record::read_alive(&files.record) {
+                record.process.ended().await;
+            }
+            let offset = std::fs::metadata(&files.log).map_or(0, |metadata| metadata.len());
+            let mut command = tokio::process::Command::from(self.command(spec, false));
+            let status = match command.status().await {
+                Ok(status) => status,
+                Err(error) => return Err(format!("could not start it: {error}")),
+            };
+            match status.code() {
+                Some(0) => return Ok(()),
+                Some(ALREADY_RUNNING) => {}
+                _ => return Err(format!("{status}\n{}", logs::tail(&files.log, offset, 30))),
+            }
+        }
+        Err("another one runs again and again".into())
+    }
+}
+
+/// A running or wanted component, seen from outside its task.
+#[derive(Debug)]
+struct Handle {
+    spec: watch::Sender<Option<Spec>>,
+    view: watch::Receiver<Seen>,
+    task: JoinHandle<()>,
+}
+
+/// What a component's task knows.
+#[derive(Debug, Clone, PartialEq)]
+struct Seen {
+    view: ComponentView,
+    record: Option<Record>,
+}
+
+/// The components of one Airflow.
+pub(crate) struct Supervisor {
+    launcher: Launcher,
+    components: BTreeMap<&'static str, Handle>,
+    /// Told of every change of a component, so that reports go out at once.
+    changed: Arc<watch::Sender<u64>>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(launcher: Launcher) -> Self {
+        Self { launcher, components: BTreeMap::new(), changed: Arc::new(watch::Sender::new(0)) }
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Says which components there should be. Those that run as wanted are left
+    /// alone, whoever started them.
+    pub(crate) fn want(&mut self, specs: Vec<Spec>) {
+        for (name, handle) in &self.components {
+            if !specs.iter().any(|spec| spec.component == *name) {
+                handle.spec.send_if_modified(|wanted| wanted.take().is_some());
+            }
+        }
+        for spec in specs {
+            let name = spec.component;
+            let handle = self
+                .components
+                .entry(name)
+                .or_insert_with(|| start_task(name, &self.launcher, &self.changed));
+            handle.spec.send_if_modified(|wanted| {
+                let differs = wanted.as_ref() != Some(&spec);
+                *wanted = Some(spec);
+                differs
+            });
+        }
+    }
+
+    pub(crate) fn views(&self) -> Vec<ComponentView> {
+        self.components.values().map(|handle| handle.view.borrow().view.clone()).collect()
+    }
+
+    /// The record of a component that runs from its wanted spec.
+    pub(crate) fn running(&self, component: &str) -> Option<Record> {
+        let handle = self.components.get(component)?;
+        let wanted = handle.spec.borrow().as_ref()?.fingerprint();
+        let seen = handle.view.borrow();
+        let record = seen.record.clone()?;
+        (record.fingerprint == wanted && record.process.is_alive()).then_some(record)
+    }
+
+    /// Lets go of every component without touching it: the next agent adopts.
+    pub(crate) fn abandon(&mut self) {
+        for handle in std::mem::take(&mut self.components).into_values() {
+            handle.task.abort();
+        }
+    }
+}
+
+fn start_task(name: &'static str, launcher: &Launcher, changed: &Arc<watch::Sender<u64>>) -> Handle {
+    let (spec, specs) = watch::channel(None);
+    let view = ComponentView {
+        name: name.to_owned(),
+        state: ComponentState::Stopped,
+        pid: None,
+        restarts: 0,
+        last_error: None,
+    };
+    let (seen, view) = watch::channel(Seen { view, record: None });
+    let component = Component {
+        name,
+        launcher: launcher.clone(),
+        specs,
+        seen,
+        changed: Arc::clone(changed),
+        backoff: Backoff::default(),
+    };
+    Handle { spec, view, task: tokio::spawn(component.keep()) }
+}
+
+struct Component {
+    name: &'static str,
+    launcher: Launcher,
+    specs: watch::Receiver<Option<Spec>>,
+    seen: watch::Sender<Seen>,
+    changed: Arc<watch::Sender<u64>>,
+    backoff: Backoff,
+}
+
+/// How often a look at what runs is repeated without a reason.
+const LOOK: Duration = Duration::from_secs(30);
+/// A component that was up this long did not crash because of how it starts.
+const SETTLED: Duration = Duration::from_secs(60);
+/// A component that is up this long has passed its imports.
+const STARTED: Duration = Duration::from_secs(3);
+
+impl Component {
+    async fn keep(mut self) {
+        let files = self.launcher.files(self.name);
+        loop {
+            let wanted = self.specs.borrow_and_update().clone();
+            let running = Record::read_alive(&files.record);
+            match (wanted, running) {
+                (None, None) => {
+                    self.show(ComponentState::Stopped, None);
+                    if self.specs.changed().await.is_err() {
+                        return;
+                    }
+                }
+                (Some(spec), Some(record)) if record.fingerprint == spec.fingerprint() => {
+                    self.attend(&files, record).await;
+                }
+                (wanted, Some(record)) => {
+                    let grace = wanted.map_or(Duration::from_secs(10), |spec| spec.grace);
+                    tracing::info!(component = self.name, pid = record.process.pid, "stopping");
+                    stop(&record.process, grace).await;
+                }
+                (Some(spec), None) => self.start(&files, &spec).await,
+            }
+        }
+    }
+
+    /// Waits beside a component that runs as wanted.
+    async fn attend(&mut self, files: &ComponentFiles, record: Record) {
+        let age = (chrono::Utc::now() - record.started_at).to_std().unwrap_or_default();
+        let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+        let state = |age| if age < STARTED { ComponentState::Starting } else { ComponentState::Running };
+        self.show(state(age), Some(record.clone()));
+        let pause = if age < STARTED { STARTED.saturating_sub(age) } else { LOOK };
+        tokio::select! {
+            () = record.process.ended() => {
+                if since.elapsed() > SETTLED {
+                    self.backoff = Backoff::default();
+                }
+                self.crashed(&logs::tail(&files.log, record.log_offset, 20)).await;
+            }
+            changed = self.specs.changed() => if changed.is_err() {
+                // The agent is ending; the component is not.
+                std::future::pending::<()>().await;
+            },
+            () = tokio::time::sleep(pause) => {
+                if let Err(error) = logs::rotate(&files.log) {
+                    tracing::warn!(component = self.name, %error, "could not rotate its log");
+                }
+            }
+        }
+    }
+
+    async fn start(&mut self, files: &ComponentFiles, spec: &Spec) {
+        let offset = std::fs::metadata(&files.log).map_or(0, |metadata| metadata.len());
+        self.show(ComponentState::Starting, None);
+        let mut command = tokio::process::Command::from(self.launcher.command(spec, false));
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                self.crashed(&format!("could not start the wrapper: {error}")).await;
+                return;
+            }
+        };
+        let pid = child.id();
+        // The child becomes the component; until it has, the record says otherwise.
+        loop {
+            if let Some(record) = Record::read_alive(&files.record)
+                && Some(record.process.pid) == pid
+            {
+                tracing::info!(component = self.name, pid, "started");
+                break;
+            }
+            if let Ok(Some(status)) = child.try_wait() {
+                if status.code() != Some(ALREADY_RUNNING) {
+                    let tail = logs::tail(&files.log, offset, 20);
+                    self.crashed(if tail.is_empty() { "it ended without a word" } else { &tail }).await;
+                }
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // Reaps it whenever it ends; its end is seen by its record.
+        tokio::spawn(async move { child.wait().await });
+    }
+
+    async fn crashed(&mut self, last_lines: &str) {
+        let pause = self.backoff.next();
+        tracing::warn!(component = self.name, ?pause, "crashed; it will be started again");
+        self.seen.send_modify(|seen| {
+            seen.record = None;
+            seen.view.pid = None;
+            seen.view.state = ComponentState::Waiting;
+            seen.view.restarts += 1;
+            seen.view.last_error = Some(last_lines.trim().to_owned());
+        });
+        self.changed.send_modify(|count| *count += 1);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // A new spec may be what mends it.
+            _ = self.specs.changed() => {}
+        }
+    }
+
+    fn show(&self, state: ComponentState, record: Option<Record>) {
+        let modified = self.seen.send_if_modified(|seen| {
+            let view = ComponentView {
+                state,
+                pid: record.as_ref().map(|record| record.process.pid),
+                ..seen.view.clone()
+            };
+            let new = Seen { view, record };
+            let differs = *seen != new;
+            *seen = new;
+            differs
+        });
+        if modified {
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+/// Pauses between starts: 1, 2, 4 … 60 seconds.
+#[derive(Debug, Default)]
+struct Backoff(u32);
+
+impl Backoff {
+    fn next(&mut self) -> Duration {
+        let pause = Duration::from_secs((1 << self.0.min(6)).min(60));
+        self.0 += 1;
+        pause
+    }
+}
+
+/// Ends one component: politely to the process itself, which ends what it
+/// started (a scheduler lets its tasks finish), and firmly to its whole session
+/// after the grace.
+async fn stop(process: &ProcessIdentity, grace: Duration) {
+    process.signal(Signal::TERM);
+    if tokio::time::timeout(grace, process.ended()).await.is_ok() {
+        return;
+    }
+    for member in family(&[process.pid], None) {
+        member.signal(Signal::KILL);
+    }
+    let _ = tokio::time::timeout(Duration::from_secs(5), process.ended()).await;
+}
+
+/// Ends all of an Airflow, tasks included: those with a record, what is in
+/// their sessions or descends from them, and whatever carries the mark.
+pub(crate) async fn stop_all(launcher: &Launcher, components: &[&str], mark: &str) {
+    let mut known: Vec<ProcessIdentity> = components
+        .iter()
+        .filter_map(|component| Record::read_alive(&launcher.files(component).record))
+        .map(|record| record.process)
+        .collect();
+    let begun = Instant::now();
+    let mut told: Vec<ProcessIdentity> = Vec::new();
+    while begun.elapsed() < POLITE + FIRM {
+        // What was seen once stays known: its leader may end before it does.
+        known.retain(ProcessIdentity::is_alive);
+        let numbers: Vec<u32> = known.iter().map(|process| process.pid).collect();
+        known = family(&numbers, Some(mark));
+        if known.is_empty() {
+            return;
+        }
+        if begun.elapsed() > POLITE {
+            known.iter().for_each(|process| process.signal(Signal::KILL));
+        } else {
+            // Once each: some take a second request for impatience.
+            for process in known.iter().filter(|process| !told.contains(process)) {
+                process.signal(Signal::TERM);
+            }
+            told.clone_from(&known);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tracing::error!(left = known.len(), "some of Airflow's processes did not end");
+}
+
+/// How long all of an Airflow may take to stop by itself.
+const POLITE: Duration = Duration::from_secs(9);
+/// How long it is then killed for.
+const FIRM: Duration = Duration::from_secs(4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Not a test of its own: this binary, started again with these arguments,
+    /// is the wrapper.
+    #[test]
+    fn wrapper() {
+        let mut args = std::env::args_os().skip_while(|arg| arg != "--");
+        if args.next().is_some() {
+            let error = super::super::exec::exec_component(args).unwrap_err();
+            std::process::exit(error.exit_code());
+        }
+    }
+
+    struct Place {
+        folder: tempfile::TempDir,
+        launcher: Launcher,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let wrapper = [
+                std::env::current_exe().unwrap().into_os_string(),
+                "runtime::supervisor::tests::wrapper".into(),
+                "--exact".into(),
+                "--nocapture".into(),
+                "--".into(),
+            ];
+            let (run, logs) = (folder.path().join("run"), folder.path().join("logs"));
+            std::fs::create_dir(&run).unwrap();
+            std::fs::create_dir(&logs).unwrap();
+            Self { launcher: Launcher { wrapper: wrapper.into(), run, logs }, folder }
+        }
+
+        fn spec(&self, script: &str) -> Spec {
+            let mark = ("MARK".to_owned(), self.folder.path().display().to_string());
+            let path = ("PATH".to_owned(), "/usr/bin:/bin".to_owned());
+            Spec {
+                component: "part",
+                command: vec!["/bin/sh".into(), "-c".into(), script.into()],
+                variables: [mark, path].into(),
+                folder: self.folder.path().to_owned(),
+                user: None,
+                environment: None,
+                grace: Duration::from_secs(2),
+            }
+        }
+
+        fn mark(&self) -> String {
+            format!("MARK={}", self.folder.path().display())
+        }
+
+        fn record(&self) -> Option<Record> {
+            Record::read_alive(&self.launcher.files("part").record)
+        }
+
+        /// The process that a spec runs as, once it does.
+        async fn running(&self, supervisor: &Supervisor) -> Record {
+            for _ in 0..500 {
+                if let Some(record) = supervisor.running("part") {
+                    return record;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            panic!("it does not run: {:?}", supervisor.views());
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            for process in family(&[], Some(&self.mark())) {
+                process.signal(Signal::KILL);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_next_agent_adopts_what_runs() {
+        let place = Place::new();
+        let spec = place.spec("exec sleep 300");
+        let mut first = Supervisor::new(place.launcher.clone());
+        first.want(vec![spec.clone()]);
+        let record = place.running(&first).await;
+        first.abandon();
+
+        let mut second = Supervisor::new(place.launcher.clone());
+        second.want(vec![spec]);
+        assert_eq!(place.running(&second).await, record);
+        assert_eq!(family(&[], Some(&place.mark())).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn however_many_ask_one_starts() {
+        let place = Place::new();
+        let spec = place.spec("exec sleep 300");
+        let mut agents: Vec<Supervisor> =
+            (0..4).map(|_| Supervisor::new(place.launcher.clone())).collect();
+        for agent in &mut agents {
+            agent.want(vec![spec.clone()]);
+        }
+        let record = place.running(&agents[0]).await;
+        for agent in &agents {
+            assert_eq!(place.running(agent).await, record);
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(family(&[], Some(&place.mark())).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn another_spec_replaces_what_runs_and_the_same_one_does_not() {
+        let place = Place::new();
+        let mut supervisor = Supervisor::new(place.launcher.clone());
+        supervisor.want(vec![place.spec("exec sleep 300")]);
+        let first = place.running(&supervisor).await;
+        supervisor.want(vec![place.spec("exec sleep 300")]);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(place.running(&supervisor).await, first);
+
+        supervisor.want(vec![place.spec("exec sleep 301")]);
+        let second = place.running(&supervisor).await;
+        assert_ne!(second.process, first.process);
+        assert!(!first.process.is_alive());
+
+        supervisor.want(Vec::new());
+        second.process.ended().await;
+    }
+
+    #[tokio::test]
+    async fn a_crash_is_shown_with_its_last_lines_and_mended() {
+        let place = Place::new();
+        let mut supervisor = Supervisor::new(place.launcher.clone());
+        let once = "if [ -e seen ]; then exec sleep 300; fi; touch seen; echo about to fall >&2; exit 3";
+        supervisor.want(vec![place.spec(once)]);
+        let record = place.running(&supervisor).await;
+        // It may be seen running before it falls.
+        let record = if supervisor.views()[0].restarts == 0 {
+            record.process.ended().await;
+            tokio::time::sleep(Duration::from_millis(1300)).await;
+            place.running(&supervisor).await
+        } else {
+            record
+        };
+        assert!(record.process.is_alive());
+        let view = supervisor.views().remove(0);
+        assert_eq!((view.restarts, view.pid), (1, Some(record.process.pid)));
+        assert_eq!(view.last_error.as_deref(), Some("about to fall"));
+    }
+
+    #[tokio::test]
+    async fn stopping_reaches_what_left_the_session_and_what_ignores_requests() {
+        let place = Place::new();
+        let mut supervisor = Supervisor::new(place.launcher.clone());
+        let script = "setsid sleep 300 & (trap '' TERM; sleep 301) & exec sleep 302";
+        supervisor.want(vec![place.spec(script)]);
+        place.running(&supervisor).await;
+        for _ in 0..100 {
+            if family(&[], Some(&place.mark())).len() >= 4 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        supervisor.abandon();
+        let begun = Instant::now();
+        stop_all(&place.launcher, &["part"], &place.mark()).await;
+        assert!(begun.elapsed() < Duration::from_secs(15));
+        assert!(family(&[], Some(&place.mark())).is_empty());
+        assert!(place.record().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_command_that_an_earlier_agent_began_is_waited_for() {
+        let place = Place::new();
+        let spec = place.spec("echo x >> ran; sleep 0.5");
+        let first = place.launcher.command(&spec, false).spawn().unwrap();
+        while place.record().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        place.launcher.run_to_end(&spec).await.unwrap();
+        drop(first);
+        // One after the other: it cannot be known how the first one ended.
+        assert_eq!(std::fs::read_to_string(place.folder.path().join("ran")).unwrap(), "x\nx\n");
+        let failing = place.spec("echo why it failed >&2; exit 7");
+        let error = place.launcher.run_to_end(&failing).await.unwrap_err();
+        assert!(error.contains("why it failed"), "{error}");
+    }
+
+    #[test]
+    fn pauses_grow_to_a_minute() {
+        let mut backoff = Backoff::default();
+        let pauses: Vec<u64> = (0..8).map(|_| backoff.next().as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+}

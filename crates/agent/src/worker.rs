@@ -1,0 +1,287 @@
+//! The Python process that parses and asks inside Airflow's own code, kept warm.
+//!
+//! JSON lines both ways; requests may overlap. It is started through the same
+//! wrapper as the components, so that the next agent finds what a killed one
+//! left and ends it: two workers must not write to Airflow's database at once.
+
+use std::collections::HashMap;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{ChildStdin, ChildStdout};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::runtime::logs;
+use crate::runtime::record::Record;
+use crate::runtime::supervisor::{Launcher, Spec};
+
+pub(crate) const WORKER: &str = "worker";
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum WorkerError {
+    #[error("the proof worker ended while it was asked: {0}")]
+    Died(String),
+    #[error("the proof worker answered: {0}")]
+    Answered(String),
+    #[error("the proof worker did not answer in time")]
+    TimedOut,
+    #[error("the proof worker's answer makes no sense: {0}")]
+    Nonsense(String),
+}
+
+/// What the worker says of itself once it is up.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Ready {
+    pub(crate) airflow: String,
+    pub(crate) python: String,
+}
+
+struct Ask {
+    request: Value,
+    answer: oneshot::Sender<Result<Value, WorkerError>>,
+}
+
+enum Message {
+    Ask(Ask),
+    /// Nobody waits for this answer any more.
+    Cancel(u64),
+}
+
+/// A handle on the worker, whichever process it is at the moment.
+pub(crate) struct Worker {
+    spec: watch::Sender<Option<Spec>>,
+    messages: mpsc::UnboundedSender<Message>,
+    ready: watch::Receiver<Option<Ready>>,
+    task: JoinHandle<()>,
+    next_id: std::sync::atomic::AtomicU64,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Its input closes with the task, and it ends by that.
+        self.task.abort();
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(launcher: Launcher) -> Self {
+        let (spec, specs) = watch::channel(None);
+        let (messages, inbox) = mpsc::unbounded_channel();
+        let (readiness, ready) = watch::channel(None);
+        let keeper = Keeper { launcher, specs, inbox, readiness };
+        let task = tokio::spawn(keeper.keep());
+        Self { spec, messages, ready, task, next_id: 1.into() }
+    }
+
+    /// Says what to run, and starts it when that is news.
+    pub(crate) fn want(&self, spec: Spec) {
+        self.spec.send_if_modified(|wanted| {
+            let differs = wanted.as_ref() != Some(&spec);
+            *wanted = Some(spec);
+            differs
+        });
+    }
+
+    pub(crate) fn ready(&self) -> Option<Ready> {
+        self.ready.borrow().clone()
+    }
+
+    /// Asks and waits for the answer. Giving up on this future cancels what was
+    /// asked.
+    pub(crate) async fn ask(&self, mut request: Value, limit: Duration) -> Result<Value, WorkerError> {
+        let id = self.next_id.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        request["id"] = id.into();
+        let (answer, answered) = oneshot::channel();
+        let gone = || WorkerError::Died("the agent is stopping".into());
+        self.messages.send(Message::Ask(Ask { request, answer })).map_err(|_| gone())?;
+        let mut cancel = CancelOnDrop { id, messages: &self.messages, armed: true };
+        let answer = tokio::time::timeout(limit, answered)
+            .await
+            .map_err(|_| WorkerError::TimedOut)?
+            .map_err(|_| gone())?;
+        cancel.armed = false;
+        let answer = answer?;
+        match answer.get("error").and_then(Value::as_str) {
+            Some(error) => Err(WorkerError::Answered(error.to_owned())),
+            None => Ok(answer),
+        }
+    }
+}
+
+struct CancelOnDrop<'a> {
+    id: u64,
+    messages: &'a mpsc::UnboundedSender<Message>,
+    armed: bool,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            let _ = self.messages.send(Message::Cancel(self.id));
+        }
+    }
+}
+
+struct Keeper {
+    launcher: Launcher,
+    specs: watch::Receiver<Option<Spec>>,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    readiness: watch::Sender<Option<Ready>>,
+}
+
+impl Keeper {
+    async fn keep(mut self) {
+        let mut pause = Duration::from_millis(200);
+        loop {
+            let Some(spec) = self.specs.borrow_and_update().clone() else {
+                if self.specs.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            self.end_leftover().await;
+            let begun = tokio::time::Instant::now();
+            if self.run(&spec).await.is_err() {
+                return;
+            }
+            self.readiness.send_replace(None);
+            if begun.elapsed() > Duration::from_secs(60) {
+                pause = Duration::from_millis(200);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(30));
+        }
+    }
+
+    async fn end_leftover(&self) {
+        if let Some(record) = Record::read_alive(&self.launcher.files(WORKER).record) {
+            tracing::info!(pid = record.process.pid, "ending the worker of an earlier agent");
+            record.process.signal(Signal::KILL);
+            record.process.ended().await;
+        }
+    }
+
+    /// Runs one worker until it ends or another is wanted. `Err`: the agent ends.
+    async fn run(&mut self, spec: &Spec) -> Result<(), ()> {
+        let files = self.launcher.files(WORKER);
+        let _ = logs::rotate(&files.log);
+        let offset = std::fs::metadata(&files.log).map_or(0, |metadata| metadata.len());
+        let died = |what: &str| {
+            let tail = logs::tail(&files.log, offset, 12);
+            WorkerError::Died(format!("{what}\n{tail}").trim().to_owned())
+        };
+
+        let mut command = self.launcher.command(spec, true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut command = tokio::process::Command::from(command);
+        let mut child = match command.kill_on_drop(true).spawn() {
+            Ok(child) => child,
+            Err(error) => return self.fail_next(died(&error.to_string())).await,
+        };
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Ok(());
+        };
+        let mut waiting = HashMap::new();
+        let end = self.serve(input, output, &mut waiting).await;
+        if matches!(end, End::ToldToStop | End::AgentEnds) {
+            let _ = child.start_kill();
+        }
+        let status = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+        let error = died(&status);
+        for (_, answer) in waiting {
+            let _: Result<(), _> = std::convert::identity::<oneshot::Sender<_>>(answer).send(Err(error.clone()));
+        }
+        match end {
+            End::AgentEnds => Err(()),
+            End::ToldToStop => Ok(()),
+            End::OutputClosed { was_ready: true } => {
+                tracing::warn!(%error, "it will be started again");
+                Ok(())
+            }
+            // Whoever asks next has to hear why there is no answer.
+            End::OutputClosed { was_ready: false } => self.fail_next(error).await,
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        mut input: ChildStdin,
+        output: ChildStdout,
+        waiting: &mut HashMap<u64, oneshot::Sender<Result<Value, WorkerError>>>,
+    ) -> End {
+        let mut lines = BufReader::new(output).lines();
+        let mut was_ready = false;
+        loop {
+            tokio::select! {
+                line = lines.next_line() => {
+                    let Ok(Some(line)) = line else { return End::OutputClosed { was_ready } };
+                    let Ok(message) = serde_json::from_str::<Value>(&line) else {
+                        tracing::warn!(%line, "the worker said something that is no answer");
+                        continue;
+                    };
+                    if message["event"] == "ready" {
+                        was_ready = true;
+                        self.readiness.send_replace(serde_json::from_value(message).ok());
+                    } else if message["event"].is_null()
+                        && let Some(answer) = message["id"].as_u64().and_then(|id| waiting.remove(&id))
+                    {
+                        let _ = answer.send(Ok(message));
+                    }
+                }
+                message = self.inbox.recv() => match message {
+                    None => return End::AgentEnds,
+                    Some(Message::Ask(ask)) => {
+                        let Some(id) = ask.request["id"].as_u64() else { continue };
+                        waiting.insert(id, ask.answer);
+                        // A failure shows as the end of its output.
+                        let _ = send(&mut input, &ask.request).await;
+                    }
+                    Some(Message::Cancel(id)) => if waiting.remove(&id).is_some() {
+                        let cancel = json!({"id": format!("cancel-{id}"), "op": "cancel", "target": id});
+                        let _ = send(&mut input, &cancel).await;
+                    },
+                },
+                changed = self.specs.changed() => {
+                    return if changed.is_ok() { End::ToldToStop } else { End::AgentEnds };
+                }
+            }
+        }
+    }
+
+    /// Answers the next request with an error, so that a worker that cannot
+    /// start is not tried in a tight loop and not silently either.
+    async fn fail_next(&mut self, error: WorkerError) -> Result<(), ()> {
+        tracing::warn!(%error, "the proof worker did not start");
+        let patience = tokio::time::sleep(Duration::from_secs(10));
+        tokio::select! {
+            () = patience => Ok(()),
+            _ = self.specs.changed() => Ok(()),
+            message = self.inbox.recv() => match message {
+                None => Err(()),
+                Some(Message::Ask(ask)) => {
+                    let _ = ask.answer.send(Err(error));
+                    Ok(())
+                }
+                Some(Message::Cancel(_)) => Ok(()),
+            },
+        }
+    }
+}
+
+enum End {
+    OutputClosed { was_ready: bool },
+    ToldToStop,
+    AgentEnds,
+}
+
+async fn send(input: &mut ChildStdin, message: &Value) -> std::io::Result<()> {
+    let mut line = message.to_string();
+    line.push('\n');
+    input.write_all(line.as_bytes()).await?;
+    input.flush().await
+}
