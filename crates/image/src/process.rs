@@ -36,7 +36,7 @@ impl Finished {
 
     /// Whether it failed because a package index cannot be reached.
     pub(crate) fn is_offline(&self) -> bool {
-        const SIGNS: [&str; 9] = [
+        const SIGNS: [&str; 10] = [
             "dns error",
             "error sending request",
             "client error (Connect)",
@@ -46,6 +46,7 @@ impl Finished {
             "Connection refused",
             "NewConnectionError",
             "network was disabled",
+            "urlopen error",
         ];
         SIGNS.iter().any(|sign| self.stderr.contains(sign))
     }

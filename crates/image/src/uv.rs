@@ -239,3 +239,32 @@ fn done(finished: &Finished, program: PathBuf) -> Result<PathBuf, UvError> {
         Err(UvError::Install(finished.complaint()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A Python that lacks some modules, as on a plain Debian.
+    fn python_without(modules: &str, folder: &Path) -> PathBuf {
+        let real = python::any().expect("tests need a Python");
+        let script = format!(
+            "#!/bin/sh\ncase \"$1 $2\" in {modules}) echo \"No module named $2\" >&2; exit 1;; esac\nexec '{}' \"$@\"\n",
+            real.display()
+        );
+        let path = folder.join("python3");
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn installs_without_venv_and_without_pip() {
+        for missing in ["'-m venv'", "'-m venv'|'-m pip'"] {
+            let dir = tempfile::tempdir().unwrap();
+            let python = python_without(missing, dir.path());
+            let program = install(&python, dir.path()).unwrap();
+            fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+            assert!(Uv::at(&program, dir.path()).is_ok(), "{missing}");
+        }
+    }
+}

@@ -19,6 +19,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// The state of the work tree that holds a folder; `None` without git or
 /// outside a repository. Only changes below the folder make it dirty.
 pub fn git_state(dir: &Path) -> Option<GitState> {
+    let dir = &dir.canonicalize().ok()?;
     let top = dir.ancestors().find(|dir| dir.join(".git").exists())?;
     let git = Git {
         dir,
@@ -285,6 +286,33 @@ mod tests {
 
         git(root, &["checkout", "-q", "--detach"]);
         assert_eq!(git_state(&project).unwrap().branch, None);
+    }
+
+    #[test]
+    fn runs_no_program_of_somebody_elses_repository() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        git(root, &["init", "-q", "-b", "main"]);
+        fs::write(root.join(".gitattributes"), "* filter=mine\n").unwrap();
+        fs::write(root.join("a.py"), "1").unwrap();
+        git(root, &["add", "."]);
+        git(root, &["commit", "-q", "-m", "Add a"]);
+        let ran = root.join("ran");
+        let script = format!("sh -c 'touch {}; cat'", ran.display());
+        git(root, &["config", "filter.mine.clean", &script]);
+        git(root, &["config", "filter.mine.required", "true"]);
+        git(root, &["config", "core.fsmonitor", &script]);
+        for path in [root.to_owned(), root.join(".git")] {
+            // Only root can give files away; elsewhere there is nothing to see.
+            if std::os::unix::fs::chown(path, Some(65534), None).is_err() {
+                return;
+            }
+        }
+        fs::write(root.join("a.py"), "2").unwrap();
+        let state = git_state(root).unwrap();
+        assert!(state.dirty);
+        assert_eq!(state.subject.as_deref(), Some("Add a"));
+        assert!(!ran.exists());
     }
 
     #[test]
