@@ -52,7 +52,22 @@ pub(crate) struct OutputArgs {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    run(std::env::args_os()).into()
+    let arguments: Vec<_> = std::env::args_os().collect();
+    // The agent starts Airflow's components through this. It is no part of the
+    // interface, and becomes the component before there is a second thread.
+    if arguments.get(1).is_some_and(|it| it == "agent")
+        && arguments.get(2).is_some_and(|it| it == "exec")
+    {
+        return become_component(arguments.into_iter().skip(3));
+    }
+    run(arguments).into()
+}
+
+fn become_component(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let Err(error) = updraft_agent::exec_component(arguments);
+    let failure = Failure::from_error(Exit::Internal, &error);
+    Console::new(Format::Text, false).error(&failure);
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {

@@ -35,8 +35,8 @@ impl Context {
         Ok(self.settings.get_or_init(|| settings))
     }
 
-    /// A client without a token, for the given address or the configured one.
-    pub(crate) fn anonymous(&self, server: Option<&str>) -> Result<Client> {
+    /// How to reach the control plane with the given address, or the configured one.
+    pub(crate) fn connect(&self, server: Option<&str>) -> Result<Connect> {
         let settings = self.settings()?;
         let ca_certificates = match &settings.ca_file {
             Some(file) => Some(std::fs::read(&file.value).map_err(|error| Failure {
@@ -47,14 +47,16 @@ impl Context {
         };
         let server = server.unwrap_or(&settings.server.value).to_owned();
         let insecure_http = settings.insecure_http.value;
-        Ok(Client::new(
-            &Connect {
-                server,
-                insecure_http,
-                ca_certificates,
-            },
-            None,
-        )?)
+        Ok(Connect {
+            server,
+            insecure_http,
+            ca_certificates,
+        })
+    }
+
+    /// A client without a token, for the given address or the configured one.
+    pub(crate) fn anonymous(&self, server: Option<&str>) -> Result<Client> {
+        Ok(Client::new(&self.connect(server)?, None)?)
     }
 
     /// A client that is signed in, as far as a token can be found.

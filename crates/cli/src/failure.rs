@@ -37,9 +37,12 @@ impl Failure {
 
     /// From an error and what lies under it.
     pub(crate) fn from_error(exit: Exit, error: &(dyn Error + 'static)) -> Self {
+        let message = error.to_string();
+        let mut causes = causes(error.source());
+        causes.retain(|cause| !message.contains(cause.as_str()));
         Self {
-            causes: causes(error.source()),
-            ..Self::new(exit, error.to_string())
+            causes,
+            ..Self::new(exit, message)
         }
     }
 

@@ -10,6 +10,7 @@ mod console;
 mod context;
 mod exit;
 mod failure;
+mod logging;
 mod output;
 
 pub use cli::{main, reference as cli_reference};

@@ -87,11 +87,10 @@ impl Command {
     pub(crate) fn run_plain(&self, cx: &Context, out: &mut Console) -> Option<Result<Exit>> {
         match self {
             Self::Config(_) => Some(settings::config::run(cx, out)),
-            Self::Version(args) if !args.server => Some(settings::version::run_plain(out)),
+            Self::Version(args) if !args.with_server => Some(settings::version::run_plain(out)),
             Self::Completions(args) => Some(settings::completions::run(args, out)),
             Self::Logout(args) => Some(session::logout::run(args, cx, out)),
             Self::Dev(dev::DevCommand::Init(args)) => Some(dev::init::run(args, out)),
-            Self::Agent(args) => args.run_plain(),
             _ => None,
         }
     }

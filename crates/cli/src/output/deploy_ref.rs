@@ -11,7 +11,7 @@ use crate::failure::{Failure, Result};
 /// The prefix and the time in it: 12 digits are milliseconds, four more make
 /// two deploys of one millisecond differ.
 const SHORT: usize = DeployId::PREFIX.len() + 16;
-const LEAST: usize = DeployId::PREFIX.len() + 4;
+const LEAST: usize = 4;
 
 /// An id shortened for tables; commands take it back.
 pub(crate) fn short(id: DeployId) -> String {
@@ -33,12 +33,10 @@ impl FromStr for DeployRef {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let id = text.parse().map(Self::Id);
-        let digits = text.strip_prefix(DeployId::PREFIX).unwrap_or_default();
-        let is_beginning = text.len() >= LEAST
-            && digits.len() < 32
-            && digits
-                .bytes()
-                .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        let is_beginning = text.strip_prefix(DeployId::PREFIX).is_some_and(|digits| {
+            let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            (LEAST..32).contains(&digits.len()) && digits.bytes().all(hex)
+        });
         if id.is_err() && is_beginning {
             Ok(Self::Beginning(text.to_owned()))
         } else {

@@ -119,7 +119,7 @@ impl Table {
                 text.push('\n');
             }
             for (name, cell) in self.header.iter().zip(row) {
-                let room = width.saturating_sub(label).max(10);
+                let room = width.saturating_sub(label).max(4);
                 let mut lines = wrap(cell, room).into_iter();
                 let first = lines.next().unwrap_or_default();
                 text.push_str(format!("{name:label$}{first}").trim_end());
@@ -193,8 +193,26 @@ mod tests {
 
     #[test]
     fn becomes_blocks_where_columns_do_not_fit() {
-        insta::assert_snapshot!(table().render(None), @"");
-        insta::assert_snapshot!(table().render(Some(45)), @"");
-        insta::assert_snapshot!(table().render(Some(30)), @"");
+        insta::assert_snapshot!(table().render(None), @r#"
+        NAME   WHEN       DESCRIPTION
+        sales  3 min ago  Nightly loads for the sales team
+        hr     just now
+        "#);
+        insta::assert_snapshot!(table().render(Some(45)), @r#"
+        NAME   WHEN       DESCRIPTION
+        sales  3 min ago  Nightly loads for the
+                          sales team
+        hr     just now
+        "#);
+        insta::assert_snapshot!(table().render(Some(30)), @r#"
+        name         sales
+        when         3 min ago
+        description  Nightly loads for
+                     the sales team
+
+        name         hr
+        when         just now
+        description
+        "#);
     }
 }

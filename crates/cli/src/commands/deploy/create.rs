@@ -364,11 +364,8 @@ impl Deploy<'_> {
         for note in &half.notes {
             out.warn(note);
         }
-        out.update(
-            step,
-            "locking the Environment: Airflow and what requirements.txt names",
-        );
-        let environment = environment::make(half).await?;
+        out.update(step, "making the Environment");
+        let environment = environment::make(half, step, out).await?;
         parts.environment = Some(environment.manifest()?);
         let comparison = self
             .client

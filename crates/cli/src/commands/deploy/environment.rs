@@ -1,38 +1,164 @@
 //! The image half of a deploy: an Environment, where the Deployment has none.
 
+use std::path::{Path, PathBuf};
+
 use bytes::Bytes;
 use updraft_api::Client;
+use updraft_bundle::Scan;
+use updraft_image::{
+    EnvironmentConfig, EnvironmentError, EnvironmentManifest, LockError, LockRequest, Uv, UvError,
+    lock,
+};
 use updraft_model::{DeploymentName, Digest, Release};
-use updraft_project::{ImageHalf, ProjectError};
+use updraft_project::{ImageFingerprint, ImageHalf, ProjectError};
 
+use super::create::{stopped, text};
+use crate::console::{Console, Step};
+use crate::context::Context;
 use crate::exit::Exit;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, exit_of_chain};
 
 /// An Environment artifact, ready to be sent.
-pub(super) struct Environment;
+pub(super) struct Environment {
+    environment: updraft_image::Environment,
+    files: Scan,
+}
 
 impl Environment {
     pub(super) fn manifest(&self) -> Result<String> {
-        todo!()
+        text(self.environment.manifest().to_bytes())
     }
+
     pub(super) fn size(&self, digest: Digest) -> Option<u64> {
-        todo!()
+        let blobs = self.environment.manifest().blobs();
+        blobs
+            .into_iter()
+            .find(|(blob, _)| *blob == digest)
+            .map(|(_, size)| size)
     }
+
     pub(super) fn bytes(&self, digest: Digest) -> Result<Bytes> {
-        todo!()
+        if digest == self.environment.manifest().config() {
+            return Ok(Bytes::copy_from_slice(self.environment.config_bytes()));
+        }
+        Ok(self.files.layer_bytes(&digest)?)
     }
 }
 
-pub(super) async fn make(half: ImageHalf) -> Result<Environment> {
-    todo!()
+/// Locks Airflow and the project's requirements, and puts its other files
+/// beside them. Says meanwhile what is going on.
+pub(super) async fn make(
+    half: ImageHalf,
+    step: &mut Step,
+    out: &mut Console,
+) -> Result<Environment> {
+    let tools = tools_dir()?;
+    let (say, mut said) = tokio::sync::mpsc::unbounded_channel::<String>();
+    let mut work = tokio::task::spawn_blocking(move || {
+        // Whoever listens may have gone.
+        make_blocking(half, &tools, &|text| drop(say.send(text.to_owned())))
+    });
+    loop {
+        tokio::select! {
+            Some(text) = said.recv() => out.update(step, &text),
+            made = &mut work => return made.map_err(stopped)?,
+        }
+    }
+}
+
+fn make_blocking(half: ImageHalf, tools: &Path, say: &dyn Fn(&str)) -> Result<Environment> {
+    let uv = Uv::find_or_install(tools, say)?;
+    let fingerprint = &half.fingerprint;
+    let ask = LockRequest {
+        airflow: &fingerprint.airflow_version,
+        python: fingerprint.python_version,
+        requirements: &half.requirements,
+        fresh: false,
+    };
+    let lock = lock(&uv, &ask, tools, say)?;
+    let environment = updraft_image::Environment::new(&half, lock);
+    Ok(Environment {
+        environment,
+        files: half.scan,
+    })
+}
+
+/// Where `uv` and locks are kept.
+pub(crate) fn tools_dir() -> Result<PathBuf> {
+    Context::cache_dir().ok_or_else(|| {
+        Failure::new(Exit::Prerequisite, "there is no folder to keep tools in")
+            .help("set UPDRAFT_CACHE_DIR")
+    })
 }
 
 /// Names what differs between the project's image half and the wanted one.
+///
+/// A DAG deploy leaves the image half as it is, so nothing here can fail it.
 pub(super) async fn differences(
     client: &Client,
     deployment: &DeploymentName,
     wanted: &Release,
     half: Result<ImageHalf, ProjectError>,
 ) -> Vec<String> {
-    vec![]
+    let half = match half {
+        Ok(half) => half,
+        // A repository of DAGs alone has no image half.
+        Err(ProjectError::NoDockerfile) => return Vec::new(),
+        Err(error) => return vec![format!("it cannot be compared: {error}")],
+    };
+    match wanted_fingerprint(client, deployment, wanted.image.digest()).await {
+        Ok(wanted) => half.fingerprint.differences(&wanted),
+        Err(failure) => vec![format!("it cannot be compared: {}", failure.message)],
+    }
+}
+
+/// What the wanted Environment was made from. A digest never changes its
+/// meaning, so the answer is kept.
+async fn wanted_fingerprint(
+    client: &Client,
+    deployment: &DeploymentName,
+    digest: Digest,
+) -> Result<ImageFingerprint> {
+    let kept = Context::cache_dir().map(|dir| dir.join("environments").join(digest.hex()));
+    if let Some(path) = &kept
+        && let Ok(bytes) = std::fs::read(path)
+        && let Ok(fingerprint) = serde_json::from_slice(&bytes)
+    {
+        return Ok(fingerprint);
+    }
+    let manifest = EnvironmentManifest::parse(&client.blob(deployment, digest).await?)?;
+    let config = client.blob(deployment, manifest.config()).await?;
+    let fingerprint = EnvironmentConfig::parse(&config)?.fingerprint;
+    if let Some(path) = &kept
+        && let Ok(text) = serde_json::to_string(&fingerprint)
+    {
+        // Without it the next deploy asks again.
+        let _ = crate::config::write_private(path, &text);
+    }
+    Ok(fingerprint)
+}
+
+impl From<EnvironmentError> for Failure {
+    fn from(error: EnvironmentError) -> Self {
+        let help = error.help();
+        Self::from_error(Exit::Internal, &error).help(help)
+    }
+}
+
+impl From<UvError> for Failure {
+    fn from(error: UvError) -> Self {
+        let exit = exit_of_chain(&error, Exit::Prerequisite);
+        Self::from_error(exit, &error).help(error.help())
+    }
+}
+
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Self {
+        let exit = match &error {
+            LockError::Offline { .. } | LockError::Uv(_) => Exit::Prerequisite,
+            LockError::Unsatisfiable { .. } | LockError::Credentials(_) => Exit::Refused,
+            LockError::Io { source, .. } => crate::failure::exit_of_io(source, Exit::Internal),
+        };
+        Self::from_error(exit, &error).help(error.help())
+    }
 }

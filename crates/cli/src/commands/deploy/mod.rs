@@ -2,7 +2,7 @@
 
 pub(crate) mod create;
 pub(crate) mod diff;
-mod environment;
+pub(crate) mod environment;
 pub(crate) mod follow;
 pub(crate) mod history;
 pub(crate) mod interrupt;

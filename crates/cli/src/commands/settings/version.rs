@@ -11,10 +11,9 @@ use crate::failure::Result;
 /// Print the version
 #[derive(Debug, clap::Args)]
 pub(crate) struct VersionArgs {
-    // The connection flag of the same name takes an address; this one asks.
     /// Ask the control plane for its version as well
-    #[arg(long = "with-server")]
-    pub(crate) server: bool,
+    #[arg(long)]
+    pub(crate) with_server: bool,
 
     #[command(flatten)]
     pub(crate) output: OutputArgs,

@@ -1,0 +1,178 @@
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use updraft_agent::{Agent, AgentConfig, ExternalAirflow, ExternalConfig, StartError, TokenSource};
+use updraft_api::client::Connect;
+
+use super::enroll::{Enrolled, RootArgs, enrolled_file, token_file};
+use crate::commands::deploy::interrupt::Interrupt;
+use crate::config::Source;
+use crate::console::Console;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::{Failure, Result, exit_of_chain};
+use crate::logging::{self, LogArgs};
+
+/// Run the agent (what `updraft agent` does by itself)
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    root: RootArgs,
+
+    /// Where Airflow's web server listens, on this machine only
+    #[arg(
+        long,
+        env = "UPDRAFT_AIRFLOW_PORT",
+        value_name = "PORT",
+        default_value_t = 8080
+    )]
+    airflow_port: u16,
+
+    /// Who Airflow runs as when the agent is root (default: `airflow` where there is one, or 50000)
+    #[arg(long, env = "UPDRAFT_AIRFLOW_USER", value_name = "USER")]
+    airflow_user: Option<String>,
+
+    /// A further variable of this environment that Airflow gets
+    #[arg(long, value_name = "NAME")]
+    pass_environment: Vec<String>,
+
+    /// Stop Airflow too when the agent is stopped
+    #[arg(long)]
+    stop_airflow: bool,
+
+    /// Deliver to this link for an Airflow that somebody else runs
+    #[arg(long, value_name = "LINK", help_heading = "External Airflow")]
+    external_folder: Option<PathBuf>,
+
+    /// Address of that Airflow; without it nothing can be proven
+    #[arg(
+        long,
+        value_name = "URL",
+        requires = "external_folder",
+        help_heading = "External Airflow"
+    )]
+    external_airflow: Option<String>,
+
+    /// Who signs in to it
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "admin",
+        help_heading = "External Airflow"
+    )]
+    external_user: String,
+
+    /// File with the password
+    #[arg(long, value_name = "FILE", help_heading = "External Airflow")]
+    external_password_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
+    logging::start(&args.log);
+    let interrupt = Interrupt::listen()?;
+    let root = &args.root.root;
+    let mut config = AgentConfig::new(root.clone(), connect(root, cx)?, token(root)?)?;
+    config.airflow_port = args.airflow_port;
+    config.airflow_user.clone_from(&args.airflow_user);
+    config.metadata_db_url = std::env::var("UPDRAFT_AIRFLOW_DATABASE_URL").ok();
+    config.pass_environment.clone_from(&args.pass_environment);
+    config.external = external(args)?;
+
+    let agent = Agent::start(config)?;
+    super::airflow::keep_address(root, &agent.airflow_url())?;
+    writeln!(
+        out.status(),
+        "Agent {} works in {}",
+        agent.id(),
+        root.display()
+    )?;
+    interrupt.came().await;
+    if args.stop_airflow {
+        writeln!(out.status(), "Stopping the agent and Airflow")?;
+        agent.stop_with_airflow().await;
+    } else {
+        writeln!(out.status(), "Stopping the agent; Airflow goes on")?;
+        agent.stop_agent_only().await;
+    }
+    Ok(Exit::Success)
+}
+
+/// The control plane that was enrolled with, unless another is named.
+fn connect(root: &Path, cx: &Context) -> Result<Connect> {
+    let mut connect = cx.connect(None)?;
+    let named = matches!(
+        cx.settings()?.server.source,
+        Source::Flag(_) | Source::Variable(_)
+    );
+    if !named
+        && let Ok(text) = std::fs::read(enrolled_file(root))
+        && let Ok(enrolled) = serde_json::from_slice::<Enrolled>(&text)
+    {
+        connect.server = enrolled.server;
+    }
+    Ok(connect)
+}
+
+fn token(root: &Path) -> Result<TokenSource> {
+    // The agent's folder may become another process's working directory.
+    let file = std::path::absolute(token_file(root))?;
+    if let Ok(token) = std::env::var("UPDRAFT_AGENT_TOKEN")
+        && !token.is_empty()
+    {
+        return Ok(TokenSource::Value(token));
+    }
+    if file.exists() {
+        return Ok(TokenSource::File(file));
+    }
+    Err(Failure::new(
+        Exit::NotSignedIn,
+        format!("the agent in `{}` is not enrolled", root.display()),
+    )
+    .code("token_missing")
+    .help("`updraft agent invite DEPLOYMENT` makes a code, `updraft agent enroll` trades it"))
+}
+
+fn external(args: &RunArgs) -> Result<Option<ExternalConfig>> {
+    let Some(folder) = args.external_folder.clone() else {
+        return Ok(None);
+    };
+    let airflow = match (&args.external_airflow, &args.external_password_file) {
+        (None, _) => None,
+        (Some(url), Some(password_file)) => Some(ExternalAirflow {
+            url: url.clone(),
+            user: args.external_user.clone(),
+            password_file: password_file.clone(),
+        }),
+        (Some(_), None) => {
+            return Err(Failure::new(
+                Exit::Usage,
+                "--external-airflow needs --external-password-file",
+            ));
+        }
+    };
+    Ok(Some(ExternalConfig { folder, airflow }))
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        if let StartError::Client(error) = error {
+            return error.into();
+        }
+        let help = error.help();
+        let exit = match &error {
+            StartError::Root(updraft_agent::RootError::Locked(_)) => Exit::Conflict,
+            StartError::User(_) => Exit::Refused,
+            StartError::Token(_) => Exit::NotSignedIn,
+            StartError::Root(_) | StartError::Kept(_) | StartError::Client(_) => {
+                exit_of_chain(&error, Exit::Internal)
+            }
+        };
+        Self {
+            help,
+            ..Self::from_error(exit, &error)
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Logs of the long-running commands, on standard error.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct LogArgs {
+    /// How to write logs (default: text on a terminal, otherwise json)
+    #[arg(long, env = "UPDRAFT_LOG_FORMAT", value_enum, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+
+    /// What to log, such as `info` or `updraft_server=debug`
+    #[arg(
+        long,
+        env = "UPDRAFT_LOG",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    pub(crate) log: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A line for people
+    Text,
+    /// A JSON object a line
+    Json,
+}
+
+pub(crate) fn start(args: &LogArgs) {
+    let terminal = std::io::stderr().is_terminal();
+    let format = args.log_format.unwrap_or(if terminal {
+        LogFormat::Text
+    } else {
+        LogFormat::Json
+    });
+    let filter = EnvFilter::try_new(&args.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A second start keeps the first: quickstart runs several servers in one process.
+    let _ = match format {
+        LogFormat::Text => builder.with_ansi(terminal).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+}
+
+/// Logs into a file, for a command that shows its own progress.
+pub(crate) fn to_file(path: &std::path::Path) -> std::io::Result<()> {
+    let file = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(path)?;
+    let filter = std::env::var("UPDRAFT_LOG").unwrap_or_default();
+    let filter = EnvFilter::try_new(filter.as_str())
+        .ok()
+        .filter(|_| !filter.is_empty())
+        .unwrap_or_else(|| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::sync::Mutex::new(file))
+        .try_init();
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! An agent without an Airflow: it asks what is wanted, says that it has it,
+//! and answers for Airflow as it is told.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use updraft_api::Client;
+use updraft_api::agent::{ProofReport, Report, Target};
+use updraft_api::client::Connect;
+use updraft_api::token::Enroll;
+use updraft_model::{
+    AgentId, DagChanges, ImportError, Proof, ProofOutcome, ProofTimings, ReleaseId,
+};
+
+/// What Airflow would say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    Proven,
+    /// `orders.py` cannot be imported.
+    ImportError,
+    /// Nothing, for as long as one waits.
+    Silence,
+}
+
+pub struct Agent {
+    answer: Arc<Mutex<Answer>>,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Agent {
+    pub fn start(url: &str, code: &str, answer: Answer) -> Self {
+        let connect = Connect {
+            server: url.to_owned(),
+            ..Connect::default()
+        };
+        let client = Client::new(&connect, None).unwrap();
+        let answer = Arc::new(Mutex::new(answer));
+        let ended = Arc::new(AtomicBool::new(false));
+        let (told, over) = (Arc::clone(&answer), Arc::clone(&ended));
+        let code = code.to_owned();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(run(client, code, told, over));
+        });
+        Self {
+            answer,
+            ended,
+            thread: Some(thread),
+        }
+    }
+
+    pub fn answer(&self, answer: Answer) {
+        *self.answer.lock().unwrap() = answer;
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn run(client: Client, code: String, answer: Arc<Mutex<Answer>>, ended: Arc<AtomicBool>) {
+    let enroll = Enroll {
+        code,
+        host: "stand-in".into(),
+    };
+    let token = client.enroll(&enroll).await.unwrap();
+    let client = client.with_token(token.secret);
+    let agent = AgentId::new();
+    let mut generation = -1;
+    let mut target: Option<Target> = None;
+    while !ended.load(Ordering::SeqCst) {
+        // A control plane that is away is asked again.
+        match client.wanted(generation, Duration::from_secs(1)).await {
+            Ok(Some(wanted)) => {
+                generation = wanted.generation;
+                target = wanted.target;
+            }
+            Ok(None) => {}
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        }
+        let answer = *answer.lock().unwrap();
+        let _ = client
+            .report(&report(agent, generation, target.as_ref(), answer))
+            .await;
+    }
+}
+
+fn report(agent: AgentId, generation: i64, target: Option<&Target>, answer: Answer) -> Report {
+    let staged = target.map(|target| target.release.id);
+    let serving = target
+        .filter(|target| target.may_switch)
+        .map(|target| target.release.id);
+    let proof = target
+        .filter(|target| target.may_switch && answer != Answer::Silence)
+        .map(|target| proof(target.release.id, target.attempt, answer));
+    Report {
+        agent,
+        host: "stand-in".into(),
+        version: updraft_api::VERSION.into(),
+        generation,
+        staged,
+        serving,
+        proof,
+        activity: None,
+        problem: None,
+        isolation: String::new(),
+        airflow: None,
+        dags: Some(1),
+        import_errors: Vec::new(),
+    }
+}
+
+fn proof(release: ReleaseId, attempt: u32, answer: Answer) -> ProofReport {
+    let import_errors = match answer {
+        Answer::ImportError => vec![ImportError {
+            file: "orders.py".into(),
+            traceback: "Traceback (most recent call last):\n  File \"orders.py\", line 2\nModuleNotFoundError: No module named 'nope'\n".into(),
+            new: true,
+        }],
+        Answer::Proven | Answer::Silence => Vec::new(),
+    };
+    ProofReport {
+        release,
+        attempt,
+        switched_at: chrono::Utc::now(),
+        proof: Proof {
+            outcome: if import_errors.is_empty() {
+                ProofOutcome::Proven
+            } else {
+                ProofOutcome::ImportErrors
+            },
+            reason: String::new(),
+            parsed: 1,
+            affected: 1,
+            files: 1,
+            dags: DagChanges {
+                added: vec![],
+                changed: vec!["orders".into()],
+                removed: vec![],
+                total: 1,
+            },
+            import_errors,
+            silent: vec![],
+            seen: String::new(),
+            not_seen: String::new(),
+            timings_ms: ProofTimings::default(),
+        },
+    }
+}

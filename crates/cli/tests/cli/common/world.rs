@@ -1,0 +1,137 @@
+//! A control plane of its own, a project, and an agent on request.
+
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::stand_in::{Agent, Answer};
+use super::{Printed, Sandbox};
+
+pub const DEPLOYMENT: &str = "shop";
+
+pub struct World {
+    pub sandbox: Sandbox,
+    pub url: String,
+    pub token: String,
+    server: Child,
+    port: u16,
+}
+
+impl World {
+    /// A running control plane without any Deployment.
+    pub fn bare() -> Self {
+        let mut sandbox = Sandbox::new();
+        let data = sandbox.path("data");
+        let data = data.to_str().unwrap();
+        let printed = sandbox
+            .run(&["server", "init", "--data-dir", data])
+            .ended_with(0);
+        let token = printed.stdout.trim().to_owned();
+        let port = free_port();
+        let server = serve(&sandbox, data, port);
+        let url = format!("http://127.0.0.1:{port}");
+        sandbox.set("UPDRAFT_SERVER", &url);
+        sandbox.set("UPDRAFT_TOKEN", &token);
+        sandbox.set("UPDRAFT_DEPLOYMENT", DEPLOYMENT);
+        Self {
+            sandbox,
+            url,
+            token,
+            server,
+            port,
+        }
+    }
+
+    /// With one Deployment and a project for it; the Environment of the project
+    /// is one that needs no package index.
+    pub fn new() -> Self {
+        let world = Self::bare();
+        world
+            .run(&["deployment", "create", DEPLOYMENT])
+            .ended_with(0);
+        world
+            .sandbox
+            .write("here/updraft.toml", "[project]\nname = \"shop\"\n");
+        world
+            .sandbox
+            .write("here/Dockerfile", "FROM apache/airflow:3.3.2-python3.12\n");
+        world.write_dag("orders", "# first\n");
+        world
+    }
+
+    pub fn write_dag(&self, name: &str, text: &str) {
+        self.sandbox.write(&format!("here/dags/{name}.py"), text);
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Printed {
+        self.sandbox.run(arguments)
+    }
+
+    pub fn deploy(&self, arguments: &[&str]) -> Printed {
+        self.run(&[&["deploy", "--dags"], arguments].concat())
+    }
+
+    pub fn deploy_json(&self, arguments: &[&str]) -> (Option<i32>, Value) {
+        let printed = self.deploy(&[&["-o", "json"], arguments].concat());
+        (printed.code, printed.json())
+    }
+
+    /// An agent that answers as told.
+    pub fn agent(&self, answer: Answer) -> Agent {
+        let code = self.run(&["agent", "invite"]).ended_with(0).stdout;
+        Agent::start(&self.url, code.trim(), answer)
+    }
+
+    pub fn stop_server(&mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+    }
+
+    pub fn start_server(&mut self) {
+        let data = self.sandbox.path("data");
+        self.server = serve(&self.sandbox, data.to_str().unwrap(), self.port);
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+fn serve(sandbox: &Sandbox, data: &str, port: u16) -> Child {
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(sandbox.path("server.log"))
+        .unwrap();
+    let listen = format!("127.0.0.1:{port}");
+    let server = sandbox
+        .command(&["server", "--data-dir", data, "--listen", &listen])
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let since = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        let log = || std::fs::read_to_string(sandbox.path("server.log")).unwrap();
+        assert!(
+            since.elapsed() < Duration::from_secs(30),
+            "no control plane came up: {}",
+            log()
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    server
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}

@@ -1,0 +1,539 @@
+//! What the command line does without a control plane.
+
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+use crate::common::{Sandbox, filters};
+use insta::assert_snapshot;
+
+#[test]
+fn help_lists_the_commands_in_the_order_of_their_use() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("COLUMNS", "100");
+    let help = sandbox.run(&["--help"]).ended_with(0);
+    let commands: Vec<_> = help
+        .stdout
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.split_whitespace().next().unwrap())
+        .collect();
+    assert_eq!(
+        commands.join(" "),
+        "quickstart dev deploy status history diff rollback deployment token login logout whoami \
+         server agent backup restore config version completions help"
+    );
+    assert!(help.stderr.is_empty());
+}
+
+#[test]
+fn every_command_has_help_that_fits_a_narrow_terminal() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("COLUMNS", "60");
+    for command in [
+        &["deploy"][..],
+        &["rollback"],
+        &["history"],
+        &["status"],
+        &["diff"],
+        &["deployment", "create"],
+        &["token", "create"],
+        &["login"],
+        &["server"],
+        &["agent"],
+        &["quickstart"],
+        &["dev", "init"],
+    ] {
+        let help = sandbox.run(&[command, &["-h"]].concat()).ended_with(0);
+        let longest = help.stdout.lines().map(|line| line.chars().count()).max();
+        assert!(longest.unwrap() <= 60, "{command:?}: {help}");
+    }
+}
+
+#[test]
+fn the_version_is_printed_both_ways() {
+    let sandbox = Sandbox::new();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        sandbox.run(&["--version"]).stdout,
+        format!("updraft {version}\n")
+    );
+    let printed = sandbox.run(&["version", "-o", "json"]).ended_with(0);
+    assert_eq!(printed.json(), serde_json::json!({ "version": version }));
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2_and_says_what_there_is() {
+    let sandbox = Sandbox::new();
+    filters().bind(|| {
+        assert_snapshot!(sandbox.run(&["deplyo"]), @r#"
+        exit code 2
+        --- stderr
+        error: unrecognized subcommand 'deplyo'
+
+          tip: some similar subcommands exist: 'deployment', 'deploy'
+
+        Usage: updraft [OPTIONS] <COMMAND>
+
+        For more information, try '--help'.
+        "#);
+        assert_snapshot!(sandbox.run(&["deploy", "sales"]), @r#"
+        exit code 2
+        --- stderr
+        error: only DAGs can be deployed on their own so far
+        help: give --dags; it also makes the image half when the Deployment has none
+        "#);
+        assert_snapshot!(sandbox.run(&["diff", "dep_0123"]), @r#"
+        exit code 2
+        --- stderr
+        error: invalid value 'dep_0123' for '<FROM>': `dep_0123` is not a deploy: expected an id starting with `dpl_`
+
+        For more information, try '--help'.
+        "#);
+        assert_snapshot!(sandbox.run(&["status"]), @r#"
+        exit code 2
+        --- stderr
+        error: no Deployment is named
+        help: name one as the argument, in UPDRAFT_DEPLOYMENT, or as `deployment` in updraft.toml; `updraft deployment list` shows them
+        "#);
+        assert_snapshot!(sandbox.run(&["token", "create", "ci", "--role", "king"]), @r#"
+        exit code 2
+        --- stderr
+        error: invalid value 'king' for '--role <ROLE>': `king` is not a role: use viewer, deployer, admin or agent
+
+        For more information, try '--help'.
+        "#);
+    });
+}
+
+#[test]
+fn a_secret_on_the_command_line_is_refused() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("UPDRAFT_TOKEN", "t");
+    filters().bind(|| {
+        assert_snapshot!(sandbox.run(&["deployment", "update", "x", "--env", "PASSWORD=hunter2"]), @r#"
+        exit code 2
+        --- stderr
+        error: the value of `PASSWORD` stands on the command line, where others can read it
+        help: give `--env PASSWORD` and the value on standard input, or use --env-file
+        "#);
+        assert_snapshot!(sandbox.run(&["--token", "abc", "status", "x"]), @r#"
+        exit code 2
+        --- stderr
+        error: unexpected argument '--token' found
+
+          tip: a similar argument exists: '--token-file'
+
+        Usage: updraft --token-file <FILE> <COMMAND>
+
+        For more information, try '--help'.
+        "#);
+    });
+}
+
+#[test]
+fn no_project_here_says_how_to_make_one() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("UPDRAFT_TOKEN", "t");
+    filters().bind(|| {
+        assert_snapshot!(sandbox.run(&["deploy", "sales", "--dags"]), @r#"
+        exit code 3
+        --- stderr
+        error: there is no project in `[SANDBOX]/here`
+        help: change to a folder with `updraft.toml`, or with `dags/` and a Dockerfile, or make one with `updraft dev init`
+        "#);
+    });
+}
+
+#[test]
+fn a_missing_or_empty_dags_folder_is_refused_before_anything_is_asked() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("UPDRAFT_TOKEN", "t");
+    sandbox.set("UPDRAFT_SERVER", "http://127.0.0.1:9");
+    sandbox.write("here/updraft.toml", "deployment = \"sales\"\n");
+    filters().bind(|| {
+        assert_snapshot!(sandbox.run(&["deploy", "--dags"]), @r#"
+        exit code 3
+        --- stderr
+        error: `[SANDBOX]/here/dags` does not exist
+        help: to take all DAGs away on purpose, give --allow-empty
+        "#);
+        std::fs::create_dir(sandbox.path("here/dags")).unwrap();
+        assert_snapshot!(sandbox.run(&["deploy", "--dags"]), @r#"
+        exit code 3
+        --- stderr
+        error: `[SANDBOX]/here/dags` has no files
+        help: to take all DAGs away on purpose, give --allow-empty
+        "#);
+    });
+}
+
+#[test]
+fn a_bundle_that_is_refused_names_the_file() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("UPDRAFT_TOKEN", "t");
+    sandbox.write(
+        "here/updraft.toml",
+        "deployment = \"sales\"\n[deploy]\nmax_file = 10\n",
+    );
+    sandbox.write("here/dags/big.py", "0123456789 and more");
+    filters().bind(|| {
+        assert_snapshot!(sandbox.run(&["deploy", "--dags"]), @r#"
+        exit code 3
+        --- stderr
+        error: `big.py` is too much: 19 bytes is more than the 10 bytes one file may have
+        help: keep large data outside the bundle (object storage, the image), name it in `.updraftignore`, or raise the limit per file
+        "#);
+    });
+    sandbox.write("here/updraft.toml", "deployment = \"sales\"\n");
+    std::os::unix::fs::symlink("../../secret", sandbox.path("here/dags/link.py")).unwrap();
+    filters().bind(|| {
+        assert_snapshot!(sandbox.run(&["deploy", "--dags"]), @r#"
+        exit code 3
+        --- stderr
+        error: the link `link.py` leads out of the bundle to `../../secret`
+        help: copy what it points to into the folder, or name the link in `.updraftignore`
+        "#);
+    });
+}
+
+#[test]
+fn settings_that_are_not_valid_are_named_with_their_line() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "here/updraft.toml",
+        "[project]\nname = \"x\"\ndeploymnt = \"y\"\n",
+    );
+    filters().bind(|| {
+        assert_snapshot!(sandbox.run(&["config"]), @r#"
+        exit code 3
+        --- stderr
+        error: line 3 of `updraft.toml`: there is no setting `deploymnt` (did you mean `deployment`?)
+        help: the sections are `[project]`, `[deploy]`, `[[target]]` and `[preview]`
+        "#);
+    });
+    sandbox.write("here/updraft.toml", "");
+    sandbox.write(
+        "home/.config/updraft/config.toml",
+        "servr = \"http://127.0.0.1\"\n",
+    );
+    filters().bind(|| {
+        assert_snapshot!(sandbox.run(&["config"]), @r#"
+        exit code 3
+        --- stderr
+        error: `[SANDBOX]/home/.config/updraft/config.toml` is not valid, line 1
+          because: unknown field `servr`, expected one of `server`, `deployment`, `insecure-http`, `ca-file`
+        help: settings are listed in docs/reference/configuration.md
+        "#);
+    });
+}
+
+#[test]
+fn a_broken_credentials_file_does_not_show_its_secrets() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "home/.config/updraft/credentials.toml",
+        "[servers.\"http://127.0.0.1:8888\"]\ntoken = \"very-secret\" oops\n",
+    );
+    let printed = sandbox.run(&["status", "x"]).ended_with(3);
+    assert!(!printed.stderr.contains("very-secret"), "{printed}");
+}
+
+#[test]
+fn each_layer_of_settings_wins_over_those_below_it() {
+    let mut sandbox = Sandbox::new();
+    let server = |sandbox: &Sandbox, arguments: &[&str]| {
+        let all = [arguments, &["config", "-o", "json"]].concat();
+        let json = sandbox.run(&all).ended_with(0).json();
+        let text = |key: &str| json["server"][key].as_str().unwrap().to_owned();
+        (text("value"), text("source"))
+    };
+    assert_eq!(
+        server(&sandbox, &[]),
+        ("http://127.0.0.1:8888".into(), "default".into())
+    );
+    sandbox.write(
+        "home/.config/updraft/config.toml",
+        "server = \"http://127.0.0.1:1\"\n",
+    );
+    let (value, source) = server(&sandbox, &[]);
+    assert_eq!(value, "http://127.0.0.1:1");
+    assert!(source.ends_with(".config/updraft/config.toml"));
+
+    sandbox.write("here/updraft.toml", "");
+    sandbox.write(
+        "here/.updraft/local.toml",
+        "server = \"http://127.0.0.1:2\"\n",
+    );
+    assert_eq!(server(&sandbox, &[]).0, "http://127.0.0.1:2");
+    sandbox.write("here/updraft.toml", "server = \"http://127.0.0.1:3\"\n");
+    let (value, source) = server(&sandbox, &[]);
+    assert_eq!(value, "http://127.0.0.1:3");
+    assert!(source.ends_with("here/updraft.toml"));
+
+    sandbox.set("UPDRAFT_SERVER", "http://127.0.0.1:4");
+    assert_eq!(
+        server(&sandbox, &[]),
+        ("http://127.0.0.1:4".into(), "UPDRAFT_SERVER".into())
+    );
+    let flag = server(&sandbox, &["--server", "http://127.0.0.1:5"]);
+    assert_eq!(flag, ("http://127.0.0.1:5".into(), "--server".into()));
+
+    // An empty variable is how CI gives a missing one.
+    sandbox.unset("UPDRAFT_SERVER");
+    sandbox.set("UPDRAFT_SERVER", "");
+    assert_eq!(server(&sandbox, &[]).0, "http://127.0.0.1:3");
+}
+
+#[test]
+fn config_tells_of_a_token_and_never_tells_it() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("UPDRAFT_TOKEN", "very-secret");
+    sandbox.set("UPDRAFT_DEPLOYMENT", "sales");
+    filters().bind(|| {
+        assert_snapshot!(sandbox.run(&["config"]), @r#"
+        exit code 0
+        --- stdout
+        SETTING        VALUE                                             FROM
+        server         http://127.0.0.1:[PORT]                             default
+        deployment     sales                                             UPDRAFT_DEPLOYMENT
+        token          set                                               UPDRAFT_TOKEN
+        insecure-http  false                                             default
+        ca-file        not set
+        project        not set
+        settings file  [SANDBOX]/home/.config/updraft/config.toml
+        "#);
+    });
+    let json = sandbox.run(&["config", "-o", "json"]).json();
+    assert_eq!(
+        json["token"],
+        serde_json::json!({ "value": "set", "source": "UPDRAFT_TOKEN" })
+    );
+    assert!(!json.to_string().contains("very-secret"));
+}
+
+#[test]
+fn a_stored_token_counts_only_for_its_server() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "home/.config/updraft/credentials.toml",
+        "[servers.\"http://127.0.0.1:7\"]\ntoken = \"t\"\n",
+    );
+    let token = |server: &str| {
+        let json = sandbox
+            .run(&["--server", server, "config", "-o", "json"])
+            .json();
+        json["token"]["value"].clone()
+    };
+    assert_eq!(token("http://127.0.0.1:7"), "set");
+    assert_eq!(token("http://127.0.0.1:7/"), "set");
+    assert_eq!(token("http://127.0.0.1:8"), serde_json::Value::Null);
+}
+
+#[test]
+fn a_token_that_cannot_be_one_is_refused_here() {
+    let sandbox = Sandbox::new();
+    for wrong in ["", "two words", "not\u{e9}ascii"] {
+        let printed =
+            sandbox.run_with_input(&["--token-file", "-", "status", "x", "-o", "json"], wrong);
+        assert_eq!(
+            printed.json()["error"]["code"],
+            "token_malformed",
+            "{printed}"
+        );
+        printed.ended_with(4);
+    }
+}
+
+#[test]
+fn plain_http_to_another_machine_needs_a_flag() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("UPDRAFT_TOKEN", "t");
+    filters().bind(|| {
+        assert_snapshot!(sandbox.run(&["--server", "http://192.0.2.1:8888", "status", "x"]), @r#"
+        exit code 3
+        --- stderr
+        error: `http://192.0.2.1:8888/` is neither https nor on this machine: the token would travel in clear
+        help: use https, or --insecure-http if the network between is trusted
+        "#);
+        assert_snapshot!(sandbox.run(&["--server", "ftp://x", "status", "x"]), @r#"
+        exit code 3
+        --- stderr
+        error: `ftp://x` is not the address of a control plane: it is neither http nor https
+        help: give it as https://HOST[:PORT]
+        "#);
+    });
+}
+
+#[test]
+fn no_control_plane_there_is_7() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("UPDRAFT_TOKEN", "t");
+    let printed = sandbox
+        .run(&["--server", "http://127.0.0.1:9", "status", "x"])
+        .ended_with(7);
+    assert!(
+        printed
+            .stderr
+            .contains("no control plane answers at http://127.0.0.1:9"),
+        "{printed}"
+    );
+    assert!(printed.stderr.contains("help: "), "{printed}");
+}
+
+#[test]
+fn an_error_is_one_json_object_too_when_json_was_asked_for() {
+    let sandbox = Sandbox::new();
+    let printed = sandbox.run(&["status", "x", "-o", "json"]).ended_with(4);
+    filters().bind(|| {
+        assert_snapshot!(printed, @r#"
+        exit code 4
+        --- stdout
+        {
+          "error": {
+            "causes": [],
+            "code": "token_missing",
+            "exit": "not_signed_in",
+            "exit_code": 4,
+            "help": "sign in with `updraft login http://127.0.0.1:[PORT]`, or set UPDRAFT_TOKEN",
+            "message": "there is no token for http://127.0.0.1:[PORT]"
+          }
+        }
+        --- stderr
+        error: there is no token for http://127.0.0.1:[PORT]
+        help: sign in with `updraft login http://127.0.0.1:[PORT]`, or set UPDRAFT_TOKEN
+        "#)
+    });
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let sandbox = Sandbox::new();
+    let mut child = sandbox
+        .command(&["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut stderr = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut stderr)
+        .unwrap();
+    assert_eq!(
+        (child.wait().unwrap().code(), stderr.as_str()),
+        (Some(0), "")
+    );
+}
+
+#[test]
+fn a_full_disk_behind_standard_output_is_15() {
+    let sandbox = Sandbox::new();
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = sandbox
+        .command(&["completions", "zsh"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    sandbox.printed(output).ended_with(15);
+}
+
+#[test]
+fn completions_are_there_for_each_shell() {
+    let sandbox = Sandbox::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let printed = sandbox.run(&["completions", shell]).ended_with(0);
+        assert!(printed.stdout.contains("rollback"), "{shell}");
+    }
+}
+
+#[test]
+fn init_writes_a_project_and_never_overwrites() {
+    let sandbox = Sandbox::new();
+    sandbox.write("here/requirements.txt", "mine\n");
+    let printed = sandbox
+        .run(&["dev", "init", "--name", "sales"])
+        .ended_with(0);
+    assert!(
+        printed
+            .stderr
+            .contains("= requirements.txt (was there; left alone)"),
+        "{printed}"
+    );
+    assert!(
+        printed.stderr.contains("+ dags/example_basic.py"),
+        "{printed}"
+    );
+    assert_eq!(
+        std::fs::read_to_string(sandbox.path("here/requirements.txt")).unwrap(),
+        "mine\n"
+    );
+    let again = sandbox
+        .run(&["dev", "init", "-o", "json"])
+        .ended_with(0)
+        .json();
+    assert_eq!(again["written"], serde_json::json!([]));
+    sandbox
+        .run(&["dev", "init", "--airflow-version", "one"])
+        .ended_with(3);
+}
+
+#[test]
+fn what_login_stores_is_for_its_owner_only() {
+    // No control plane answers, so nothing may be stored.
+    let sandbox = Sandbox::new();
+    sandbox
+        .run_with_input(&["login", "http://127.0.0.1:9"], "secret\n")
+        .ended_with(7);
+    assert!(
+        !sandbox
+            .path("home/.config/updraft/credentials.toml")
+            .exists()
+    );
+    // A file that others could read becomes private when it is written again.
+    let path = "home/.config/updraft/credentials.toml";
+    sandbox.write(
+        path,
+        "[servers.\"http://127.0.0.1:9\"]\ntoken = \"a\"\n[servers.\"https://b\"]\ntoken = \"b\"\n",
+    );
+    sandbox.run(&["logout", "http://127.0.0.1:9"]).ended_with(0);
+    let stored = std::fs::read_to_string(sandbox.path(path)).unwrap();
+    assert!(
+        !stored.contains("127.0.0.1") && stored.contains("https://b"),
+        "{stored}"
+    );
+    let mode = std::fs::metadata(sandbox.path(path))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn colours_are_for_terminals() {
+    let sandbox = Sandbox::new();
+    let printed = sandbox.run(&["status", "x"]);
+    assert!(!printed.stderr.contains('\u{1b}'), "{printed:?}");
+}
+
+#[test]
+fn deleting_without_a_terminal_needs_a_yes() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("UPDRAFT_TOKEN", "t");
+    filters().bind(|| {
+        assert_snapshot!(sandbox.run(&["deployment", "delete", "sales"]), @r#"
+    exit code 2
+    --- stderr
+    error: deleting `sales` needs a yes
+    help: give --yes; nothing is asked without a terminal
+    "#)
+    });
+}

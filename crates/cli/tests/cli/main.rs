@@ -1,0 +1,8 @@
+//! The command line through its front door: the real binary, a real control
+//! plane, and an agent that is played.
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
+mod common;
+mod local;
+mod references;
+mod served;
