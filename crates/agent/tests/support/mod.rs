@@ -1,0 +1,365 @@
+//! A control plane of one Deployment, with state: what is wanted changes, and
+//! what was reported is kept. It can misbehave, which the real one cannot be
+//! asked to.
+#![allow(dead_code, clippy::unwrap_used)]
+#![expect(clippy::allow_attributes, reason = "each test uses a part of it")]
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use serde::Deserialize;
+use tokio::sync::watch;
+use updraft_agent::{Agent, AgentConfig, RunningAgent, TokenSource};
+use updraft_api::agent::{FetchBlobs, Report, ReportAnswer, Target, Wanted};
+use updraft_api::client::Connect;
+use updraft_api::frames;
+use updraft_bundle::{ScanOptions, scan};
+use updraft_model::{
+    BundleRef, DeployId, DeploymentId, Digest, ImageRef, ProofOutcome, Release, ReleaseId, Runtime,
+};
+
+#[derive(Clone)]
+pub struct ControlPlane {
+    pub address: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    wanted: watch::Sender<Wanted>,
+    blobs: Mutex<HashMap<Digest, Bytes>>,
+    reports: watch::Sender<Option<Report>>,
+    /// Blobs that were asked for, in order.
+    asked: Mutex<Vec<Digest>>,
+    /// Answers with errors while set.
+    down: Mutex<bool>,
+    /// Agents switch as soon as they have staged.
+    may_switch: Mutex<bool>,
+}
+
+#[derive(Deserialize)]
+struct Poll {
+    generation: i64,
+    wait_s: u64,
+}
+
+impl ControlPlane {
+    pub async fn start() -> Self {
+        let wanted = Wanted {
+            generation: 1,
+            deployment: DeploymentId::new(),
+            deployment_name: "test".parse().unwrap(),
+            runtime: Runtime::Process,
+            executor: "LocalExecutor".into(),
+            environment: BTreeMap::new(),
+            target: None,
+            proven: None,
+            keep: Vec::new(),
+            lease_s: 30,
+            view_url: "http://127.0.0.1:1/versions/{version}".into(),
+        };
+        let shared = Arc::new(Shared {
+            wanted: watch::Sender::new(wanted),
+            blobs: Mutex::default(),
+            reports: watch::Sender::new(None),
+            asked: Mutex::default(),
+            down: Mutex::new(false),
+            may_switch: Mutex::new(true),
+        });
+        let routes = Router::new()
+            .route("/api/v1/agent/wanted", get(wanted_answer))
+            .route("/api/v1/agent/report", post(take_report))
+            .route("/api/v1/agent/blobs", post(send_blobs))
+            .with_state(Arc::clone(&shared));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        Self { address, shared }
+    }
+
+    pub fn deployment(&self) -> DeploymentId {
+        self.shared.wanted.borrow().deployment
+    }
+
+    pub fn change(&self, change: impl FnOnce(&mut Wanted)) {
+        self.shared.wanted.send_modify(|wanted| {
+            change(wanted);
+            wanted.generation += 1;
+        });
+    }
+
+    pub fn put(&self, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = Digest::of(&bytes);
+        self.shared.blobs.lock().unwrap().insert(digest, bytes);
+        digest
+    }
+
+    /// Sends other bytes for a digest.
+    pub fn corrupt(&self, digest: Digest) {
+        self.shared.blobs.lock().unwrap().insert(digest, Bytes::from_static(b"corrupt"));
+    }
+
+    pub fn set_down(&self, down: bool) {
+        *self.shared.down.lock().unwrap() = down;
+    }
+
+    pub fn set_may_switch(&self, may: bool) {
+        *self.shared.may_switch.lock().unwrap() = may;
+        self.change(|wanted| {
+            if let Some(target) = &mut wanted.target {
+                target.may_switch = may;
+            }
+        });
+    }
+
+    pub fn asked(&self) -> Vec<Digest> {
+        std::mem::take(&mut self.shared.asked.lock().unwrap())
+    }
+
+    /// Uploads a folder as a bundle.
+    pub fn upload(&self, folder: &Path) -> Digest {
+        let scanned = scan(folder, &ScanOptions::default()).unwrap();
+        for layer in scanned.manifest().layers() {
+            self.put(scanned.layer_bytes(&layer.digest).unwrap());
+        }
+        self.put(updraft_bundle::EMPTY_BLOB);
+        self.put(scanned.manifest().to_bytes())
+    }
+
+    /// Makes this the wanted Release. Gives the deploy's parts back.
+    pub fn deploy(&self, image: Digest, bundles: &[(&str, Digest)]) -> Release {
+        let release = Release {
+            id: ReleaseId::new(),
+            image: ImageRef::Environment { digest: image },
+            bundles: bundles
+                .iter()
+                .map(|(name, digest)| (name.parse().unwrap(), BundleRef { digest: *digest }))
+                .collect(),
+        };
+        self.want(&release, 1);
+        release
+    }
+
+    pub fn want(&self, release: &Release, attempt: u32) {
+        let may_switch = *self.shared.may_switch.lock().unwrap();
+        self.change(|wanted| {
+            wanted.target = Some(Target {
+                deploy: DeployId::new(),
+                release: release.clone(),
+                attempt,
+                may_switch,
+                proof_timeout_s: 300,
+            });
+        });
+    }
+
+    /// Waits for a report that says yes.
+    pub async fn reported(&self, limit: Duration, wanted: impl Fn(&Report) -> bool) -> Report {
+        let mut reports = self.shared.reports.subscribe();
+        let found = tokio::time::timeout(limit, async {
+            reports
+                .wait_for(|report| report.as_ref().is_some_and(&wanted))
+                .await
+                .unwrap()
+                .clone()
+                .unwrap()
+        })
+        .await;
+        found.unwrap_or_else(|_| panic!("the last report: {:#?}", self.shared.reports.borrow()))
+    }
+
+    pub async fn serving(&self, release: &Release, limit: Duration) -> Report {
+        self.reported(limit, |report| report.serving == Some(release.id)).await
+    }
+
+    /// Waits for the end of a proof, and takes it as the real one would.
+    pub async fn proof(&self, release: &Release, limit: Duration) -> Report {
+        let report = self
+            .reported(limit, |report| {
+                report.proof.as_ref().is_some_and(|proof| proof.release == release.id)
+            })
+            .await;
+        if report.proof.as_ref().unwrap().proof.outcome == ProofOutcome::Proven {
+            self.change(|wanted| wanted.proven = Some(release.clone()));
+        }
+        report
+    }
+}
+
+async fn wanted_answer(State(shared): State<Arc<Shared>>, Query(poll): Query<Poll>) -> Response {
+    if *shared.down.lock().unwrap() {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    let mut wanted = shared.wanted.subscribe();
+    let newer = wanted.wait_for(|wanted| wanted.generation > poll.generation);
+    match tokio::time::timeout(Duration::from_secs(poll.wait_s), newer).await {
+        Ok(Ok(wanted)) => Json(wanted.clone()).into_response(),
+        _ => StatusCode::NO_CONTENT.into_response(),
+    }
+}
+
+async fn take_report(State(shared): State<Arc<Shared>>, Json(report): Json<Report>) -> Response {
+    if *shared.down.lock().unwrap() {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    shared.reports.send_replace(Some(report));
+    let generation = shared.wanted.borrow().generation;
+    Json(ReportAnswer { generation, lease_until: chrono::Utc::now() + Duration::from_secs(30) })
+        .into_response()
+}
+
+async fn send_blobs(State(shared): State<Arc<Shared>>, Json(ask): Json<FetchBlobs>) -> Response {
+    if *shared.down.lock().unwrap() {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    let blobs = shared.blobs.lock().unwrap();
+    let mut body = Vec::new();
+    for digest in &ask.digests {
+        shared.asked.lock().unwrap().push(*digest);
+        if let Some(bytes) = blobs.get(digest) {
+            body.extend_from_slice(&frames::head(*digest, bytes.len() as u64));
+            body.extend_from_slice(bytes);
+        }
+    }
+    body.into_response()
+}
+
+/// Folders of one test, which Airflow's user can get to.
+pub struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        static LOG: OnceLock<()> = OnceLock::new();
+        LOG.get_or_init(|| {
+            let _ = tracing_subscriber::fmt()
+                .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| "off".into()))
+                .with_writer(std::io::stderr)
+                .try_init();
+        });
+        let folder = tempfile::Builder::new().prefix("updraft-agent-").tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        Self { folder }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.folder.path().join("agent")
+    }
+
+    /// Writes files below a folder of this name.
+    pub fn files(&self, name: &str, files: &[(&str, &str)]) -> PathBuf {
+        let root = self.folder.path().join(name);
+        fs::create_dir_all(&root).unwrap();
+        for (path, content) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        root
+    }
+
+    pub fn config(&self, control: &ControlPlane) -> AgentConfig {
+        let connect = Connect { server: control.address.clone(), ..Connect::default() };
+        let token = TokenSource::Value("secret-token".into());
+        let mut config = AgentConfig::new(self.root(), connect, token).unwrap();
+        config.wrapper = wrapper();
+        config.airflow_port = free_port();
+        config
+    }
+
+    pub fn start(&self, control: &ControlPlane) -> RunningAgent {
+        Agent::start(self.config(control)).unwrap()
+    }
+
+    /// What `live` shows of a bundle, by path.
+    pub fn live(&self, control: &ControlPlane, bundle: &str) -> BTreeMap<String, String> {
+        let folder = self.root().join(control.deployment().to_string()).join("live").join(bundle);
+        read_tree(&folder.join("current"))
+    }
+}
+
+pub fn read_tree(root: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                let name = path.strip_prefix(root).unwrap().display().to_string();
+                found.insert(name, fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// This test binary, started again, is the wrapper: see [`be_the_wrapper`].
+pub fn wrapper() -> Vec<OsString> {
+    let exe = std::env::current_exe().unwrap().into_os_string();
+    [exe, "wrapper".into(), "--exact".into(), "--nocapture".into(), "--".into()].into()
+}
+
+/// Called by a test named `wrapper` in each test binary.
+pub fn be_the_wrapper() {
+    let mut args = std::env::args_os().skip_while(|arg| arg != "--");
+    if args.next().is_some() {
+        let error = updraft_agent::exec_component(args).unwrap_err();
+        std::process::exit(error.exit_code());
+    }
+}
+
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The image of a project: locked with uv, uploaded.
+pub fn image(control: &ControlPlane, project: &Path) -> Digest {
+    let cache = std::env::temp_dir().join("updraft-agent-test-tools");
+    fs::create_dir_all(&cache).unwrap();
+    let uv = updraft_image::Uv::find_or_install(&cache, &|_| {}).unwrap();
+    let half = updraft_project::Project::open(project).unwrap().image_half(None).unwrap();
+    let request = updraft_image::LockRequest {
+        airflow: &half.fingerprint.airflow_version,
+        python: half.fingerprint.python_version,
+        requirements: &half.requirements,
+        fresh: false,
+    };
+    let lock = updraft_image::lock(&uv, &request, &cache, &|_| {}).unwrap();
+    let environment = updraft_image::Environment::new(&half, lock);
+    for layer in half.scan.manifest().layers() {
+        control.put(half.scan.layer_bytes(&layer.digest).unwrap());
+    }
+    control.put(updraft_bundle::EMPTY_BLOB);
+    control.put(environment.config_bytes().to_vec());
+    control.put(environment.manifest().to_bytes())
+}
+
+pub struct Clock(Instant);
+
+impl Clock {
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub fn say(&self, what: &str) {
+        eprintln!("{:>7.2} s  {what}", self.0.elapsed().as_secs_f64());
+    }
+}
