@@ -7,26 +7,19 @@ which the processor writes its own.
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import importlib
 import inspect
 import json
 import os
-import random
-import resource
 import selectors
 import signal
 import sys
 import tempfile
 import time
 import zipfile
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import airflow
 import structlog
 from airflow.configuration import conf
 from airflow.dag_processing import collection, processor
@@ -40,49 +33,22 @@ from airflow.utils import file as discovery
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
-from sqlalchemy.orm.exc import StaleDataError
 from uuid6 import uuid7
 
+from airflow_updraft._children import GRACE_S, import_early, in_transaction, limit_memory
 from airflow_updraft._dependencies import Recorder, Seen
+from airflow_updraft._model import DagState, Parsed
+from airflow_updraft._processor import Processor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from airflow_updraft._processor import ProcessorId
+
 try:
     from airflow._shared.module_loading.file_discovery import find_path_from_directory
 except ImportError:  # before 3.2
-    from airflow.utils.file import find_path_from_directory
-
-VERSION: str = airflow.__version__
-
-# Beside the limit that Airflow applies inside the child, for code that no signal interrupts.
-_GRACE_S = 10.0
-
-_TRIES = 6
-_T = TypeVar("_T")
-
-
-@dataclass
-class Parsed:
-    """What came of one DAG file."""
-
-    file: str
-    dags: list[Any] = field(default_factory=list)
-    errors: dict[str, str] = field(default_factory=dict)
-    warnings: list[Any] = field(default_factory=list)
-    seen: Seen = field(default_factory=Seen)
-    crash: str | None = None
-
-
-@dataclass(frozen=True)
-class DagState:
-    """One DAG as Airflow's database has it."""
-
-    file: str
-    version: str | None
-    stale: bool
-    hash: str | None = None
+    from airflow.utils.file import find_path_from_directory  # type: ignore[no-redef, unused-ignore]
 
 
 def _accepted(function: Callable[..., Any], **wanted: Any) -> dict[str, Any]:
@@ -101,6 +67,8 @@ def safe_mode() -> bool:
 
 class Bundle:
     """One bundle at the version that its `current` link names."""
+
+    versioned = True
 
     def __init__(self, name: str, current: Path, memory_bytes: int | None = None) -> None:
         self.name = name
@@ -129,12 +97,11 @@ class Bundle:
     def _relative(self, path: str) -> str:
         return os.path.relpath(path, self.root) if os.path.isabs(path) else path
 
-    @staticmethod
-    def parse_logs() -> Path:
-        """Gives the folder in which the DAG processor keeps a log for each file that it parses."""
-        return Path(conf.get_mandatory_value("logging", "dag_processor_child_process_log_directory"))
-
     # --- parsing
+
+    def watch(self, processor: ProcessorId, notes: Path) -> Processor:
+        logs = conf.get_mandatory_value("logging", "dag_processor_child_process_log_directory")
+        return Processor(processor, self.name, notes, Path(logs))
 
     def parse(self, files: Iterable[str], *, processes: int, pause: Callable[[], None]) -> Iterator[Parsed]:
         """Parses each file in a child of its own and yields the results as they come."""
@@ -164,7 +131,7 @@ class Bundle:
         def main() -> None:
             recorder = Recorder(*roots)
             if memory is not None:
-                _limit_memory(memory)
+                limit_memory(memory)
             sys.dont_write_bytecode = True
             # 3.0 has no dag bag that does this itself.
             if roots[0] not in sys.path:
@@ -172,7 +139,7 @@ class Bundle:
             inherited = set(sys.modules)
             recorder.start()
             try:
-                processor._parse_file_entrypoint()
+                processor._parse_file_entrypoint()  # type: ignore[no-untyped-call]
             finally:
                 seen = recorder.finish().to_json()
                 fresh = [name for name in sys.modules if name not in inherited and name.startswith("airflow.")]
@@ -187,7 +154,7 @@ class Bundle:
             bundle_path=self.root,
             callbacks=[],
             target=main,
-            client=_client,
+            client=_client,  # type: ignore[arg-type]
             selector=selector,
             logger=structlog.wrap_logger(structlog.BytesLogger(nowhere), processors=[_drop], logger_name="proof"),
             logger_filehandle=nowhere,
@@ -202,7 +169,7 @@ class Bundle:
         with create_session() as session:
             known = session.get(DagBundleModel, self.name) is not None
         if not known:
-            DagBundlesManager().sync_bundles_to_db()
+            DagBundlesManager().sync_bundles_to_db()  # type: ignore[no-untyped-call]
 
     def label(self) -> str | None:
         """Reads the version under which the DAG processor files what it collects."""
@@ -217,7 +184,7 @@ class Bundle:
             session.flush()
             return self._hashes(session, [dag.dag_id for result in results for dag in result.dags])
 
-        return _in_transaction(write)
+        return in_transaction(write)
 
     def _write(self, version: str, results: list[Parsed], session: Any) -> None:
         by_file: Callable[[str], Any] = (lambda path: (self.name, path)) if _errors_are_keyed_by_bundle() else str
@@ -264,7 +231,7 @@ class Bundle:
                     .execution_options(synchronize_session=False)
                 )
 
-        _in_transaction(retire)
+        in_transaction(retire)
 
     def _clear_errors(self, files: set[str], session: Any) -> None:
         names = [name for path in files for name in (path, str(self.root / path))]
@@ -320,7 +287,7 @@ class Bundle:
                     ParseImportError.bundle_name == self.name
                 )
             ).all()
-        return {self._relative(file): text or "" for file, text in rows}
+        return {self._relative(file): text or "" for file, text in rows if file}
 
     def holds(self) -> dict[str, Any]:
         """Finds what still needs a version on disk: unfinished runs, and where each DAG was last parsed."""
@@ -356,7 +323,7 @@ class Bundle:
             listing = []
             for dag in rows:
                 stored = SerializedDagModel.get(dag.dag_id, session=session)
-                tasks = stored.data["dag"].get("tasks", []) if stored is not None else []
+                tasks = stored.data["dag"].get("tasks", []) if stored is not None and stored.data else []
                 listing.append(
                     {
                         "dag_id": dag.dag_id,
@@ -370,29 +337,13 @@ class Bundle:
         return listing
 
 
-def _in_transaction(work: Callable[[Any], _T]) -> _T:
-    """Runs it in a transaction of its own, and again when the processor wrote the same rows or held the lock.
-
-    Airflow's own retries stay within one session, which cannot go on after a row that both have just made.
-    """
-    for attempt in range(_TRIES):
-        try:
-            with create_session() as session:
-                return work(session)
-        except (DBAPIError, StaleDataError, PendingRollbackError):
-            if attempt + 1 == _TRIES:
-                raise
-            time.sleep(random.uniform(0.1, 0.5) * (attempt + 1))
-    raise AssertionError("the last try returns or raises")
-
-
 class _Child:
     def __init__(self, file: str, process: Any, report: Any, bundle: Bundle) -> None:
         self._file = file
         self._process = process
         self._report = report
         self._bundle = bundle
-        self._limit = float(conf.getint("dag_processor", "dag_file_processor_timeout")) + _GRACE_S
+        self._limit = float(conf.getint("dag_processor", "dag_file_processor_timeout")) + GRACE_S
         self._started = time.monotonic()
         self._killed = False
 
@@ -413,14 +364,13 @@ class _Child:
         if report:
             told = json.loads(report)
             seen = Seen.from_json(told["seen"])
-            _import_early(told["imported"])
+            import_early(told["imported"])
         else:
             seen = Seen(everything=True)
         seen.files.add(self._file)
         parsed = Parsed(self._file, seen=seen)
         found = self._process.parsing_result
         if found is None:
-            parsed.crash = self._ending()
             parsed.errors[self._file] = f"{self._ending()} while Airflow imported it, so no DAG of it is known.\n"
             return parsed
         parsed.dags = list(found.serialized_dags)
@@ -473,30 +423,8 @@ def _serve(selector: selectors.BaseSelector, timeout: float) -> None:
             key.fileobj.close()  # type: ignore[union-attr]
 
 
-def _import_early(modules: list[str]) -> None:
-    """Imports what a DAG file needed of Airflow here too, so that the next children inherit it.
-
-    Airflow's processor does this for the imports at the top of a file, and so misses what `airflow.sdk` loads on
-    demand: some 200 ms of each parse.
-    """
-    missing = [name for name in modules if name not in sys.modules]
-    for name in missing:
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
-    if missing:
-        # A child copies every page on which its garbage collector marks what it inherited.
-        gc.freeze()
-
-
 def _drop(*_: Any) -> Any:
     raise structlog.DropEvent
-
-
-def _limit_memory(allowance: int) -> None:
-    # The child starts with the parent's address space, most of it shared; only what it adds counts.
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + allowance
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def _errors_are_keyed_by_bundle() -> bool:

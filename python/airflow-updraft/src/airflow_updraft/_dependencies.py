@@ -109,7 +109,7 @@ class Recorder:
         self.seen = Seen()
 
     def start(self) -> None:
-        sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, self)
         sys.addaudithook(self._on_event)
 
     def finish(self) -> Seen:

@@ -93,6 +93,13 @@ def process(pid: int) -> Process | None:
     return Process(pid, parent=int(fields[1]), start_time=int(fields[19]), ended=fields[0] in "ZX")
 
 
+def processes() -> Iterator[Process]:
+    for name in os.listdir("/proc"):
+        found = process(int(name)) if name.isdigit() else None
+        if found is not None:
+            yield found
+
+
 def runs(pid: int, start_time: int) -> bool:
     found = process(pid)
     return found is not None and not found.ended and found.start_time == start_time

@@ -132,6 +132,5 @@ class Processor:
 
     @staticmethod
     def _children(pid: int) -> set[tuple[int, int]]:
-        everybody = (_notes.process(int(name)) for name in os.listdir("/proc") if name.isdigit())
         # A zombie counts: the processor has not noticed its exit yet.
-        return {(one.pid, one.start_time) for one in everybody if one is not None and one.parent == pid}
+        return {(one.pid, one.start_time) for one in _notes.processes() if one.parent == pid}

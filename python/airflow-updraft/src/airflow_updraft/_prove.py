@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_updraft import _notes, _tracebacks, _versions
 from airflow_updraft._dependencies import Change, is_ignore_file
-from airflow_updraft._processor import Processor, ProcessorId
+from airflow_updraft._processor import ProcessorId
 from airflow_updraft._records import FileRecord, Record, Records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from airflow_updraft._airflow3 import Bundle, Parsed
+    from airflow_updraft._model import Bundle, Parsed, Watch
 
 # One transaction holds the write lock of a SQLite database for as long as it takes.
 _BATCH = 50
@@ -89,7 +89,7 @@ class Proof:
     request: Request
     airflow: Bundle
     records: Records
-    pause: Callable[[], None]
+    pause: Callable[[float], None]
     progress: Callable[..., None]
     timings: Timings = field(default_factory=Timings)
     parsed: int = 0
@@ -126,11 +126,9 @@ class Proof:
         if os.path.realpath(self.request.current) != os.path.realpath(self.request.path):
             raise SupersededError(f"`current` no longer leads to {self.request.version}")
 
-    def _look_at_processor(self) -> Processor | None:
+    def _look_at_processor(self) -> Watch | None:
         identity = self.request.processor
-        if identity is None:
-            return None
-        return Processor(identity, self.request.bundle, self.request.notes, self.airflow.parse_logs())
+        return None if identity is None else self.airflow.watch(identity, self.request.notes)
 
     def _look_at_change(self) -> None:
         request = self.request
@@ -214,23 +212,22 @@ class Proof:
         vanished = {
             dag
             for dag, state in self.airflow.dags().items()
-            if not state.stale and dag not in defined and _owner(state.file, self._record, self._gone) is not None
+            if not state.stale and dag not in defined and self._is_known_to_be_without(state.file)
         }
         self.airflow.retire(self._gone, vanished)
 
     # --- see that it stays
 
-    def _wait_for(self, processor: Processor | None) -> None:
+    def _wait_for(self, processor: Watch | None) -> None:
         if processor is None:
             return
         started = time.monotonic()
         version = self.request.version
         while not processor.is_past(version):
             self._pause(lambda: processor.missing(version))
-        if processor.is_alive():
-            # The note is written just before the version becomes the one that results are filed under.
-            while self.airflow.label() != version:
-                self._pause(lambda: "the DAG processor has not stored the new version yet")
+        # The note is written just before the version becomes the one that results are filed under.
+        while self.airflow.versioned and self.airflow.label() != version:
+            self._pause(lambda: "the DAG processor has not stored the new version yet")
         self.timings.processor += time.monotonic() - started
 
     def _verify(self) -> None:
@@ -252,6 +249,7 @@ class Proof:
         read a version that was never proven.
         """
         version = self.request.version
+        labelled = self.affected if self.airflow.versioned else set()
         stored = self.airflow.dags(hashes=True)
         errors = self.airflow.import_errors()
         expected: dict[str, set[str]] = {}
@@ -265,7 +263,7 @@ class Proof:
             for dag in file.dags:
                 state = stored.get(dag)
                 is_current = state is not None and not state.stale and state.hash in expected[dag]
-                is_labelled = path not in self.affected or (state is not None and state.version == version)
+                is_labelled = path not in labelled or (state is not None and state.version == version)
                 if not (is_current and is_labelled):
                     wrong.add(path)
         for path in errors:
@@ -273,11 +271,17 @@ class Proof:
             if owner in self._record.files and path not in self._record.files[owner].errors:
                 wrong.add(owner)
         for dag, state in stored.items():
-            if not state.stale and dag not in expected:
+            if not state.stale and dag not in expected and self._is_known_to_be_without(state.file):
                 owner = _owner(state.file, self._record, self._gone)
                 if owner in self._record.files:
                     wrong.add(owner)
         return wrong
+
+    def _is_known_to_be_without(self, path: str) -> bool:
+        """Says whether a DAG of this path is gone; a file that cannot be imported keeps its DAGs."""
+        owner = _owner(path, self._record, self._gone)
+        file = self._record.files.get(owner or "")
+        return owner is not None and (file is None or not file.errors)
 
     def _pause(self, missing: Callable[[], str], seconds: float = 0.02) -> None:
         if time.monotonic() > self._deadline:

@@ -79,9 +79,9 @@ class UpdraftDagBundle(BaseDagBundle):
             return _versions.folder(self._root, self.version)
         return self._root / "current"
 
-    def get_current_version(self) -> BundleVersion | str | None:  # type: ignore[override, unused-ignore]
+    def get_current_version(self) -> BundleVersion | str | None:
         version = self.version or self._seen or _versions.live(self._root)
-        return None if version is None else _BundleVersion(version)  # type: ignore[no-any-return]
+        return None if version is None else _BundleVersion(version)
 
     def refresh(self) -> None:
         if self.version is not None:

@@ -107,7 +107,7 @@ class Worker:
 
     def _bundle(self, message: dict[str, Any], memory_mb: int | None = None) -> Any:
         current = Path(message.get("current") or "/nonexistent")
-        return self._airflow.Bundle(message["bundle"], current, memory_mb and memory_mb * 1024 * 1024)
+        return self._airflow.open_bundle(message["bundle"], current, memory_mb and memory_mb * 1024 * 1024)
 
     def _status(self, message: dict[str, Any]) -> dict[str, Any]:
         bundle = self._bundle(message)
@@ -177,6 +177,7 @@ def main() -> None:
     started = time.monotonic()
     from airflow_updraft import _airflow as airflow
 
+    airflow.load()
     channel.send(
         {
             "event": "ready",

@@ -1,0 +1,73 @@
+"""What the proof knows of Airflow, whichever release it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_updraft._dependencies import Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from airflow_updraft._processor import ProcessorId
+
+
+@dataclass
+class Parsed:
+    """What came of one DAG file; `dags` are whatever the release writes, each with its `dag_id`."""
+
+    file: str
+    dags: list[Any] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
+    warnings: list[Any] = field(default_factory=list)
+    seen: Seen = field(default_factory=Seen)
+
+
+@dataclass(frozen=True)
+class DagState:
+    """One DAG as Airflow's database has it; the plain mode has no versions."""
+
+    file: str
+    version: str | None
+    stale: bool
+    hash: str | None = None
+
+
+class Watch(Protocol):
+    """Follows the DAG processor until nothing of an older version can come from it."""
+
+    def is_past(self, version: str) -> bool: ...
+
+    def missing(self, version: str) -> str: ...
+
+
+class Bundle(Protocol):
+    """One bundle, at the version that its `current` link names, in one Airflow."""
+
+    versioned: bool
+
+    def dag_files(self) -> set[str]: ...
+
+    def dag_files_among(self, candidates: Iterable[str]) -> set[str]: ...
+
+    def watch(self, processor: ProcessorId, notes: Path) -> Watch: ...
+
+    def parse(self, files: Iterable[str], *, processes: int, pause: Callable[[], None]) -> Iterator[Parsed]: ...
+
+    def ensure_known(self) -> None: ...
+
+    def label(self) -> str | None: ...
+
+    def write(self, version: str, results: list[Parsed]) -> dict[str, str]: ...
+
+    def retire(self, gone: Iterable[str], vanished: Iterable[str]) -> None: ...
+
+    def dags(self, *, hashes: bool = False) -> dict[str, DagState]: ...
+
+    def import_errors(self) -> dict[str, str]: ...
+
+    def holds(self) -> dict[str, Any]: ...
+
+    def describe(self) -> list[dict[str, Any]]: ...

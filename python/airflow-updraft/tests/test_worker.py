@@ -1,0 +1,56 @@
+"""The worker's protocol, with a database and without a running Airflow."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import AIRFLOW, BUNDLE, dag
+
+if TYPE_CHECKING:
+    from conftest import Site
+
+pytestmark = [pytest.mark.airflow, pytest.mark.smoke]
+
+
+def test_the_worker_alone(quiet_site: Site) -> None:
+    site = quiet_site
+    ready = site.worker.ready
+    assert ready["python"] == sys.version.split()[0]
+    assert tuple(int(part) for part in ready["airflow"].split(".")[:2]) == AIRFLOW
+
+    assert "there is no operation" in site.worker.ask("dance")["error"]
+    assert "no field 'version'" in site.worker.ask("prove", bundle=BUNDLE)["error"]
+    refused = {"version": "sha256:../x", "path": "/", "current": "/", "state": "/", "notes": "/"}
+    assert "is not a bundle version" in site.worker.ask("prove", bundle=BUNDLE, **refused)["error"]
+
+    # Without a processor it only writes and reads back.
+    proof = site.deploy({"a.py": dag("a", "one"), "bad.py": "import airflow, dag_that_is_not_there\n"})
+    assert proof["outcome"] == "import_errors"
+    (error,) = proof["import_errors"]
+    assert error["traceback"].endswith("ModuleNotFoundError: No module named 'dag_that_is_not_there'\n")
+
+    status = site.worker.ask("status", bundle=BUNDLE, current=str(site.disk.current))
+    assert (status["ok"], status["dags"]) == (True, 1)
+    assert [error["file"] for error in status["import_errors"]] == ["bad.py"]
+    listed = site.worker.ask("dags", bundle=BUNDLE, current=str(site.disk.current))["dags"]
+    assert [(found["dag_id"], found["file"], found["tasks"]) for found in listed] == [("a", "a.py", ["one"])]
+
+    # A lost record costs a parse of everything, and blames nothing on files that were not touched.
+    for record in (site.state / "records" / BUNDLE).iterdir():
+        record.unlink()
+    site.restart_worker()
+    again = site.deploy({**site.disk.files, "a.py": dag("a", "one", "two")})
+    assert (again["outcome"], again["affected"]) == ("proven", 2)
+
+    slow = site.switch({**site.disk.files, "slow.py": dag("slow", "one", top="import time; time.sleep(20)")})
+    number = site.send_proof(slow)
+    cancelled = site.worker.ask("cancel", target=number)
+    assert cancelled["cancelled"] is True
+    assert site.proof(number)["outcome"] == "superseded"
+
+    moved = site.switch({"a.py": dag("a", "three")})
+    site.switch({"a.py": dag("a", "four")})
+    assert site.proof(site.send_proof(moved))["outcome"] == "superseded"
+    assert site.worker.close() == 0
