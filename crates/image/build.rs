@@ -25,7 +25,8 @@ struct Project {
 }
 
 fn main() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../python/airflow-updraft");
+    let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
+    let root = here.join("../../python/airflow-updraft");
     let (pyproject, source) = (root.join("pyproject.toml"), root.join("src"));
     // Cargo looks into folders, so that a new file counts as well.
     println!("cargo:rerun-if-changed={}", pyproject.display());
