@@ -211,6 +211,38 @@ impl Blobs {
         }
     }
 
+    /// Which of these are not there, whatever their size.
+    pub async fn absent(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, BlobError> {
+        match &self.local {
+            Some(root) => {
+                let root = root.clone();
+                let look = move || {
+                    digests
+                        .into_iter()
+                        .filter(|digest| !local_path(&root, digest).exists())
+                        .collect()
+                };
+                Ok(tokio::task::spawn_blocking(look)
+                    .await
+                    .expect("looking at files does not panic"))
+            }
+            None => {
+                let ask = |digest: Digest| async move {
+                    match self.store.head(&path_of(&digest)).await {
+                        Ok(_) => Ok(None),
+                        Err(object_store::Error::NotFound { .. }) => Ok(Some(digest)),
+                        Err(error) => Err(BlobError::of(error)),
+                    }
+                };
+                stream::iter(digests.into_iter().map(ask))
+                    .buffered(CONCURRENT)
+                    .try_filter_map(|absent| async move { Ok(absent) })
+                    .try_collect()
+                    .await
+            }
+        }
+    }
+
     /// Removes a blob; one that is not there counts as removed.
     pub async fn delete(&self, digest: &Digest) -> Result<(), BlobError> {
         match self.store.delete(&path_of(digest)).await {

@@ -225,14 +225,16 @@ impl DeployState {
         }
     }
 
-    /// Records that its parts were taken back.
+    /// Records that its parts were taken back. Also of a superseded one: when a
+    /// deploy of another part took its place, its own parts are still wanted.
     pub fn roll_back(self, at: DateTime<Utc>, by: DeployId) -> Result<Self, InvalidTransition> {
         match self {
             Self::Accepted
             | Self::RollingOut { .. }
             | Self::TimedOut { .. }
             | Self::Live { .. }
-            | Self::Failed { .. } => Ok(Self::RolledBack { at, by }),
+            | Self::Failed { .. }
+            | Self::Superseded { .. } => Ok(Self::RolledBack { at, by }),
             already @ Self::RolledBack { .. } => Ok(already),
             other => Err(other.cannot_become("rolled_back")),
         }

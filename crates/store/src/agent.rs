@@ -2,8 +2,10 @@
 
 use updraft_model::{AgentId, DeploymentId, Timestamp, TokenId};
 
-use crate::sql::{Row, sql};
+use crate::sql::{Row, places, sql, sql_with_list};
 use crate::{Read, StoreError, Write};
+
+const CHUNK: usize = 256;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
@@ -90,20 +92,42 @@ impl Write {
         Ok(())
     }
 
-    /// Makes a lease end later; never earlier.
-    pub async fn renew_lease(
+    /// Makes leases end later; never earlier.
+    pub async fn renew_leases(
         &mut self,
-        id: AgentId,
+        ids: &[AgentId],
         seen: Timestamp,
         until: Timestamp,
     ) -> Result<(), StoreError> {
-        sql("UPDATE agent SET last_seen = $2, lease_until = $3 WHERE id = $1 AND lease_until < $3")
-            .bind(id)
+        for chunk in ids.chunks(CHUNK) {
+            let mut query = sql_with_list(
+                "UPDATE agent SET last_seen = $1, lease_until = $2 WHERE lease_until < $2 AND id IN ({})",
+                &places(3, chunk.len()),
+            )
             .bind(seen)
-            .bind(until)
-            .run(&mut self.on)
-            .await?;
+            .bind(until);
+            for id in chunk {
+                query = query.bind(id);
+            }
+            query.run(&mut self.on).await?;
+        }
         Ok(())
+    }
+
+    /// Lets every agent that was last heard of around the same time as the very
+    /// last one count until a moment: a restart of the control plane is no
+    /// reason to lose them.
+    pub async fn revive_leases(
+        &mut self,
+        within_micros: i64,
+        until: Timestamp,
+    ) -> Result<u64, StoreError> {
+        sql("UPDATE agent SET lease_until = $2
+             WHERE lease_until < $2 AND lease_until + $1 >= (SELECT max(lease_until) FROM agent)")
+        .bind(within_micros)
+        .bind(until)
+        .run(&mut self.on)
+        .await
     }
 
     pub async fn delete_agent(&mut self, id: AgentId) -> Result<(), StoreError> {

@@ -276,6 +276,22 @@ impl Read {
         .transpose()
     }
 
+    /// The newest deploy whose Release has a bundle of this digest.
+    pub async fn deploy_of_version(
+        &mut self,
+        deployment: DeploymentId,
+        version: &Digest,
+    ) -> Result<Option<DeployId>, StoreError> {
+        sql("SELECT deploy.id AS id FROM deploy JOIN release ON release.id = deploy.release_id
+             WHERE deploy.deployment_id = $1 AND release.content LIKE $2 ORDER BY deploy.id DESC LIMIT 1")
+        .bind(deployment)
+        .bind(format!("%\"{version}\"%"))
+        .one(&mut self.on)
+        .await?
+        .map(|row| row.get("id"))
+        .transpose()
+    }
+
     /// Proofs of deploys after one and up to another, in the order of the deploys.
     pub async fn proofs_between(
         &mut self,
@@ -423,6 +439,14 @@ impl Write {
         .await?;
         if rows == 0 {
             return Err(StoreError::Conflict);
+        }
+        if self.locks_rows() {
+            // Other processes look here for news.
+            sql("UPDATE deployment SET changed_at = $2 WHERE id = $1")
+                .bind(deploy.deployment)
+                .bind(at)
+                .run(&mut self.on)
+                .await?;
         }
         self.insert_event(deploy, at).await
     }

@@ -1,0 +1,73 @@
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde::Deserialize;
+use updraft_api::agent::{FetchBlobs, Report, ReportAnswer, Wanted};
+use updraft_api::{ErrorBody, frames};
+use updraft_model::AgentId;
+use utoipa::IntoParams;
+
+use super::wanted::Ask;
+use crate::app::App;
+use crate::auth::Caller;
+use crate::deploy::DeployError;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct WantedQuery {
+    /// The generation that the agent has; 0 for none
+    #[serde(default)]
+    generation: i64,
+    /// Seconds to wait for another one, at most 60
+    #[serde(default)]
+    wait_s: u64,
+    /// Which agent asks: waiting renews its lease
+    agent: Option<AgentId>,
+}
+
+/// Tells an agent what to make true, once it is something else
+#[utoipa::path(get, path = "/api/v1/agent/wanted", tag = "agents", params(WantedQuery),
+    responses((status = 200, body = Wanted), (status = 204, description = "No news"),
+        (status = "default", body = ErrorBody)))]
+pub(crate) async fn wanted(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Query(query): Query<WantedQuery>,
+) -> Result<Response, DeployError> {
+    let ask = Ask {
+        generation: query.generation,
+        wait: Duration::from_secs(query.wait_s),
+        agent: query.agent,
+    };
+    Ok(match super::wanted(&app, &caller, ask).await? {
+        Some(wanted) => Json(wanted).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
+}
+
+/// Takes what an agent sees
+#[utoipa::path(post, path = "/api/v1/agent/report", tag = "agents", request_body = Report,
+    responses((status = 200, body = ReportAnswer), (status = "default", body = ErrorBody)))]
+pub(crate) async fn report(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Json(report): Json<Report>,
+) -> Result<Json<ReportAnswer>, DeployError> {
+    Ok(Json(super::report(&app, &caller, report).await?))
+}
+
+/// Sends an agent the blobs that it lacks
+#[utoipa::path(post, path = "/api/v1/agent/blobs", tag = "agents", request_body = FetchBlobs,
+    responses((status = 200, body = Vec<u8>, content_type = frames::CONTENT_TYPE),
+        (status = "default", body = ErrorBody)))]
+pub(crate) async fn blobs(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Json(ask): Json<FetchBlobs>,
+) -> Result<Response, DeployError> {
+    let body = super::fetch(&app, &caller, ask).await?;
+    Ok(([(header::CONTENT_TYPE, frames::CONTENT_TYPE)], body).into_response())
+}

@@ -1,0 +1,78 @@
+//! What all operations share.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::RwLock;
+use tokio_util::sync::CancellationToken;
+use updraft_blob::Blobs;
+use updraft_model::{DeploymentId, Timestamp, WorkspaceId};
+use updraft_store::Store;
+
+use crate::agent::Leases;
+use crate::auth::Keys;
+use crate::bundle::Shelf;
+use crate::config::ServerConfig;
+use crate::metrics::Metrics;
+use crate::news::News;
+
+/// The control plane's parts; cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Parts>);
+
+pub struct Parts {
+    pub(crate) config: ServerConfig,
+    pub(crate) store: Store,
+    pub(crate) blobs: Blobs,
+    /// Held shared while blobs are counted on, alone while unused ones go.
+    pub(crate) blob_gate: RwLock<()>,
+    pub(crate) keys: Keys,
+    pub(crate) shelf: Shelf,
+    pub(crate) news: News,
+    pub(crate) leases: Leases,
+    pub(crate) metrics: Metrics,
+    /// The one Workspace that there is until there are more.
+    pub(crate) workspace: WorkspaceId,
+    /// How users reach this control plane, without a slash at the end.
+    pub(crate) public_url: String,
+    /// Long waits end when this is cancelled.
+    pub(crate) stopping: CancellationToken,
+}
+
+impl App {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// The time, in the steps in which the database keeps it.
+    #[expect(clippy::unused_self, reason = "the clock belongs to the app")]
+    pub(crate) fn now(&self) -> Timestamp {
+        now()
+    }
+
+    /// Says that something about a Deployment changed. Only after the commit:
+    /// who looked earlier would find nothing new.
+    pub(crate) fn announce(&self, deployment: DeploymentId) {
+        self.news.announce(deployment);
+    }
+}
+
+pub(crate) fn now() -> Timestamp {
+    let now = Utc::now();
+    DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
+}
+
+impl Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").finish_non_exhaustive()
+    }
+}

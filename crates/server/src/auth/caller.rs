@@ -1,0 +1,302 @@
+//! From a header to a [`Caller`], and what a caller may see.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use updraft_api::ErrorCode;
+use updraft_model::{
+    DeployId, DeploymentId, DeploymentName, Digest, Role, Scope, TokenId, nearest,
+};
+use updraft_store::{Deploy, Deployment, Read, StoreError, Token};
+
+use crate::app::App;
+use crate::error::{Problem, answers};
+
+/// What a route asks of who calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// No token.
+    Nothing,
+    /// Any token that holds.
+    AnyToken,
+    /// A token whose role includes this one.
+    Role(Role),
+}
+
+/// Somebody whose token holds.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub(crate) token: Token,
+}
+
+/// What a token says about itself, for those that look inside.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Claims {
+    pub(crate) iss: String,
+    pub(crate) sub: TokenId,
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) scope: Scope,
+    pub(crate) iat: i64,
+    pub(crate) exp: i64,
+    pub(crate) jti: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    #[error("the request has no token")]
+    Missing,
+    #[error("the token cannot be read, or was not made by this control plane")]
+    Malformed,
+    #[error("the token `{name}` expired at {at}")]
+    Expired { name: String, at: String },
+    #[error("the token `{0}` was revoked")]
+    Revoked(String),
+    #[error("the token `{name}` has the role {role}; this needs {needed}")]
+    Role {
+        name: String,
+        role: Role,
+        needed: Role,
+    },
+    #[error("could not look the token up")]
+    Store(#[from] StoreError),
+}
+
+impl Problem for AuthError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Missing => ErrorCode::TokenMissing,
+            Self::Malformed => ErrorCode::TokenMalformed,
+            Self::Expired { .. } => ErrorCode::TokenExpired,
+            Self::Revoked(_) => ErrorCode::TokenRevoked,
+            Self::Role { .. } => ErrorCode::Forbidden,
+            Self::Store(error) => error.code(),
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        match self {
+            Self::Missing => Some("sign in with `updraft login`, or set UPDRAFT_TOKEN".into()),
+            Self::Malformed => {
+                Some("check that the whole token was copied, and that it is for this control plane".into())
+            }
+            Self::Expired { .. } | Self::Revoked(_) => {
+                Some("ask an admin for a new one: `updraft token create`".into())
+            }
+            Self::Role { .. } => Some("ask an admin for a token with that role".into()),
+            Self::Store(error) => error.help().map(Into::into),
+        }
+    }
+}
+
+/// Why a caller does not get to a Deployment or a deploy.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    #[error("there is no Deployment `{name}`{}", hint(.nearest.as_deref()))]
+    DeploymentNotFound {
+        name: String,
+        nearest: Option<String>,
+    },
+    #[error("there is no deploy `{0}`")]
+    DeployNotFound(DeployId),
+    #[error("no Release of the Deployment `{deployment}` has the version {version}")]
+    VersionNotFound { version: Digest, deployment: String },
+    #[error("the token `{token}` is not for {what}")]
+    Scope { token: String, what: String },
+    #[error("could not read the database")]
+    Store(#[from] StoreError),
+}
+
+fn hint(nearest: Option<&str>) -> String {
+    nearest
+        .map(|nearest| format!("; did you mean `{nearest}`?"))
+        .unwrap_or_default()
+}
+
+impl Problem for AccessError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::DeploymentNotFound { .. } => ErrorCode::DeploymentNotFound,
+            Self::DeployNotFound(_) | Self::VersionNotFound { .. } => ErrorCode::DeployNotFound,
+            Self::Scope { .. } => ErrorCode::Forbidden,
+            Self::Store(error) => error.code(),
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        match self {
+            Self::DeploymentNotFound { .. } => {
+                Some("see `updraft deployment list`, or make it with `updraft deployment create`".into())
+            }
+            Self::DeployNotFound(_) | Self::VersionNotFound { .. } => {
+                Some("see `updraft history`".into())
+            }
+            Self::Scope { .. } => Some("use a token whose scope covers it".into()),
+            Self::Store(error) => error.help().map(Into::into),
+        }
+    }
+}
+
+answers!(AuthError, AccessError);
+
+impl Caller {
+    /// The token's name, which history keeps.
+    pub fn name(&self) -> &str {
+        &self.token.name
+    }
+
+    pub(crate) fn sees(&self, deployment: &Deployment) -> bool {
+        self.token.scope.covers(deployment.workspace, deployment.id)
+    }
+
+    /// Whether the caller's role holds everywhere.
+    pub(crate) fn is_for_all(&self) -> bool {
+        matches!(self.token.scope, Scope::Organization)
+    }
+
+    pub(crate) fn out_of_scope(&self, what: impl Into<String>) -> AccessError {
+        AccessError::Scope {
+            token: self.token.name.clone(),
+            what: what.into(),
+        }
+    }
+
+    pub(crate) fn check_scope(&self, deployment: &Deployment) -> Result<(), AccessError> {
+        if self.sees(deployment) {
+            Ok(())
+        } else {
+            Err(self.out_of_scope(format!("the Deployment `{}`", deployment.name)))
+        }
+    }
+
+    /// Finds a Deployment by name, when the caller may see it.
+    pub(crate) async fn deployment(
+        &self,
+        read: &mut Read,
+        name: &DeploymentName,
+    ) -> Result<Deployment, AccessError> {
+        if let Some(deployment) = read.deployment_named(name).await? {
+            self.check_scope(&deployment)?;
+            return Ok(deployment);
+        }
+        let visible = self.visible_deployments(read).await?;
+        let names = visible.iter().map(|deployment| deployment.name.as_str());
+        Err(AccessError::DeploymentNotFound {
+            name: name.to_string(),
+            nearest: nearest(name.as_str(), names).map(Into::into),
+        })
+    }
+
+    pub(crate) async fn visible_deployments(
+        &self,
+        read: &mut Read,
+    ) -> Result<Vec<Deployment>, AccessError> {
+        if let Scope::Deployment { deployment } = self.token.scope {
+            return Ok(read.deployment(deployment).await?.into_iter().collect());
+        }
+        let mut all = read.deployments().await?;
+        all.retain(|deployment| self.sees(deployment));
+        Ok(all)
+    }
+
+    /// Finds a deploy and its Deployment, when the caller may see them.
+    pub(crate) async fn deploy(
+        &self,
+        read: &mut Read,
+        id: DeployId,
+    ) -> Result<(Deployment, Deploy), AccessError> {
+        let not_found = || AccessError::DeployNotFound(id);
+        let deploy = read.deploy(id).await?.ok_or_else(not_found)?;
+        let deployment = read
+            .deployment(deploy.deployment)
+            .await?
+            .ok_or_else(not_found)?;
+        if !self.sees(&deployment) {
+            return Err(self.out_of_scope(format!("the deploy `{id}`")));
+        }
+        Ok((deployment, deploy))
+    }
+
+    /// The Deployment that an agent's token is for.
+    pub(crate) fn agent_deployment(&self) -> Result<DeploymentId, AccessError> {
+        match self.token.scope {
+            Scope::Deployment { deployment } => Ok(deployment),
+            Scope::Organization | Scope::Workspace { .. } => {
+                Err(self.out_of_scope("one Deployment, as an agent's has to be"))
+            }
+        }
+    }
+}
+
+/// Finds out whose secret this is. The dashboard asks it too.
+pub(crate) async fn authenticate(app: &App, secret: &str) -> Result<Caller, AuthError> {
+    let claims: Claims = app
+        .keys
+        .verify(secret)
+        .map_err(|_| AuthError::Malformed)?;
+    let token = app.store.read().await?.token(claims.sub).await?;
+    // Signed by us and not there: it went with its Deployment.
+    let token = token.ok_or(AuthError::Revoked(claims.name))?;
+    if token.revoked_at.is_some() {
+        return Err(AuthError::Revoked(token.name));
+    }
+    let now = app.now();
+    if token.expires_at <= now || claims.exp <= now.timestamp() {
+        return Err(AuthError::Expired {
+            at: token.expires_at.format("%Y-%m-%d %H:%M UTC").to_string(),
+            name: token.name,
+        });
+    }
+    app.leases.token_used(token.id, token.last_used_at, now);
+    Ok(Caller { token })
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
+    let header = headers
+        .get(header::AUTHORIZATION)
+        .ok_or(AuthError::Missing)?;
+    header
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim())
+        .filter(|token| !token.is_empty())
+        .ok_or(AuthError::Malformed)
+}
+
+/// Stands before every route and lets nobody past who may not.
+pub(crate) async fn authorise(
+    State((app, needs)): State<(App, Needs)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let secret = bearer(request.headers()).map(ToOwned::to_owned);
+    let allowed = async {
+        if needs == Needs::Nothing {
+            return Ok(None);
+        }
+        let caller = authenticate(&app, &secret?).await?;
+        if let Needs::Role(needed) = needs
+            && !caller.token.role.includes(needed)
+        {
+            return Err(AuthError::Role {
+                name: caller.token.name,
+                role: caller.token.role,
+                needed,
+            });
+        }
+        Ok(Some(caller))
+    };
+    match allowed.await {
+        Ok(caller) => {
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    }
+}

@@ -1,0 +1,21 @@
+//! Who is asking, and what they may do.
+//!
+//! A token is a JWT that one of our keys signed; its row in the database says
+//! whether it still holds. The router checks the role that a route needs before
+//! the handler runs; operations check the scope, since only they know the
+//! Deployment.
+
+mod caller;
+mod enroll;
+pub(crate) mod http;
+mod init;
+mod keys;
+mod tokens;
+
+pub use caller::{AccessError, AuthError, Caller, Needs};
+pub(crate) use caller::{authenticate, authorise};
+pub(crate) use enroll::{create_enrollment_code, enroll};
+pub use init::{InitError, init_admin};
+pub(crate) use keys::Keys;
+pub use keys::{KeyError, rotate_keys};
+pub(crate) use tokens::{TokenError, create_token, list_tokens, revoke_token, token_view};

@@ -1,0 +1,264 @@
+//! From uploaded blobs to the wanted Release.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use updraft_api::deploy::DeployView;
+use updraft_bundle::{LayerTable, Limits, failpoint, read_layer, validate_bundle};
+use updraft_model::{BundleName, DeployId, DeployState, Digest, Release, ReleaseId};
+use updraft_store::{Deploy, DeployParts, FileLists, Read, StoredLayer};
+
+use super::create::lock;
+use super::upload::named_blobs;
+use super::wanted::{Become, files_between};
+use super::{DeployError, agents_now, become_wanted, view};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::bundle::{Described, compose, pack};
+
+/// Archives are read on this many threads at once.
+const READERS: usize = 4;
+
+/// Makes a deploy's Release the wanted one, once everything that it names is
+/// there and was read. Accepting twice changes nothing.
+///
+/// The Release is composed within the transaction, with what is wanted at that
+/// moment: only the parts that this deploy brings change.
+pub(crate) async fn accept(
+    app: &App,
+    caller: &Caller,
+    id: DeployId,
+) -> Result<DeployView, DeployError> {
+    failpoint("server.accept.start");
+    let _gate = app.blob_gate.read().await;
+    let mut read = app.store.read().await?;
+    let (deployment, deploy) = caller.deploy(&mut read, id).await?;
+    if !may_be_accepted(&deploy)? {
+        let agents = agents_now(app, &read.agents(deployment.id).await?);
+        return Ok(view(deploy, &deployment, &agents));
+    }
+    let read_parts = read_parts(app, &mut read, &deploy).await?;
+    let wanted = match deployment.target {
+        Some(target) => read.release(target.release).await?,
+        None => None,
+    };
+    // For now; somebody else may be quicker.
+    let foreseen = foresee(app, &mut read, wanted.as_ref(), &deploy.parts).await?;
+    drop(read);
+    failpoint("server.accept.after_read");
+    store_manifests(app, &read_parts.manifests).await?;
+    failpoint("server.accept.after_manifests");
+
+    let now = app.now();
+    let mut tx = app.store.begin().await?;
+    let mut deployment = lock(&mut tx, deployment.id, &deployment.name).await?;
+    let (_, mut deploy) = caller.deploy(&mut tx, id).await?;
+    if !may_be_accepted(&deploy)? {
+        let agents = agents_now(app, &tx.agents(deployment.id).await?);
+        return Ok(view(deploy, &deployment, &agents));
+    }
+    let wanted_now = match deployment.target {
+        Some(target) => tx.release(target.release).await?,
+        None => None,
+    };
+    let release = compose(wanted_now.as_ref(), &deploy.parts, ReleaseId::new())
+        .ok_or_else(|| DeployError::ImageMissing(deployment.name.to_string()))?;
+    tx.insert_layers(&read_parts.new_layers, now).await?;
+    let files = if wanted_now == wanted {
+        foreseen
+    } else {
+        files_between(app, &mut tx, wanted_now.as_ref(), &release).await?
+    };
+    deploy.state = deploy.state.accept()?;
+    let moved = become_wanted(
+        app,
+        &mut tx,
+        &mut deployment,
+        &mut deploy,
+        Become {
+            wanted: wanted_now,
+            release,
+            files,
+            undone: None,
+        },
+        now,
+    )
+    .await?;
+    let agents = agents_now(app, &tx.agents(deployment.id).await?);
+    failpoint("server.accept.before_commit");
+    tx.commit().await?;
+    failpoint("server.accept.after_commit");
+
+    app.announce(deployment.id);
+    app.metrics.deploy_took(&deploy, "accepted", now);
+    for deploy in &moved {
+        app.metrics.deploy_came_to(deploy);
+    }
+    tracing::info!(deploy = %id, deployment = %deployment.name, "deploy accepted");
+    Ok(view(deploy, &deployment, &agents))
+}
+
+/// False when it was accepted before.
+fn may_be_accepted(deploy: &Deploy) -> Result<bool, DeployError> {
+    match &deploy.state {
+        DeployState::Created | DeployState::Uploading => Ok(true),
+        DeployState::Expired { .. } => Err(DeployError::State {
+            id: deploy.id,
+            state: deploy.state.name(),
+            to: "accepted",
+        }),
+        DeployState::Accepted
+        | DeployState::RollingOut { .. }
+        | DeployState::Live { .. }
+        | DeployState::Failed { .. }
+        | DeployState::TimedOut { .. }
+        | DeployState::Superseded { .. }
+        | DeployState::RolledBack { .. } => Ok(false),
+    }
+}
+
+/// What reading a deploy's archives gave.
+struct ReadParts {
+    manifests: HashMap<Digest, Arc<Described>>,
+    /// Tables of layers that nobody had read before.
+    new_layers: Vec<StoredLayer>,
+}
+
+/// Reads every layer that is new, from whoever sent it, and checks that each
+/// bundle is one.
+async fn read_parts(
+    app: &App,
+    read: &mut Read,
+    deploy: &Deploy,
+) -> Result<ReadParts, DeployError> {
+    let named = named_blobs(app, read, &deploy.parts).await?;
+    let missing = app.blobs.missing(named.into_iter().collect()).await?;
+    if let Some(first) = missing.first() {
+        return Err(DeployError::BlobsMissing {
+            id: deploy.id,
+            count: missing.len(),
+            first: *first,
+        });
+    }
+    let mut manifests = HashMap::new();
+    for digest in deploy.parts.manifests() {
+        manifests.insert(digest, app.shelf.manifest(read, digest).await?);
+    }
+    let mut all: Vec<Digest> = manifests.values().flat_map(|manifest| manifest.layers()).collect();
+    all.sort_unstable();
+    all.dedup();
+    let mut tables = app.shelf.known_tables(read, all.iter().copied()).await?;
+    let unread: Vec<Digest> = all
+        .into_iter()
+        .filter(|layer| !tables.contains_key(layer))
+        .collect();
+
+    let limits = app.config.limits.bundle;
+    let new: Vec<(LayerTable, StoredLayer)> = stream::iter(unread)
+        .map(|layer| read_one(app, deploy.id, layer, limits))
+        .buffer_unordered(READERS)
+        .try_collect()
+        .await?;
+    let mut new_layers = Vec::with_capacity(new.len());
+    for (table, stored) in new {
+        new_layers.push(stored);
+        tables.insert(table.digest, app.shelf.put_table(table));
+    }
+
+    let parts = deploy.parts.clone();
+    let checked = manifests.clone();
+    let check = move || check_bundles(&parts, &checked, &tables, &limits);
+    tokio::task::spawn_blocking(check)
+        .await
+        .map_err(|_| DeployError::Invalid("the bundle could not be checked".into()))??;
+    Ok(ReadParts {
+        manifests,
+        new_layers,
+    })
+}
+
+async fn read_one(
+    app: &App,
+    id: DeployId,
+    layer: Digest,
+    limits: Limits,
+) -> Result<(LayerTable, StoredLayer), DeployError> {
+    let bytes = app
+        .blobs
+        .get(&layer)
+        .await?
+        .ok_or(DeployError::BlobsMissing {
+            id,
+            count: 1,
+            first: layer,
+        })?;
+    let read = move || -> Result<_, DeployError> {
+        let table =
+            read_layer(&*bytes, &layer, &limits).map_err(|source| DeployError::Layer {
+                what: "the bundle",
+                source,
+            })?;
+        let stored = pack(&table)?;
+        Ok((table, stored))
+    };
+    tokio::task::spawn_blocking(read)
+        .await
+        // It panicked on what somebody sent: that much is known about it.
+        .map_err(|_| DeployError::Invalid(format!("layer {layer} could not be read")))?
+}
+
+fn check_bundles(
+    parts: &DeployParts,
+    manifests: &HashMap<Digest, Arc<Described>>,
+    tables: &HashMap<Digest, Arc<LayerTable>>,
+    limits: &Limits,
+) -> Result<(), DeployError> {
+    let bundles = parts
+        .bundles
+        .iter()
+        .map(|(name, digest)| (format!("bundle `{name}`"), digest));
+    let environment = parts
+        .environment
+        .iter()
+        .map(|digest| ("the environment".to_owned(), digest));
+    for (what, digest) in bundles.chain(environment) {
+        let Some(manifest) = manifests.get(digest) else {
+            continue;
+        };
+        let tables: Vec<LayerTable> = manifest
+            .files
+            .layers()
+            .iter()
+            .filter_map(|layer| tables.get(&layer.digest))
+            .map(|table| LayerTable::clone(table))
+            .collect();
+        validate_bundle(&manifest.files, &tables, limits)
+            .map_err(|source| DeployError::Bundle { what, source })?;
+    }
+    Ok(())
+}
+
+/// Manifests are blobs too, for whoever reads bundles by digest.
+async fn store_manifests(
+    app: &App,
+    manifests: &HashMap<Digest, Arc<Described>>,
+) -> Result<(), DeployError> {
+    let blobs = manifests
+        .iter()
+        .map(|(digest, manifest)| (*digest, manifest.text.clone().into()))
+        .collect();
+    Ok(app.blobs.put_many(blobs).await?)
+}
+
+async fn foresee(
+    app: &App,
+    read: &mut Read,
+    wanted: Option<&Release>,
+    parts: &DeployParts,
+) -> Result<BTreeMap<BundleName, FileLists>, DeployError> {
+    match compose(wanted, parts, ReleaseId::new()) {
+        Some(release) => files_between(app, read, wanted, &release).await,
+        None => Ok(BTreeMap::new()),
+    }
+}

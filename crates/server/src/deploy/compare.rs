@@ -1,0 +1,133 @@
+//! What a deploy of given parts would change, by content alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use updraft_api::deploy::{Comparison, ComparisonOutcome, PlanRequest};
+use updraft_bundle::LayerTable;
+use updraft_model::{BundleName, DeployState, DeploymentName, Release, ReleaseId};
+use updraft_store::{Deploy, Deployment, Read};
+
+use super::{DeployError, agents_now, view};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::bundle::{Offer, compose};
+
+/// How an offer stands to what is wanted.
+pub(super) struct Assessment {
+    pub(super) outcome: ComparisonOutcome,
+    pub(super) wanted: Option<Release>,
+    /// The deploy whose Release is wanted.
+    pub(super) wanted_deploy: Option<Deploy>,
+}
+
+/// Says what a deploy would change. Records nothing.
+pub(crate) async fn plan(
+    app: &App,
+    caller: &Caller,
+    name: &DeploymentName,
+    ask: PlanRequest,
+) -> Result<Comparison, DeployError> {
+    let offer = Offer::read(ask.parts, &app.config.limits)?;
+    let mut read = app.store.read().await?;
+    let deployment = caller.deployment(&mut read, name).await?;
+    let assessment = assess(&mut read, &deployment, &offer).await?;
+    let deploy = match assessment.outcome {
+        ComparisonOutcome::Changes => None,
+        ComparisonOutcome::NothingToDo
+        | ComparisonOutcome::RollingOut
+        | ComparisonOutcome::ProvingAgain => assessment.wanted_deploy.clone(),
+    };
+    answer(app, &mut read, &deployment, &offer, assessment, deploy).await
+}
+
+/// Compares by content: the wanted deploy's state says what equal means.
+pub(super) async fn assess(
+    read: &mut Read,
+    deployment: &Deployment,
+    offer: &Offer,
+) -> Result<Assessment, DeployError> {
+    let (wanted, wanted_deploy) = match deployment.target {
+        Some(target) => (
+            read.release(target.release).await?,
+            read.deploy(target.deploy).await?,
+        ),
+        None => (None, None),
+    };
+    let composed = compose(wanted.as_ref(), &offer.parts, ReleaseId::new())
+        .ok_or_else(|| DeployError::ImageMissing(deployment.name.to_string()))?;
+    let equal = wanted
+        .as_ref()
+        .is_some_and(|wanted| wanted.same_content(&composed));
+    let outcome = match wanted_deploy.as_ref().filter(|_| equal) {
+        None => ComparisonOutcome::Changes,
+        Some(deploy) => match &deploy.state {
+            DeployState::Live { .. } => ComparisonOutcome::NothingToDo,
+            DeployState::Failed { .. } | DeployState::TimedOut { .. } => {
+                ComparisonOutcome::ProvingAgain
+            }
+            DeployState::Accepted | DeployState::RollingOut { .. } => ComparisonOutcome::RollingOut,
+            // None of these is ever the wanted one.
+            DeployState::Created
+            | DeployState::Uploading
+            | DeployState::Superseded { .. }
+            | DeployState::Expired { .. }
+            | DeployState::RolledBack { .. } => ComparisonOutcome::Changes,
+        },
+    };
+    Ok(Assessment {
+        outcome,
+        wanted,
+        wanted_deploy,
+    })
+}
+
+pub(super) async fn answer(
+    app: &App,
+    read: &mut Read,
+    deployment: &Deployment,
+    offer: &Offer,
+    assessment: Assessment,
+    deploy: Option<Deploy>,
+) -> Result<Comparison, DeployError> {
+    // Also when nothing differs: a blob that went bad is sent again this way.
+    let missing = app.blobs.missing(offer.blobs()).await?;
+    let replaced = replaced(app, read, offer, assessment.wanted.as_ref()).await?;
+    let deploy = match deploy {
+        Some(deploy) => {
+            let agents = agents_now(app, &read.agents(deployment.id).await?);
+            Some(view(deploy, deployment, &agents))
+        }
+        None => None,
+    };
+    Ok(Comparison {
+        outcome: assessment.outcome,
+        wanted: assessment.wanted,
+        deploy,
+        missing,
+        replaced,
+    })
+}
+
+/// The tables of layers that the offered bundles no longer have.
+async fn replaced(
+    app: &App,
+    read: &mut Read,
+    offer: &Offer,
+    wanted: Option<&Release>,
+) -> Result<BTreeMap<BundleName, Vec<LayerTable>>, DeployError> {
+    let mut replaced = BTreeMap::new();
+    for name in offer.parts.bundles.keys() {
+        let Some(new) = offer.bundle(name) else {
+            continue;
+        };
+        let old = wanted.and_then(|wanted| wanted.bundles.get(name));
+        let mut gone = match old {
+            Some(old) => app.shelf.manifest(read, old.digest).await?.layers(),
+            None => Vec::new(),
+        };
+        let kept: BTreeSet<_> = new.layers().into_iter().collect();
+        gone.retain(|layer| !kept.contains(layer));
+        replaced.insert(name.clone(), app.shelf.tables(read, &gone).await?);
+    }
+    Ok(replaced)
+}

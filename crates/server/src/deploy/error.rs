@@ -1,0 +1,203 @@
+use updraft_api::ErrorCode;
+use updraft_api::frames::FrameError;
+use updraft_blob::BlobError;
+use updraft_bundle::{BundleError, LayerError};
+use updraft_model::{DeployId, Digest, InvalidTransition};
+use updraft_store::StoreError;
+
+use crate::auth::AccessError;
+use crate::bundle::{OfferError, ShelfError};
+use crate::error::{Problem, answers};
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeployError {
+    #[error("the Deployment `{0}` has no environment yet, and this deploy brings none")]
+    ImageMissing(String),
+    #[error("deploy `{id}` is {state}, so it cannot be {to}")]
+    State {
+        id: DeployId,
+        state: &'static str,
+        to: &'static str,
+    },
+    #[error("deploy `{id}` is {state} and never became a Release, so it cannot be returned to")]
+    NotARollbackTarget {
+        id: DeployId,
+        state: &'static str,
+        others: Vec<DeployId>,
+    },
+    #[error("deploy `{id}` is of another Deployment than `{deployment}`")]
+    OtherDeployment { id: DeployId, deployment: String },
+    #[error("the Deployment `{0}` has no earlier Release that was live and differs from what is wanted")]
+    NothingToReturnTo(String),
+    #[error("the key `{0}` was used for a deploy of other parts")]
+    KeyReused(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("deploy `{id}` does not name the blob {digest}")]
+    NotNamed { id: DeployId, digest: Digest },
+    #[error("{count} blobs that deploy `{id}` names are not there, {first} among them")]
+    BlobsMissing {
+        id: DeployId,
+        count: usize,
+        first: Digest,
+    },
+    #[error("the blob {digest} of a Release of `{deployment}` is damaged or gone")]
+    BlobGone { digest: Digest, deployment: String },
+    #[error("no Release of the Deployment `{deployment}` names the blob {digest}")]
+    BlobUnknown { digest: Digest, deployment: String },
+    #[error("the upload stopped coming")]
+    UploadStopped,
+    #[error("the connection broke during the upload")]
+    UploadBroke,
+    #[error("{what} was refused: {source}{}", deepest(.source))]
+    Layer {
+        what: &'static str,
+        #[source]
+        source: LayerError,
+    },
+    #[error("{what} was refused: {source}{}", deepest(.source))]
+    Bundle {
+        what: String,
+        #[source]
+        source: BundleError,
+    },
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Offer(#[from] OfferError),
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    #[error("could not read what is known of bundles")]
+    Shelf(#[from] ShelfError),
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error(transparent)]
+    Transition(#[from] InvalidTransition),
+    #[error("could not read or write deploys")]
+    Store(#[from] StoreError),
+}
+
+/// What an error's causes say, since the body has one message.
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut text = String::new();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+impl Problem for DeployError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::ImageMissing(_) => ErrorCode::ImageMissing,
+            Self::State { .. } | Self::Transition(_) => ErrorCode::DeployState,
+            Self::NotARollbackTarget { .. }
+            | Self::OtherDeployment { .. }
+            | Self::NothingToReturnTo(_) => ErrorCode::NotARollbackTarget,
+            Self::KeyReused(_) | Self::Invalid(_) | Self::NotNamed { .. } => {
+                ErrorCode::InvalidRequest
+            }
+            Self::BlobsMissing { .. } => ErrorCode::BlobsMissing,
+            Self::BlobGone { .. } => ErrorCode::BlobCorrupt,
+            Self::BlobUnknown { .. } => ErrorCode::BlobNotFound,
+            Self::UploadStopped | Self::UploadBroke => ErrorCode::Unavailable,
+            Self::Layer { source, .. } => match source {
+                LayerError::WrongDigest { .. } => ErrorCode::BlobCorrupt,
+                LayerError::Source { .. } => ErrorCode::Internal,
+                LayerError::Limit { .. } => ErrorCode::LimitExceeded,
+                LayerError::Archive { .. }
+                | LayerError::TrailingBytes { .. }
+                | LayerError::Duplicate { .. }
+                | LayerError::Order { .. }
+                | LayerError::FileAndFolder { .. }
+                | LayerError::LinkLeaves { .. }
+                | LayerError::Empty { .. } => ErrorCode::BundleRefused,
+            },
+            Self::Bundle { source, .. } => match source {
+                BundleError::Limit { .. } => ErrorCode::LimitExceeded,
+                BundleError::LayerCount { .. }
+                | BundleError::Description { .. }
+                | BundleError::Order { .. }
+                | BundleError::FileAndFolder { .. }
+                | BundleError::LinkLeaves { .. } => ErrorCode::BundleRefused,
+            },
+            Self::Frame(error) => match error {
+                FrameError::TooLarge { .. } => ErrorCode::LimitExceeded,
+                FrameError::CutShort => ErrorCode::InvalidRequest,
+                FrameError::Corrupt { .. } => ErrorCode::BlobCorrupt,
+            },
+            Self::Offer(error) => match error {
+                OfferError::Empty => ErrorCode::InvalidRequest,
+                OfferError::Manifest { .. } => ErrorCode::BundleRefused,
+                OfferError::TooManyBundles { .. }
+                | OfferError::Limit { .. }
+                | OfferError::Blob { .. } => ErrorCode::LimitExceeded,
+            },
+            Self::Access(error) => error.code(),
+            Self::Shelf(error) => match error {
+                ShelfError::Store(error) => error.code(),
+                ShelfError::ManifestGone(_)
+                | ShelfError::Manifest { .. }
+                | ShelfError::TableGone(_)
+                | ShelfError::Table { .. } => ErrorCode::Internal,
+            },
+            Self::Blob(error) => error.code(),
+            Self::Store(error) => error.code(),
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        match self {
+            Self::ImageMissing(_) => Some(
+                "send an environment with the first deploy: `updraft deploy` does when the project has a Dockerfile"
+                    .into(),
+            ),
+            Self::State { .. } | Self::Transition(_) => {
+                Some("see `updraft history`; deploy again to begin a new one".into())
+            }
+            Self::NotARollbackTarget { others, .. } if others.is_empty() => {
+                Some("no deploy of this Deployment can be returned to yet".into())
+            }
+            Self::NotARollbackTarget { others, .. } => {
+                let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+                Some(format!("these can: {}", others.join(", ")))
+            }
+            Self::OtherDeployment { .. } => Some("see `updraft history`".into()),
+            Self::NothingToReturnTo(_) => {
+                Some("name one with --to; `updraft history` lists them".into())
+            }
+            Self::KeyReused(_) => Some("use a new key for each deploy".into()),
+            Self::NotNamed { .. } => Some("send only what the answer listed as missing".into()),
+            Self::BlobsMissing { .. } => Some("send them and accept again".into()),
+            Self::BlobGone { .. } => {
+                Some("deploy the same files again: what is missing is sent again".into())
+            }
+            Self::UploadStopped | Self::UploadBroke => {
+                Some("try again: what arrived whole is kept".into())
+            }
+            Self::Layer { source, .. } => Some(source.help().into()),
+            Self::Bundle { source, .. } => Some(source.help().into()),
+            Self::Frame(FrameError::TooLarge { .. }) => {
+                Some("a blob is as long as its manifest says".into())
+            }
+            Self::Frame(_) => Some("send it again".into()),
+            Self::Offer(error) => match error {
+                OfferError::Empty => None,
+                OfferError::Manifest { source, .. } => source.help().map(Into::into),
+                OfferError::Limit { source, .. } => Some(source.help().into()),
+                OfferError::TooManyBundles { .. } | OfferError::Blob { .. } => {
+                    Some("send less, or have the control plane's limit raised".into())
+                }
+            },
+            Self::Access(error) => error.help(),
+            Self::Blob(error) => error.help(),
+            Self::Store(error) => error.help().map(Into::into),
+            Self::Shelf(_) | Self::Invalid(_) | Self::BlobUnknown { .. } => None,
+        }
+    }
+}
+
+answers!(DeployError);

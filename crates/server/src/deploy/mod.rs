@@ -1,0 +1,36 @@
+//! Deploys, from the first comparison to the proof and back again.
+//!
+//! ```text
+//! compare ─▶ create ─▶ upload ─▶ accept ─▶ (agents report) ─▶ advance ─▶ live | failed | timed out
+//!                                 rollback ─▶┘                    └─▶ automatic rollback
+//! ```
+//!
+//! Whatever changes what is wanted goes through [`become_wanted`], and whatever
+//! evidence changes goes through [`advance`].
+
+mod accept;
+mod advance;
+mod compare;
+mod create;
+mod diff;
+mod error;
+mod history;
+pub(crate) mod http;
+mod rollback;
+mod show;
+mod upload;
+mod view;
+mod wanted;
+
+pub(crate) use accept::accept;
+pub(crate) use advance::{advance, late_failure};
+pub(crate) use compare::plan;
+pub(crate) use create::create;
+pub(crate) use diff::diff;
+pub(crate) use error::DeployError;
+pub(crate) use history::{history, of_version};
+pub(crate) use rollback::rollback;
+pub(crate) use show::{follow, show};
+pub(crate) use upload::upload;
+pub(crate) use view::{agents_now, view};
+use wanted::become_wanted;

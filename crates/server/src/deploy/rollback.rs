@@ -1,0 +1,157 @@
+use updraft_api::deploy::{DeployView, RollbackRequest};
+use updraft_bundle::failpoint;
+use updraft_model::{DeployId, DeployKind, DeploymentName, Release, ReleaseId};
+use updraft_store::{Deploy, DeployParts, Deployment, NewDeploy, Read};
+
+use super::create::{check_text, lock};
+use super::wanted::{Become, files_between};
+use super::{DeployError, agents_now, become_wanted, view};
+use crate::app::App;
+use crate::auth::Caller;
+
+/// How far back to look for a Release that differs.
+const LOOK_BACK: u32 = 100;
+/// Deploys that are named as possible targets.
+const NAMED: usize = 5;
+
+/// Makes an earlier Release the wanted one again, as a new deploy: history
+/// stays append-only, nothing is built or sent.
+pub(crate) async fn rollback(
+    app: &App,
+    caller: &Caller,
+    name: &DeploymentName,
+    ask: RollbackRequest,
+) -> Result<DeployView, DeployError> {
+    check_text("key", &ask.key, 1, 200)?;
+    check_text("description", &ask.description, 0, 5000)?;
+    let _gate = app.blob_gate.read().await;
+    let now = app.now();
+    let mut tx = app.store.begin().await?;
+    let id = caller.deployment(&mut tx, name).await?.id;
+    let mut deployment = lock(&mut tx, id, name).await?;
+    let agents = agents_now(app, &tx.agents(id).await?);
+    if let Some(earlier) = tx.deploy_by_key(id, &ask.key).await? {
+        return Ok(view(earlier, &deployment, &agents));
+    }
+    let wanted = match deployment.target {
+        Some(target) => tx.release(target.release).await?,
+        None => None,
+    };
+    let (returns_to, old) = find_target(&mut tx, &deployment, wanted.as_ref(), ask.to).await?;
+
+    let wanted_deploy = deployment.target.map(|target| target.deploy);
+    if let (Some(wanted), Some(wanted_deploy)) = (&wanted, wanted_deploy)
+        && old.same_content(wanted)
+        && let Some(deploy) = tx.deploy(wanted_deploy).await?
+    {
+        return Ok(view(deploy, &deployment, &agents));
+    }
+    check_blobs(app, &mut tx, &deployment, &old).await?;
+
+    let new = NewDeploy {
+        deployment: id,
+        kind: DeployKind::Rollback,
+        key: ask.key,
+        parts: DeployParts::default(),
+        description: ask.description,
+        git: None,
+        created_by: caller.name().to_owned(),
+        created_at: now,
+        returns_to: Some(returns_to),
+    };
+    let mut deploy = new.into_deploy();
+    tx.insert_deploy(&deploy).await?;
+    deploy.state = deploy.state.accept()?;
+    // Of its own, so that no evidence of the earlier time counts for this one.
+    let release = Release {
+        id: ReleaseId::new(),
+        ..old
+    };
+    let files = files_between(app, &mut tx, wanted.as_ref(), &release).await?;
+    let moved = become_wanted(
+        app,
+        &mut tx,
+        &mut deployment,
+        &mut deploy,
+        Become {
+            wanted,
+            release,
+            files,
+            undone: wanted_deploy,
+        },
+        now,
+    )
+    .await?;
+    failpoint("server.rollback.before_commit");
+    tx.commit().await?;
+    failpoint("server.rollback.after_commit");
+
+    app.announce(id);
+    app.metrics.deploy_took(&deploy, "accepted", now);
+    for deploy in &moved {
+        app.metrics.deploy_came_to(deploy);
+    }
+    tracing::info!(deploy = %deploy.id, deployment = %name, to = %returns_to, by = caller.name(), "rolled back");
+    Ok(view(deploy, &deployment, &agents))
+}
+
+/// The given deploy, or the last proven one whose Release differs.
+async fn find_target(
+    read: &mut Read,
+    deployment: &Deployment,
+    wanted: Option<&Release>,
+    to: Option<DeployId>,
+) -> Result<(DeployId, Release), DeployError> {
+    let Some(id) = to else {
+        let proven = read.proven_deploys(deployment.id, LOOK_BACK).await?;
+        return proven
+            .into_iter()
+            .filter_map(|deploy| Some((deploy.id, deploy.release?)))
+            .find(|(_, release)| wanted.is_none_or(|wanted| !wanted.same_content(release)))
+            .ok_or_else(|| DeployError::NothingToReturnTo(deployment.name.to_string()));
+    };
+    let deploy = read
+        .deploy(id)
+        .await?
+        .ok_or(crate::auth::AccessError::DeployNotFound(id))?;
+    if deploy.deployment != deployment.id {
+        return Err(DeployError::OtherDeployment {
+            id,
+            deployment: deployment.name.to_string(),
+        });
+    }
+    match deploy.release {
+        Some(release) => Ok((id, release)),
+        None => Err(DeployError::NotARollbackTarget {
+            id,
+            state: deploy.state.name(),
+            others: possible_targets(&read.history(deployment.id, None, 50).await?),
+        }),
+    }
+}
+
+fn possible_targets(history: &[Deploy]) -> Vec<DeployId> {
+    history
+        .iter()
+        .filter(|deploy| deploy.release.is_some())
+        .map(|deploy| deploy.id)
+        .take(NAMED)
+        .collect()
+}
+
+/// An old Release's blobs may have gone with the retention period.
+async fn check_blobs(
+    app: &App,
+    read: &mut Read,
+    deployment: &Deployment,
+    release: &Release,
+) -> Result<(), DeployError> {
+    let blobs = app.shelf.blobs_of(read, release).await?;
+    match app.blobs.missing(blobs).await?.first() {
+        None => Ok(()),
+        Some(digest) => Err(DeployError::BlobGone {
+            digest: *digest,
+            deployment: deployment.name.to_string(),
+        }),
+    }
+}

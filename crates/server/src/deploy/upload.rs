@@ -1,0 +1,110 @@
+//! Blobs on their way in.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use updraft_api::frames::FrameReader;
+use updraft_bundle::failpoint;
+use updraft_model::{DeployId, Digest};
+use updraft_store::Read;
+
+use super::DeployError;
+use crate::app::App;
+use crate::auth::Caller;
+
+/// A client that sends nothing for this long is gone.
+const IDLE: Duration = Duration::from_secs(60);
+/// Bytes that wait for the disk at once.
+const MOST_WAITING: usize = 64 << 20;
+const MOST_WRITERS: usize = 16;
+/// How stale `touched_at` may get during an upload.
+const TOUCH: chrono::Duration = chrono::Duration::minutes(5);
+
+/// Takes the blobs that a deploy names and lacks, each verified and on the disk
+/// before this returns. Also for one that was accepted long ago: that repairs
+/// a blob that went bad.
+pub(crate) async fn upload(
+    app: &App,
+    caller: &Caller,
+    id: DeployId,
+    body: Body,
+) -> Result<(), DeployError> {
+    let mut read = app.store.read().await?;
+    let (_, deploy) = caller.deploy(&mut read, id).await?;
+    if deploy.ended_at.is_some() && deploy.release.is_none() {
+        return Err(DeployError::State {
+            id,
+            state: deploy.state.name(),
+            to: "uploaded to",
+        });
+    }
+    let named = named_blobs(app, &mut read, &deploy.parts).await?;
+    drop(read);
+    let now = app.now();
+    if now - deploy.touched_at > TOUCH {
+        let mut tx = app.store.begin().await?;
+        tx.touch_deploy(id, now).await?;
+        tx.commit().await?;
+    }
+    let all = named.iter().map(|(digest, size)| (*digest, *size)).collect();
+    let mut missing: HashSet<Digest> = app.blobs.missing(all).await?.into_iter().collect();
+
+    let limit = named.values().copied().max().unwrap_or(0);
+    let mut frames = FrameReader::new(limit);
+    let mut chunks = body.into_data_stream();
+    let mut writing = FuturesUnordered::new();
+    let mut waiting = 0;
+    loop {
+        let chunk = tokio::time::timeout(IDLE, chunks.next())
+            .await
+            .map_err(|_| DeployError::UploadStopped)?;
+        let Some(chunk) = chunk else { break };
+        frames.push(&chunk.map_err(|_| DeployError::UploadBroke)?);
+        while let Some((digest, bytes)) = frames.next_blob()? {
+            if !named.contains_key(&digest) {
+                return Err(DeployError::NotNamed { id, digest });
+            }
+            // Sent twice, or there already.
+            if !missing.remove(&digest) {
+                continue;
+            }
+            waiting += bytes.len();
+            writing.push(write(app, digest, bytes));
+            while writing.len() >= MOST_WRITERS || waiting > MOST_WAITING {
+                match writing.try_next().await? {
+                    Some(length) => waiting -= length,
+                    None => break,
+                }
+            }
+        }
+    }
+    while writing.try_next().await?.is_some() {}
+    failpoint("server.upload.end");
+    Ok(frames.finish()?)
+}
+
+async fn write(app: &App, digest: Digest, bytes: Bytes) -> Result<usize, DeployError> {
+    let length = bytes.len();
+    failpoint("server.upload.before_blob");
+    app.blobs.put(digest, bytes).await?;
+    failpoint("server.upload.after_blob");
+    Ok(length)
+}
+
+/// The blobs that a deploy's manifests name, with their sizes.
+pub(super) async fn named_blobs(
+    app: &App,
+    read: &mut Read,
+    parts: &updraft_store::DeployParts,
+) -> Result<BTreeMap<Digest, u64>, DeployError> {
+    let mut named = BTreeMap::new();
+    for digest in parts.manifests() {
+        let manifest = app.shelf.manifest(read, digest).await?;
+        named.extend(manifest.blobs.iter().copied());
+    }
+    Ok(named)
+}

@@ -1,0 +1,215 @@
+//! What happens by itself, with time.
+//!
+//! Each job looks at what is there and acts on it, so a missed round, a repeated
+//! one and a restart in the middle all do no harm.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use updraft_model::{DeployId, DeploymentId, Timestamp};
+
+use crate::app::App;
+use crate::deploy::{DeployError, advance};
+use crate::error::chain;
+
+const WRITE_LEASES: Duration = Duration::from_secs(5);
+const COUNT_AGENTS: Duration = Duration::from_secs(5);
+const EXPIRE_UPLOADS: Duration = Duration::from_secs(60);
+const COLLECT_GARBAGE: Duration = Duration::from_secs(3600);
+const OTHERS_NEWS: Duration = Duration::from_secs(1);
+/// A blob that nothing names may be about to be named.
+const YOUNG: Duration = Duration::from_secs(3600);
+/// Agents that nobody heard of for this long are no longer listed.
+const FORGET_AGENTS: chrono::Duration = chrono::Duration::days(7);
+
+/// Starts the jobs; they end when the server stops.
+pub(crate) fn start(app: &App) {
+    let sweep = Duration::from_millis(app.config.sweep_ms.max(10));
+    every(app, "look for what ran out of time", sweep, |app| async move {
+        give_up_waiting(&app).await
+    });
+    every(app, "write leases", WRITE_LEASES, |app| async move {
+        Ok(app.leases.write(&app.store, app.now()).await?)
+    });
+    every(app, "count agents", COUNT_AGENTS, |app| async move {
+        let connected = app.store.read().await?.agents_with_lease(app.now()).await?;
+        app.metrics.agents(connected);
+        Ok(())
+    });
+    let expiry = EXPIRE_UPLOADS.min(Duration::from_secs(
+        u64::from(app.config.upload_expiry_s).max(1),
+    ));
+    every(app, "expire uploads", expiry, |app| async move {
+        expire_uploads(&app).await
+    });
+    every(app, "collect garbage", COLLECT_GARBAGE, |app| async move {
+        collect_garbage(&app, YOUNG).await.map(drop)
+    });
+    if app.store.is_shared() {
+        let app = app.clone();
+        tokio::spawn(async move { hear_others(&app).await });
+    }
+}
+
+fn every<F>(
+    app: &App,
+    what: &'static str,
+    period: Duration,
+    job: impl Fn(App) -> F + Send + 'static,
+) where
+    F: Future<Output = Result<(), DeployError>> + Send,
+{
+    let app = app.clone();
+    tokio::spawn(async move {
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = app.stopping.cancelled() => return,
+            }
+            if let Err(error) = job(app.clone()).await {
+                tracing::warn!(error = %chain(&error), job = what, "a job failed; it runs again");
+            }
+        }
+    });
+}
+
+/// Looks at every deploy that waits for evidence: time may have run out, or an
+/// agent's lease that it waited for.
+pub(crate) async fn give_up_waiting(app: &App) -> Result<(), DeployError> {
+    let waiting = app.store.read().await?.deployments_in_progress().await?;
+    for id in waiting {
+        look_again(app, id).await?;
+    }
+    Ok(())
+}
+
+async fn look_again(app: &App, id: DeploymentId) -> Result<(), DeployError> {
+    let now = app.now();
+    let mut tx = app.store.begin().await?;
+    let Some(mut deployment) = tx.lock_deployment(id).await? else {
+        return Ok(());
+    };
+    let generation = deployment.generation;
+    let moved = advance(app, &mut tx, &mut deployment, now).await?;
+    if moved.is_empty() && generation == deployment.generation {
+        return Ok(());
+    }
+    tx.commit().await?;
+    for deploy in &moved {
+        app.metrics.deploy_came_to(deploy);
+    }
+    app.announce(id);
+    Ok(())
+}
+
+pub(crate) async fn expire_uploads(app: &App) -> Result<(), DeployError> {
+    let before = app.now() - chrono::Duration::seconds(i64::from(app.config.upload_expiry_s));
+    let stale = app.store.read().await?.stale_uploads(before).await?;
+    for id in stale {
+        expire(app, id, before).await?;
+    }
+    Ok(())
+}
+
+async fn expire(app: &App, id: DeployId, before: Timestamp) -> Result<(), DeployError> {
+    let now = app.now();
+    let mut tx = app.store.begin().await?;
+    let Some(deploy) = tx.deploy(id).await? else {
+        return Ok(());
+    };
+    tx.lock_deployment(deploy.deployment).await?;
+    // Read again, now that nobody else can accept it.
+    let Some(mut deploy) = tx.deploy(id).await? else {
+        return Ok(());
+    };
+    if deploy.touched_at >= before || deploy.state.is_settled() || deploy.release.is_some() {
+        return Ok(());
+    }
+    deploy.state = deploy.state.expire(now)?;
+    deploy.ended_at = Some(now);
+    tx.update_deploy(&mut deploy, now).await?;
+    tx.commit().await?;
+    app.metrics.deploy_came_to(&deploy);
+    app.announce(deploy.deployment);
+    tracing::info!(deploy = %id, "upload expired");
+    Ok(())
+}
+
+/// Removes blobs, manifests and tables that nothing in the retention period
+/// names. Returns how many blobs that were.
+pub(crate) async fn collect_garbage(app: &App, young: Duration) -> Result<u64, DeployError> {
+    // Nobody counts on a blob while they go.
+    let _gate = app.blob_gate.write().await;
+    let now = app.now();
+    let since = now - chrono::Duration::days(i64::from(app.config.retention_days));
+    let mut read = app.store.read().await?;
+    let mut keep = HashSet::new();
+    keep.insert(updraft_model::Digest::of(updraft_bundle::EMPTY_BLOB));
+    for digest in read.manifests_to_keep(since).await? {
+        if keep.insert(digest) {
+            let manifest = app.shelf.manifest(&mut read, digest).await?;
+            keep.extend(manifest.blobs.iter().map(|(digest, _)| *digest));
+        }
+    }
+    drop(read);
+
+    let (mut left, mut left_bytes, mut removed) = (0, 0, 0);
+    for blob in app.blobs.list().await? {
+        if keep.contains(&blob.digest) || blob.age < young {
+            left += 1;
+            left_bytes += blob.size;
+        } else {
+            app.blobs.delete(&blob.digest).await?;
+            removed += 1;
+        }
+    }
+    app.metrics.blobs(left, left_bytes);
+
+    let mut tx = app.store.begin().await?;
+    let young = chrono::Duration::from_std(young).unwrap_or_default();
+    tx.forget_unused(&keep, now - young).await?;
+    tx.forget_agents(now - FORGET_AGENTS).await?;
+    tx.commit().await?;
+    if removed > 0 {
+        tracing::info!(removed, "removed blobs that nothing names");
+    }
+    Ok(removed)
+}
+
+/// Announces what other processes on the same database changed.
+async fn hear_others(app: &App) {
+    let mut since = app.now();
+    let mut ticks = interval(OTHERS_NEWS);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told: HashSet<(DeploymentId, Timestamp)> = HashSet::new();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = app.stopping.cancelled() => return,
+        }
+        // Clocks of several machines differ a little, and so do commits.
+        let from = since - chrono::Duration::seconds(10);
+        let now = app.now();
+        let changed = async {
+            app.store
+                .read()
+                .await?
+                .deployments_changed_since(from)
+                .await
+        };
+        match changed.await {
+            Ok(changed) => {
+                let changed: HashSet<_> = changed.into_iter().collect();
+                for (id, _) in changed.difference(&told) {
+                    app.announce(*id);
+                }
+                told = changed;
+                since = now;
+            }
+            Err(error) => tracing::warn!(error = %chain(&error), "could not look for news"),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The API's description of itself.
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use crate::app::App;
+use crate::router;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Updraft",
+        description = "The control plane's API. Every error has the same body, with a code that never changes its meaning.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    modifiers(&BearerToken),
+    tags(
+        (name = "deployments", description = "What is deployed to"),
+        (name = "deploys", description = "Comparing, creating, uploading, accepting, following, undoing"),
+        (name = "tokens", description = "Who may do what"),
+        (name = "agents", description = "What agents ask and tell"),
+        (name = "server", description = "About the control plane itself")
+    )
+)]
+pub(crate) struct Document;
+
+struct BearerToken;
+
+impl Modify for BearerToken {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("JWT")
+            .build();
+        if let Some(components) = &mut document.components {
+            components.add_security_scheme("token", SecurityScheme::Http(scheme));
+        }
+        document.security = Some(vec![SecurityRequirement::new("token", [""; 0])]);
+    }
+}
+
+/// The document as text, with a line break at its end.
+pub(crate) fn text(app: &App) -> String {
+    let (_, document, _) = router::router(app);
+    let mut text = document
+        .to_pretty_json()
+        .expect("the document is plain data");
+    text.push('\n');
+    text
+}
+
+/// Describes this API
+#[utoipa::path(get, path = "/api/v1/openapi.json", tag = "server", security(()),
+    responses((status = 200, description = "An OpenAPI 3.1 document", content_type = "application/json")))]
+pub(crate) async fn serve(State(app): State<App>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], text(&app))
+}

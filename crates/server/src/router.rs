@@ -1,0 +1,143 @@
+//! Every route, with what it asks of who calls it.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+use updraft_model::Role;
+use utoipa::OpenApi as _;
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::path::PathItem;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterExt as _};
+use utoipa_axum::routes;
+
+use crate::app::App;
+use crate::auth::{Needs, authorise};
+use crate::{agent, auth, dashboard, deploy, deployment, install, openapi, probes, request};
+
+/// A route, as the router knows it and as the test of its guard asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    pub method: &'static str,
+    pub path: String,
+    pub needs: Needs,
+}
+
+/// How long an answer may take.
+#[derive(Debug, Clone, Copy)]
+enum Takes {
+    /// A moment.
+    Short,
+    /// As long as its own limits allow: it waits, or moves many bytes.
+    Long,
+}
+
+const SHORT: Duration = Duration::from_secs(60);
+
+struct Routes {
+    app: App,
+    router: OpenApiRouter<App>,
+    table: Vec<Route>,
+}
+
+impl Routes {
+    fn add(&mut self, needs: Needs, takes: Takes, route: UtoipaMethodRouter<App>) {
+        for (path, item) in &route.1.paths {
+            self.table.extend(methods(item).map(|method| Route {
+                method,
+                path: path.clone(),
+                needs,
+            }));
+        }
+        let guard = from_fn_with_state((self.app.clone(), needs), authorise);
+        let route = match takes {
+            Takes::Short => route.layer(TimeoutLayer::with_status_code(
+                axum::http::StatusCode::GATEWAY_TIMEOUT,
+                SHORT,
+            )),
+            Takes::Long => route,
+        };
+        let router = std::mem::take(&mut self.router);
+        self.router = router.routes(route.layer(guard));
+    }
+}
+
+fn routes(app: &App) -> Routes {
+    use Needs::{AnyToken, Nothing};
+    use Takes::{Long, Short};
+    const VIEWER: Needs = Needs::Role(Role::Viewer);
+    const DEPLOYER: Needs = Needs::Role(Role::Deployer);
+    const ADMIN: Needs = Needs::Role(Role::Admin);
+    const AGENT: Needs = Needs::Role(Role::Agent);
+
+    let mut all = Routes {
+        app: app.clone(),
+        router: OpenApiRouter::with_openapi(openapi::Document::openapi()),
+        table: Vec::new(),
+    };
+    all.add(Nothing, Short, routes!(probes::alive));
+    all.add(Nothing, Short, routes!(probes::ready));
+    all.add(Nothing, Short, routes!(probes::metrics));
+    all.add(Nothing, Short, routes!(openapi::serve));
+    all.add(Nothing, Long, routes!(install::executable));
+    all.add(Nothing, Long, routes!(install::checksum));
+
+    all.add(AnyToken, Short, routes!(auth::http::whoami));
+    all.add(ADMIN, Short, routes!(auth::http::create));
+    all.add(ADMIN, Short, routes!(auth::http::list));
+    all.add(ADMIN, Short, routes!(auth::http::revoke));
+
+    all.add(ADMIN, Short, routes!(deployment::http::create));
+    all.add(VIEWER, Short, routes!(deployment::http::list));
+    all.add(VIEWER, Short, routes!(deployment::http::show));
+    all.add(ADMIN, Short, routes!(deployment::http::update));
+    all.add(ADMIN, Short, routes!(deployment::http::delete));
+    all.add(VIEWER, Short, routes!(deployment::http::status));
+    all.add(ADMIN, Short, routes!(auth::http::create_code));
+
+    all.add(VIEWER, Short, routes!(deploy::http::plan));
+    all.add(DEPLOYER, Short, routes!(deploy::http::create));
+    all.add(VIEWER, Short, routes!(deploy::http::history));
+    all.add(DEPLOYER, Short, routes!(deploy::http::rollback));
+    all.add(DEPLOYER, Long, routes!(deploy::http::upload));
+    all.add(DEPLOYER, Long, routes!(deploy::http::accept));
+    all.add(VIEWER, Long, routes!(deploy::http::show));
+    all.add(VIEWER, Short, routes!(deploy::http::diff));
+    all.add(VIEWER, Long, routes!(deploy::http::blob));
+
+    all.add(Nothing, Short, routes!(auth::http::enroll_agent));
+    all.add(AGENT, Long, routes!(agent::http::wanted));
+    all.add(AGENT, Short, routes!(agent::http::report));
+    all.add(AGENT, Long, routes!(agent::http::blobs));
+    all
+}
+
+/// The whole service: routes, and around them what happens to every request.
+pub(crate) fn router(app: &App) -> (Router, OpenApi, Vec<Route>) {
+    let all = routes(app);
+    let (router, document) = all.router.split_for_parts();
+    let router = router
+        .merge(dashboard::router())
+        .layer(DefaultBodyLimit::max(app.config.limits.request_bytes))
+        .layer(from_fn(request::check_version))
+        .layer(CatchPanicLayer::custom(request::after_panic))
+        .layer(from_fn_with_state(app.clone(), request::observe))
+        .with_state(app.clone());
+    (router, document, all.table)
+}
+
+fn methods(item: &PathItem) -> impl Iterator<Item = &'static str> {
+    [
+        ("GET", item.get.is_some()),
+        ("PUT", item.put.is_some()),
+        ("POST", item.post.is_some()),
+        ("PATCH", item.patch.is_some()),
+        ("DELETE", item.delete.is_some()),
+    ]
+    .into_iter()
+    .filter(|(_, there)| *there)
+    .map(|(method, _)| method)
+}

@@ -1,0 +1,283 @@
+//! Starting and stopping a control plane.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum_server::Handle;
+use axum_server::accept::NoDelayAcceptor;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use tokio::sync::RwLock;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use updraft_blob::{BlobError, Blobs};
+use updraft_bundle::EMPTY_BLOB;
+use updraft_model::Digest;
+use updraft_store::{Store, StoreError};
+
+use crate::agent::Leases;
+use crate::app::{App, Parts, now};
+use crate::auth::{KeyError, Keys};
+use crate::bundle::Shelf;
+use crate::config::ServerConfig;
+use crate::metrics::Metrics;
+use crate::news::News;
+use crate::router::{Route, router};
+use crate::{jobs, openapi};
+
+/// How long requests that are under way get to end.
+const DRAIN: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("`{address}` can be reached from other machines, and there is no certificate")]
+    Insecure { address: SocketAddr },
+    #[error("another control plane uses the data folder `{}`", .0.display())]
+    DataDirInUse(PathBuf),
+    #[error("could not make or open `{}`", path.display())]
+    DataDir { path: PathBuf, source: io::Error },
+    #[error("port {} of {} is in use", address.port(), address.ip())]
+    PortInUse { address: SocketAddr },
+    #[error("could not listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("could not use the certificate `{}` with its key", path.display())]
+    Certificate { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error("could not prepare the blob store")]
+    Blobs(#[from] BlobError),
+    #[error("could not prepare the database")]
+    Store(#[from] StoreError),
+}
+
+impl StartError {
+    /// One sentence that says what to do next.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Insecure { .. } => Some(
+                "give --tls-cert and --tls-key, or --insecure-http if the network between is trusted",
+            ),
+            Self::DataDirInUse(_) => Some("stop the other one, or choose another --data-dir"),
+            Self::DataDir { .. } => Some("see whether the folder's parent is writable"),
+            Self::PortInUse { .. } => {
+                Some("stop what listens there, or choose another port with --listen")
+            }
+            Self::Listen { .. } => Some("choose an address of this machine with --listen"),
+            Self::Certificate { .. } => {
+                Some("both files are PEM; the key has to be that of the first certificate")
+            }
+            Self::Store(error) => error.help(),
+            Self::Keys(_) | Self::Blobs(_) => None,
+        }
+    }
+}
+
+/// A control plane.
+#[derive(Debug)]
+pub struct Server;
+
+/// A control plane that answers.
+#[derive(Debug)]
+pub struct RunningServer {
+    addr: SocketAddr,
+    app: App,
+    handle: Handle<SocketAddr>,
+    serving: JoinHandle<io::Result<()>>,
+    table: Vec<Route>,
+    _lock: File,
+}
+
+impl Server {
+    /// Opens the data folder, brings the database up to date, listens.
+    pub async fn start(config: ServerConfig) -> Result<RunningServer, StartError> {
+        if !config.listen.ip().is_loopback() && config.tls.is_none() && !config.insecure_http {
+            return Err(StartError::Insecure {
+                address: config.listen,
+            });
+        }
+        let lock = open_data_dir(&config)?;
+        // Before anything else that takes time: a port in use is said at once.
+        let listener = listen(config.listen)?;
+        let addr = listener.local_addr().map_err(|source| StartError::Listen {
+            address: config.listen,
+            source,
+        })?;
+        // Where nobody chose yet; a choice that was made stays.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let tls = match &config.tls {
+            Some(files) => Some(
+                RustlsConfig::from_pem_file(&files.certificate, &files.key)
+                    .await
+                    .map_err(|source| StartError::Certificate {
+                        path: files.certificate.clone(),
+                        source,
+                    })?,
+            ),
+            None => None,
+        };
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let public_url = match &config.public_url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("{scheme}://{addr}"),
+        };
+        let app = open_app(config, public_url).await?;
+        jobs::start(&app);
+
+        let (router, _, table) = router(&app);
+        let handle = Handle::new();
+        let service = router.into_make_service();
+        let server = axum_server::from_tcp(listener)
+            .map_err(|source| StartError::Listen {
+                address: addr,
+                source,
+            })?
+            .acceptor(NoDelayAcceptor::new())
+            .handle(handle.clone());
+        let serving = match tls {
+            Some(tls) => {
+                let server = server.map(|plain| RustlsAcceptor::new(tls).acceptor(plain));
+                tokio::spawn(server.serve(service))
+            }
+            None => tokio::spawn(server.serve(service)),
+        };
+        tracing::info!(%addr, scheme, "control plane listens");
+        Ok(RunningServer {
+            addr,
+            app,
+            handle,
+            serving,
+            table,
+            _lock: lock,
+        })
+    }
+}
+
+impl RunningServer {
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// How users reach it.
+    pub fn url(&self) -> &str {
+        &self.app.public_url
+    }
+
+    /// What all operations share, for whoever calls them in this process.
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Every route, with what it asks of who calls it.
+    pub fn routes(&self) -> &[Route] {
+        &self.table
+    }
+
+    /// The API's description of itself.
+    pub fn openapi(&self) -> String {
+        openapi::text(&self.app)
+    }
+
+    /// Takes no more requests, cuts long waits at once, lets the others end.
+    pub async fn stop(self) {
+        self.app.stopping.cancel();
+        self.handle.graceful_shutdown(Some(DRAIN));
+        let _ = self.serving.await;
+        let now = self.app.now();
+        if let Err(error) = self.app.leases.write(&self.app.store, now).await {
+            tracing::warn!(%error, "could not write leases");
+        }
+        self.app.store.close().await;
+        tracing::info!("control plane stopped");
+    }
+
+    /// Removes at once what nothing in the retention period names.
+    pub async fn collect_garbage(&self) -> Result<u64, String> {
+        jobs::collect_garbage(&self.app, Duration::ZERO)
+            .await
+            .map_err(|error| crate::error::chain(&error))
+    }
+}
+
+fn open_data_dir(config: &ServerConfig) -> Result<File, StartError> {
+    let path = &config.data_dir;
+    let failed = |source| StartError::DataDir {
+        path: path.clone(),
+        source,
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(failed)?;
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path.join("lock"))
+        .map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StartError::DataDirInUse(path.clone())),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
+    let listener = std::net::TcpListener::bind(address).map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            StartError::PortInUse { address }
+        } else {
+            StartError::Listen { address, source }
+        }
+    })?;
+    listener
+        .set_nonblocking(true)
+        .map_err(|source| StartError::Listen { address, source })?;
+    Ok(listener)
+}
+
+pub(crate) async fn open_store(config: &ServerConfig) -> Result<Store, StoreError> {
+    match &config.database_url {
+        Some(url) => Store::postgres(url).await,
+        None => Store::sqlite(&config.database_file()).await,
+    }
+}
+
+async fn open_app(config: ServerConfig, public_url: String) -> Result<App, StartError> {
+    let keys = Keys::open(&config.keys_dir())?;
+    let blobs = Blobs::local(&config.data_dir)?;
+    let store = open_store(&config).await?;
+    // Part of every bundle, so nobody has to send it.
+    blobs
+        .put(Digest::of(EMPTY_BLOB), EMPTY_BLOB.into())
+        .await?;
+
+    let at = now();
+    let lease = chrono::Duration::seconds(i64::from(config.lease_s));
+    let mut tx = store.begin().await?;
+    let workspace = tx.ensure_workspace("default", at).await?;
+    tx.revive_leases(lease.num_microseconds().unwrap_or(i64::MAX), at + lease)
+        .await?;
+    tx.commit().await?;
+
+    Ok(App::new(Parts {
+        leases: Leases::new(config.lease_s),
+        config,
+        store,
+        blobs,
+        blob_gate: RwLock::new(()),
+        keys,
+        shelf: Shelf::default(),
+        news: News::default(),
+        metrics: Metrics::new(),
+        workspace,
+        public_url,
+        stopping: CancellationToken::new(),
+    }))
+}
