@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use updraft_api::agent::Wanted;
 use updraft_api::{Client, ClientError};
@@ -16,8 +16,10 @@ use crate::airflow::settings::MARK;
 use crate::config::AgentConfig;
 use crate::control::{ControlPlane, Poller, Reporter};
 use crate::converge::{Converge, Memory};
+use crate::deliver::Deliver;
 use crate::disk::{Disk, RootError, RootLock};
 use crate::environment::Environments;
+use crate::external::External;
 use crate::files;
 use crate::observed::{Board, Observed};
 use crate::runtime::record::Record;
@@ -78,7 +80,6 @@ impl Agent {
         });
         let (wanted_sender, wanted) = watch::channel(kept.map(Arc::new));
         let (told_sender, told) = watch::channel(-1);
-        let wake = Arc::new(Notify::new());
         let shared = Arc::new(Shared::default());
 
         let poller = Poller {
@@ -103,7 +104,6 @@ impl Agent {
             board: board.clone(),
             wanted,
             user,
-            wake: Arc::clone(&wake),
             shared: Arc::clone(&shared),
         };
         let work = tokio::spawn(worker.run());
@@ -153,7 +153,6 @@ struct Start {
     board: Board,
     wanted: watch::Receiver<Option<Arc<Wanted>>>,
     user: WantedUser,
-    wake: Arc<Notify>,
     shared: Arc<Shared>,
 }
 
@@ -183,15 +182,9 @@ impl Start {
 
     fn prepare(&self, first: &Wanted) -> std::io::Result<Work> {
         let disk = Disk::open(&self.config.root, first.deployment)?;
-        let wanted = self.wanted.clone();
         if first.runtime == Runtime::External || self.config.external.is_some() {
-            return Ok(Work::External(crate::external::External {
-                config: Arc::clone(&self.config),
-                control: self.control.clone(),
-                disk,
-                board: self.board.clone(),
-                wanted,
-            }));
+            let deliver = self.deliver(disk, Arc::default());
+            return Ok(Work::External(External::new(Arc::clone(&self.config), deliver)));
         }
         let secrets = Secrets::load_or_make(&disk.secrets())?;
         let launcher = Launcher {
@@ -224,27 +217,27 @@ impl Start {
         let worker = Worker::new(launcher.clone());
         Ok(Work::Process(Box::new(Converge {
             config: Arc::clone(&self.config),
-            control: self.control.clone(),
+            deliver: self.deliver(disk, writing),
             environments: Environments::new(&self.config),
-            disk,
-            board: self.board.clone(),
-            wanted,
             supervisor,
             worker,
             launcher,
             secrets,
             user: self.user.clone(),
             asked,
-            writing,
-            wake: Arc::clone(&self.wake),
             memory: Memory::default(),
         })))
+    }
+
+    fn deliver(&self, disk: Disk, writing: Arc<tokio::sync::Mutex<()>>) -> Deliver {
+        let (control, board) = (self.control.clone(), self.board.clone());
+        Deliver::new(disk, control, board, self.wanted.clone(), writing)
     }
 }
 
 enum Work {
     Process(Box<Converge>),
-    External(crate::external::External),
+    External(External),
 }
 
 impl Work {

@@ -17,36 +17,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use updraft_api::agent::{
-    AirflowView, ComponentState, Problem, ProofReport, Target, Wanted,
-};
-use updraft_bundle::{Verify, VersionError};
-use updraft_model::{Digest, ImportError, Proof, ProofOutcome, Release, ReleaseId};
+use updraft_api::agent::{AirflowView, ComponentState, ComponentView, Target, Wanted};
+use updraft_model::{Digest, ImportError, Proof, ProofOutcome, ReleaseId};
 
 use crate::airflow::components::{self, Common, DAG_PROCESSOR};
-use crate::airflow::rest::AirflowRest;
+use crate::airflow::rest::{AirflowRest, AirflowRestError};
 use crate::airflow::secrets::Secrets;
 use crate::airflow::settings::{self, SettingsFor};
 use crate::collect::Collect;
 use crate::config::AgentConfig;
-use crate::control::{ControlPlane, explain};
-use crate::disk::{Disk, Live};
-use crate::environment::{Environment, EnvironmentError, Environments};
+use crate::control::explain;
+use crate::deliver::{Deliver, PassError};
+use crate::disk::Live;
+use crate::environment::{Environment, Environments};
 use crate::failpoint::failpoint;
-use crate::fetch::{self, FetchError, blocking};
+use crate::fetch::blocking;
 use crate::files;
-use crate::observed::Board;
-use crate::prove::{self, KeptProof, ProveAsk, ProveError};
+use crate::prove::{self, ProveAsk, ProveError};
 use crate::runtime::record::Record;
 use crate::runtime::supervisor::{Launcher, Supervisor};
 use crate::runtime::user::{self, Isolation, WantedUser};
 use crate::socket::Asked;
 use crate::worker::Worker;
 
-/// How often a pass is made without a reason.
-const IDLE: Duration = Duration::from_secs(10);
 /// How often Airflow is asked about its DAGs without a reason.
 const ASK_STATUS: Duration = Duration::from_secs(30);
 const COLLECT: Duration = Duration::from_secs(120);
@@ -54,72 +48,9 @@ const COLLECT: Duration = Duration::from_secs(120);
 /// one is taken back.
 const COME_UP: Duration = Duration::from_secs(120);
 
-/// A failed pass says what the loop should do.
-#[derive(Debug)]
-pub(crate) enum PassError {
-    /// It may go better next time.
-    Retry(String),
-    /// Somebody has to act first.
-    Stalled(String),
-    /// Something newer is wanted; this pass is not needed any more.
-    Overtaken,
-}
-
-impl PassError {
-    fn retry(error: impl std::error::Error) -> Self {
-        Self::Retry(explain(&error))
-    }
-
-    fn with_help(error: &VersionError) -> Self {
-        let text = explain(error);
-        let text = format!("{text}; {}", error.help());
-        match error {
-            VersionError::DiskFull { .. }
-            | VersionError::Io { .. }
-            | VersionError::Fetch { .. }
-            | VersionError::Missing(_) => Self::Retry(text),
-            VersionError::Layer(_)
-            | VersionError::Bundle(_)
-            | VersionError::Live(_)
-            | VersionError::ForeignCurrent(_) => Self::Stalled(text),
-        }
-    }
-}
-
-impl From<std::io::Error> for PassError {
-    fn from(error: std::io::Error) -> Self {
-        Self::retry(error)
-    }
-}
-
-impl From<VersionError> for PassError {
-    fn from(error: VersionError) -> Self {
-        Self::with_help(&error)
-    }
-}
-
-impl From<FetchError> for PassError {
-    fn from(error: FetchError) -> Self {
-        match error {
-            FetchError::Version(error) => Self::with_help(&error),
-            FetchError::Manifest { .. } => Self::Stalled(explain(&error)),
-            FetchError::Client(_)
-            | FetchError::Keep(_)
-            | FetchError::NotSent(_)
-            | FetchError::Interrupted => Self::Retry(explain(&error)),
-        }
-    }
-}
-
-impl From<EnvironmentError> for PassError {
-    fn from(error: EnvironmentError) -> Self {
-        match error {
-            EnvironmentError::Fetch(error) => error.into(),
-            EnvironmentError::Retry(text) => Self::Retry(text),
-            EnvironmentError::Stalled(text) => Self::Stalled(text),
-        }
-    }
-}
+const REFUSED: &str = "refused.json";
+const DECIDED: &str = "decided.json";
+const MIGRATED: &str = "migrated.json";
 
 /// A Release that was tried and taken back, so that it is not tried for ever.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,10 +69,7 @@ struct Decided {
 
 pub(crate) struct Converge {
     pub(crate) config: Arc<AgentConfig>,
-    pub(crate) control: ControlPlane,
-    pub(crate) disk: Disk,
-    pub(crate) board: Board,
-    pub(crate) wanted: watch::Receiver<Option<Arc<Wanted>>>,
+    pub(crate) deliver: Deliver,
     pub(crate) environments: Environments,
     pub(crate) supervisor: Arc<Mutex<Supervisor>>,
     pub(crate) worker: Worker,
@@ -149,91 +77,40 @@ pub(crate) struct Converge {
     pub(crate) secrets: Secrets,
     pub(crate) user: WantedUser,
     pub(crate) asked: Asked,
-    pub(crate) writing: Arc<tokio::sync::Mutex<()>>,
-    /// Told when the agent is to stop; a pass ends at its next wait.
-    pub(crate) wake: Arc<Notify>,
     pub(crate) memory: Memory,
 }
 
 /// What a pass remembers for the next; all of it can be found out again.
 #[derive(Default)]
 pub(crate) struct Memory {
-    /// Live versions were looked at closely since the start.
-    verified: bool,
-    /// The wanted Release that is known to be on disk.
-    staged: Option<Release>,
     ready: HashMap<Digest, Environment>,
     isolation: Option<(Digest, Isolation)>,
     status_at: Option<Instant>,
     collected_at: Option<Instant>,
-    spare_of: Option<ReleaseId>,
-    /// What was repaired, to be said once.
-    repaired: Option<String>,
 }
 
 impl Converge {
     pub(crate) async fn run(mut self) {
-        let mut backoff = Duration::from_millis(500);
+        let mut backoff = Duration::ZERO;
         loop {
-            let Some(wanted) = self.wanted.borrow_and_update().clone() else {
-                if self.wanted.changed().await.is_err() {
-                    return;
-                }
-                continue;
+            let wanted = self.deliver.wanted.borrow_and_update().clone();
+            let ended = match wanted {
+                Some(wanted) => self.converge(&wanted).await,
+                None => Ok(()),
             };
-            let pause = match self.converge(&wanted).await {
-                Ok(()) => {
-                    backoff = Duration::from_millis(500);
-                    self.board.change(|observed| {
-                        observed.activity = None;
-                        observed.problem = self.memory.repaired.take().map(|message| Problem {
-                            message,
-                            stalled: false,
-                        });
-                    });
-                    IDLE
-                }
-                Err(PassError::Overtaken) => continue,
-                Err(PassError::Retry(message)) => {
-                    self.fail(message, false);
-                    backoff = (backoff * 2).min(Duration::from_secs(30));
-                    backoff
-                }
-                Err(PassError::Stalled(message)) => {
-                    self.fail(message, true);
-                    Duration::from_secs(60)
-                }
-            };
+            let Some(pause) = self.deliver.after(ended, &mut backoff) else { continue };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.wake.notified() => {}
-                changed = self.wanted.changed() => if changed.is_err() {
+                changed = self.deliver.wanted.changed() => if changed.is_err() {
                     return;
                 },
             }
         }
     }
 
-    fn fail(&self, message: String, stalled: bool) {
-        tracing::warn!(stalled, "{message}");
-        self.board.change(|observed| {
-            observed.activity = None;
-            observed.problem = Some(Problem { message, stalled });
-        });
-    }
-
     /// Runs one pass.
     async fn converge(&mut self, wanted: &Arc<Wanted>) -> Result<(), PassError> {
-        let mut live = self.disk.live()?;
-        if !self.memory.verified {
-            self.begin(live.as_ref()).await?;
-            self.memory.verified = true;
-        }
-        self.board.change(|observed| {
-            observed.serving = live.as_ref().map(|live| live.release.clone());
-            observed.switched_at = live.as_ref().map(|live| live.switched_at);
-            observed.proof = live.as_ref().and_then(|live| self.kept_proof(live));
-        });
+        let mut live = self.deliver.live().await?;
         // First of all, and also when nothing new can be reached: what is live
         // keeps running.
         if let Some(live) = &live {
@@ -243,7 +120,9 @@ impl Converge {
         if let Some(refused) = self.refused(target)? {
             return Err(PassError::Stalled(refused.message));
         }
-        self.stage(live.as_ref(), target).await?;
+        self.deliver.stage(live.as_ref(), target).await?;
+        self.environment(target.release.image.digest()).await?;
+        self.deliver.is_staged(target);
 
         if live.as_ref().is_none_or(|live| live.release.id != target.release.id) {
             if !target.may_switch {
@@ -253,61 +132,12 @@ impl Converge {
             live = Some(self.switch(live, wanted, target).await?);
         }
         let Some(live) = live else { return Ok(()) };
-        self.prove(&live, wanted, target).await?;
+        if !self.deliver.is_settled(&live, target) {
+            let timeout = Duration::from_secs(u64::from(target.proof_timeout_s.max(30)));
+            let proof = self.ask_for_proof(&live, wanted, timeout);
+            self.deliver.settle(&live, target, proof).await?;
+        }
         self.tidy_up(&live, wanted).await
-    }
-
-    /// What has to be seen to once, when an agent starts.
-    async fn begin(&mut self, live: Option<&Live>) -> Result<(), PassError> {
-        for name in self.disk.bundles()? {
-            let dir = self.disk.bundle(&name)?;
-            blocking(move || dir.clean_leftovers()).await??;
-        }
-        let Some(live) = live else { return Ok(()) };
-        self.disk.follow_live(live);
-        // Somebody may have written to the live tree while no agent looked.
-        for (name, bundle) in &live.release.bundles {
-            let client = self.control.client();
-            let _writing = self.writing.lock().await;
-            let found =
-                fetch::materialize(&self.disk, &client, name, bundle.digest, None, Verify::Full).await?;
-            if found.how != updraft_bundle::How::Reused {
-                let text = format!(
-                    "version {} of bundle `{name}` was not as it was written; it was fetched again and replaced",
-                    bundle.digest.short()
-                );
-                tracing::warn!("{text}");
-                self.memory.repaired = Some(text);
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes the wanted Release present and verified, all of it.
-    async fn stage(&mut self, live: Option<&Live>, target: &Target) -> Result<(), PassError> {
-        if self.memory.staged.as_ref() != Some(&target.release) {
-            let previous = live.map(|live| &live.release.bundles);
-            for (name, bundle) in &target.release.bundles {
-                let previous = previous.and_then(|bundles| Some(bundles.get(name)?.digest));
-                let previous = previous.filter(|previous| *previous != bundle.digest);
-                let _writing = self.writing.lock().await;
-                self.board.busy(format!("fetching version {} of bundle `{name}`", bundle.digest.short()));
-                fetch::materialize(
-                    &self.disk,
-                    &self.control.client(),
-                    name,
-                    bundle.digest,
-                    previous,
-                    Verify::Quick,
-                )
-                .await?;
-            }
-            self.environment(target.release.image.digest()).await?;
-            self.memory.staged = Some(target.release.clone());
-        }
-        failpoint("agent.staged");
-        self.board.change(|observed| observed.staged = Some(target.release.clone()));
-        Ok(())
     }
 
     /// The environment of an image, made if it is not here.
@@ -317,10 +147,10 @@ impl Converge {
         {
             return Ok(environment.clone());
         }
-        let client = self.control.client();
-        let user = self.user.that_reaches(self.disk.root());
+        let client = self.deliver.control.client();
+        let user = self.user.that_reaches(self.deliver.disk.root());
         let environment =
-            self.environments.realise(&self.disk, &client, image, user, &self.board).await?;
+            self.environments.realise(&self.deliver.disk, &client, image, user, &self.deliver.board).await?;
         failpoint("agent.environment.end");
         self.memory.ready.insert(image, environment.clone());
         Ok(environment)
@@ -334,9 +164,9 @@ impl Converge {
         wanted: &Arc<Wanted>,
         target: &Target,
     ) -> Result<Live, PassError> {
-        self.board.busy("switching");
+        self.deliver.board.busy("switching");
         let next = Live::next(before.as_ref(), target.release.clone(), target.deploy);
-        self.switch_disk(&next).await?;
+        self.deliver.switch(&next).await?;
         let Some(before) = before else {
             self.keep_airflow(&next, wanted).await?;
             return Ok(next);
@@ -360,26 +190,15 @@ impl Converge {
             attempt: target.attempt,
             message: message.clone(),
         };
-        files::write_json(&self.disk.refused(), &refused, 0o600)?;
+        self.deliver.keep(REFUSED, &refused)?;
         let back = Live::next(Some(&next), before.release, before.deploy);
-        self.switch_disk(&back).await?;
+        self.deliver.switch(&back).await?;
         self.keep_airflow(&back, wanted).await?;
         Err(PassError::Stalled(message))
     }
 
-    async fn switch_disk(&self, live: &Live) -> Result<(), PassError> {
-        let (disk, next) = (self.disk.clone(), live.clone());
-        blocking(move || disk.switch(&next)).await??;
-        self.board.change(|observed| {
-            observed.serving = Some(live.release.clone());
-            observed.switched_at = Some(live.switched_at);
-            observed.proof = None;
-        });
-        Ok(())
-    }
-
     fn refused(&self, target: &Target) -> Result<Option<Refused>, PassError> {
-        let refused: Option<Refused> = files::read_json(&self.disk.refused())?;
+        let refused: Option<Refused> = self.deliver.read(REFUSED)?;
         Ok(refused.filter(|refused| {
             refused.release == target.release.id && refused.attempt == target.attempt
         }))
@@ -394,7 +213,7 @@ impl Converge {
         let files = self.decided(live).await?.files;
         let variables = settings::variables(
             &SettingsFor {
-                disk: &self.disk,
+                disk: &self.deliver.disk,
                 environment: &environment,
                 release: &live.release,
                 wanted,
@@ -408,7 +227,7 @@ impl Converge {
             std::env::vars(),
         );
         let common = Common {
-            disk: &self.disk,
+            disk: &self.deliver.disk,
             environment: &environment,
             variables: &variables,
             user: isolation.user,
@@ -419,10 +238,10 @@ impl Converge {
         let specs = common.components();
         let first = !self.supervisor().views().iter().any(|view| view.pid.is_some());
         if first {
-            self.board.busy(format!("starting Airflow {}", environment.airflow_version));
+            self.deliver.board.busy(format!("starting Airflow {}", environment.airflow_version));
         }
         self.supervisor().want(specs);
-        self.board.change(|observed| {
+        self.deliver.board.change(|observed| {
             observed.isolation.clone_from(&isolation.text);
             let components = self.supervisor().views();
             observed.airflow = Some(AirflowView {
@@ -446,7 +265,7 @@ impl Converge {
         {
             return Ok(isolation.clone());
         }
-        let (user, root, environment_) = (self.user.clone(), self.disk.root().to_owned(), environment.clone());
+        let (user, root, environment_) = (self.user.clone(), self.deliver.disk.root().to_owned(), environment.clone());
         let isolation = blocking(move || {
             let readable: [&Path; 3] = [&root, &environment_.folder, &environment_.project];
             Isolation::check(&user, &readable, &environment_.python)
@@ -460,8 +279,8 @@ impl Converge {
     /// Airflow's home, which belongs to Airflow's user.
     fn make_home(&self, isolation: &Isolation) -> Result<(), PassError> {
         let user = isolation.user;
-        user::make_theirs(&self.disk.airflow_home(), user)?;
-        for folder in [self.disk.notes(), self.disk.worker_state()] {
+        user::make_theirs(&self.deliver.disk.airflow_home(), user)?;
+        for folder in [self.deliver.disk.notes(), self.deliver.disk.worker_state()] {
             if !folder.is_dir() {
                 std::fs::create_dir_all(&folder)?;
                 for made in [folder.parent(), Some(&folder)].into_iter().flatten() {
@@ -469,7 +288,7 @@ impl Converge {
                 }
             }
         }
-        let passwords = self.disk.passwords();
+        let passwords = self.deliver.disk.passwords();
         if !passwords.exists() {
             let content = serde_json::json!({ "admin": self.secrets.admin_password });
             files::write_json(&passwords, &content, 0o600)?;
@@ -479,14 +298,13 @@ impl Converge {
     }
 
     async fn decided(&self, live: &Live) -> Result<Decided, PassError> {
-        let path = self.disk.root().join("decided.json");
         let image = live.release.image.digest();
-        if let Some(decided) = files::read_json::<Decided>(&path)?
+        if let Some(decided) = self.deliver.read::<Decided>(DECIDED)?
             && decided.image == image
         {
             return Ok(decided);
         }
-        let (disk, release) = (self.disk.clone(), live.release.clone());
+        let (disk, release) = (self.deliver.disk.clone(), live.release.clone());
         let files = blocking(move || {
             let count = |(name, bundle): (&_, &updraft_model::BundleRef)| {
                 let tables = disk.bundle(name).ok()?.tables(&bundle.digest).ok()??;
@@ -496,7 +314,7 @@ impl Converge {
         })
         .await?;
         let decided = Decided { image, files };
-        files::write_json(&path, &decided, 0o600)?;
+        self.deliver.keep(DECIDED, &decided)?;
         Ok(decided)
     }
 
@@ -512,15 +330,15 @@ impl Converge {
             airflow: common.environment.airflow_version.clone(),
             database: Digest::of(database.map_or("", String::as_str).as_bytes()),
         };
-        let sqlite_is_gone = database.is_none() && !self.disk.airflow_home().join("airflow.db").exists();
-        let before = files::read_json::<Migrated>(&self.disk.migrated()).unwrap_or_default();
+        let sqlite_is_gone = database.is_none() && !self.deliver.disk.airflow_home().join("airflow.db").exists();
+        let before = self.deliver.read::<Migrated>(MIGRATED).unwrap_or_default();
         if before.as_ref() == Some(&migrated) && !sqlite_is_gone {
             return Ok(());
         }
         // Components of another version must not write while tables change.
         self.supervisor().want(Vec::new());
         self.wait_until_stopped().await;
-        self.board.busy("preparing Airflow's database");
+        self.deliver.board.busy("preparing Airflow's database");
         self.launcher
             .run_to_end(&common.migrate())
             .await
@@ -528,7 +346,7 @@ impl Converge {
         if common.environment.is_airflow_2() {
             self.make_airflow_2_admin(common).await?;
         }
-        files::write_json(&self.disk.migrated(), &migrated, 0o600)?;
+        self.deliver.keep(MIGRATED, &migrated)?;
         Ok(())
     }
 
@@ -561,11 +379,11 @@ impl Converge {
                 !matches!(view.state, ComponentState::Running | ComponentState::Stopped)
             });
             if not_up.is_none() && rest.is_up().await {
-                self.board.change(|observed| observed.airflow_up = true);
+                self.deliver.board.change(|observed| observed.airflow_up = true);
                 return Ok(());
             }
-            self.board.change(|observed| observed.airflow_up = false);
-            let last_error = |name: &str, view: &updraft_api::agent::ComponentView| {
+            self.deliver.board.change(|observed| observed.airflow_up = false);
+            let last_error = |name: &str, view: &ComponentView| {
                 let error = view.last_error.clone().unwrap_or_default();
                 format!("{name} does not come up\n{error}")
             };
@@ -582,67 +400,9 @@ impl Converge {
         }
     }
 
-    fn rest(&self) -> Result<AirflowRest, crate::airflow::rest::AirflowRestError> {
+    fn rest(&self) -> Result<AirflowRest, AirflowRestError> {
         let address = format!("http://127.0.0.1:{}", self.config.airflow_port);
         AirflowRest::new(&address, "admin", &self.secrets.admin_password)
-    }
-
-    /// The proof of what is live, when there is one from before a restart.
-    fn kept_proof(&self, live: &Live) -> Option<ProofReport> {
-        let kept: KeptProof = files::read_json(&self.disk.proof()).ok().flatten()?;
-        let same = kept.report.release == live.release.id && kept.switched_at == live.switched_at;
-        same.then_some(kept.report)
-    }
-
-    async fn prove(
-        &mut self,
-        live: &Live,
-        wanted: &Arc<Wanted>,
-        target: &Target,
-    ) -> Result<(), PassError> {
-        if let Some(kept) = self.kept_proof(live)
-            && kept.attempt >= target.attempt
-            && kept.proof.outcome != ProofOutcome::TimedOut
-        {
-            return Ok(());
-        }
-        failpoint("agent.prove.start");
-        let timeout = Duration::from_secs(u64::from(target.proof_timeout_s.max(30)));
-        let mut newer = self.wanted.clone();
-        let proof = tokio::select! {
-            biased;
-            // A newer Release makes this proof worthless; dropping it cancels it.
-            () = overtaken(&mut newer, target) => return Err(PassError::Overtaken),
-            proof = self.ask_for_proof(live, wanted, timeout) => proof?,
-        };
-        failpoint("agent.prove.before_keep");
-        let report = ProofReport {
-            release: live.release.id,
-            attempt: target.attempt,
-            switched_at: live.switched_at,
-            proof,
-        };
-        let kept = KeptProof { report: report.clone(), switched_at: live.switched_at };
-        files::write_json(&self.disk.proof(), &kept, 0o600)?;
-        let total = report.proof.dags.total;
-        let outcome = report.proof.outcome;
-        tracing::info!(?outcome, reason = report.proof.reason, "proof");
-        self.board.change(|observed| {
-            if outcome != ProofOutcome::TimedOut {
-                observed.dags = Some(total);
-                observed.import_errors.clone_from(&report.proof.import_errors);
-            }
-            observed.proof = Some(report);
-            observed.activity = None;
-        });
-        failpoint("agent.prove.end");
-        match outcome {
-            ProofOutcome::Proven | ProofOutcome::ImportErrors => Ok(()),
-            // Still wanted: evidence that comes later counts.
-            ProofOutcome::TimedOut => {
-                Err(PassError::Retry("Airflow did not show the new content in time; asking again".into()))
-            }
-        }
     }
 
     async fn ask_for_proof(
@@ -651,11 +411,10 @@ impl Converge {
         wanted: &Wanted,
         timeout: Duration,
     ) -> Result<Proof, PassError> {
-        self.board.busy("waiting for Airflow to take in the new files");
         let begun = Instant::now();
         let processor = self.processor(live).await;
         let proof = prove::prove(&ProveAsk {
-            disk: &self.disk,
+            disk: &self.deliver.disk,
             worker: &self.worker,
             live,
             proven: wanted.proven.as_ref(),
@@ -704,19 +463,7 @@ impl Converge {
     /// What can wait until nothing else is to be done, and is dropped at once
     /// when something is.
     async fn tidy_up(&mut self, live: &Live, wanted: &Arc<Wanted>) -> Result<(), PassError> {
-        if self.memory.spare_of != Some(live.release.id) {
-            for (name, bundle) in &live.release.bundles {
-                if self.wanted.has_changed().unwrap_or(false) {
-                    return Ok(());
-                }
-                let (dir, digest) = (self.disk.bundle(name)?, bundle.digest);
-                let _writing = self.writing.lock().await;
-                if let Err(error) = blocking(move || dir.prepare_spare(&digest)).await? {
-                    tracing::warn!(%error, "could not prepare a spare of the live version");
-                }
-            }
-            self.memory.spare_of = Some(live.release.id);
-        }
+        self.deliver.prepare_spares(live).await?;
         let due = |at: Option<Instant>, every| at.is_none_or(|at: Instant| at.elapsed() > every);
         if due(self.memory.status_at, ASK_STATUS) {
             self.memory.status_at = Some(Instant::now());
@@ -728,16 +475,16 @@ impl Converge {
                 .iter()
                 .filter_map(|name| Record::read_alive(&self.launcher.files(name).record))
                 .collect();
-            let _writing = self.writing.lock().await;
+            let _writing = self.deliver.writing.lock().await;
             let collect = Collect {
-                disk: &self.disk,
+                disk: &self.deliver.disk,
                 worker: &self.worker,
                 wanted,
                 live,
                 asked: &self.asked,
                 records,
             };
-            let mut newer = self.wanted.clone();
+            let mut newer = self.deliver.wanted.clone();
             let collected = tokio::select! {
                 collected = collect.run() => collected,
                 _ = newer.changed() => Ok(()),
@@ -753,9 +500,9 @@ impl Converge {
         let (mut dags, mut errors) = (0, Vec::new());
         let several = live.release.bundles.len() > 1;
         for name in live.release.bundles.keys() {
-            let mut newer = self.wanted.clone();
+            let mut newer = self.deliver.wanted.clone();
             let status = tokio::select! {
-                status = prove::status(&self.disk, &self.worker, name) => status,
+                status = prove::status(&self.deliver.disk, &self.worker, name) => status,
                 _ = newer.changed() => return,
             };
             match status {
@@ -777,23 +524,10 @@ impl Converge {
             Ok(rest) => rest.is_up().await,
             Err(_) => false,
         };
-        self.board.change(|observed| {
+        self.deliver.board.change(|observed| {
             observed.dags = Some(dags);
             observed.import_errors = errors;
             observed.airflow_up = up;
         });
-    }
-}
-
-/// Resolves when another Release, or another attempt, is wanted.
-async fn overtaken(wanted: &mut watch::Receiver<Option<Arc<Wanted>>>, target: &Target) {
-    let differs = |wanted: &Option<Arc<Wanted>>| {
-        let newest = wanted.as_ref().and_then(|wanted| wanted.target.as_ref());
-        newest.is_none_or(|newest| {
-            newest.release.id != target.release.id || newest.attempt != target.attempt
-        })
-    };
-    if wanted.wait_for(differs).await.is_err() {
-        std::future::pending::<()>().await;
     }
 }

@@ -190,12 +190,6 @@ impl Disk {
     pub(crate) fn proof(&self) -> PathBuf {
         self.root.join("proof.json")
     }
-    pub(crate) fn migrated(&self) -> PathBuf {
-        self.root.join("migrated.json")
-    }
-    pub(crate) fn refused(&self) -> PathBuf {
-        self.root.join("refused.json")
-    }
 
     /// The socket for Airflow's bundle class. Addresses of sockets are short,
     /// so under a long root it lies in the system's folder for such things.

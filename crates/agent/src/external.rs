@@ -1,24 +1,151 @@
-//! Runtime `external`: somebody else runs Airflow, the agent delivers files to a
+//! Runtime `external`: somebody else runs Airflow. The agent delivers files to a
 //! folder and, where it may, asks Airflow by its REST API.
 
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::watch;
-use updraft_api::agent::Wanted;
+use updraft_api::agent::{AirflowView, Target, Wanted};
+use updraft_model::{BundleName, Proof};
 
-use crate::config::AgentConfig;
-use crate::control::ControlPlane;
-use crate::disk::Disk;
-use crate::observed::Board;
+use crate::airflow::rest::AirflowRest;
+use crate::config::{AgentConfig, ExternalConfig};
+use crate::deliver::{Deliver, PassError};
+use crate::disk::{Disk, Live};
+use crate::prove;
+use crate::rest_proof::RestProof;
+use crate::runtime::user::Isolation;
 
 pub(crate) struct External {
-    pub(crate) config: Arc<AgentConfig>,
-    pub(crate) control: ControlPlane,
-    pub(crate) disk: Disk,
-    pub(crate) board: Board,
-    pub(crate) wanted: watch::Receiver<Option<Arc<Wanted>>>,
+    config: Arc<AgentConfig>,
+    deliver: Deliver,
 }
 
 impl External {
-    pub(crate) async fn run(self) {}
+    pub(crate) fn new(config: Arc<AgentConfig>, deliver: Deliver) -> Self {
+        Self { config, deliver }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Duration::ZERO;
+        loop {
+            let wanted = self.deliver.wanted.borrow_and_update().clone();
+            let ended = match wanted {
+                Some(wanted) => self.converge(&wanted).await,
+                None => Ok(()),
+            };
+            let Some(pause) = self.deliver.after(ended, &mut backoff) else { continue };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                changed = self.deliver.wanted.changed() => if changed.is_err() {
+                    return;
+                },
+            }
+        }
+    }
+
+    /// Runs one pass.
+    async fn converge(&mut self, wanted: &Wanted) -> Result<(), PassError> {
+        let Some(external) = self.config.external.clone() else {
+            return Err(PassError::Stalled(
+                "this Deployment's Airflow is run by somebody else; start the agent with the folder to deliver to".into(),
+            ));
+        };
+        self.deliver.board.change(|observed| {
+            observed.isolation = Isolation::external().text;
+            observed.airflow = Some(AirflowView {
+                url: external.airflow.as_ref().map(|airflow| airflow.url.clone()),
+                ..AirflowView::default()
+            });
+        });
+        let mut live = self.deliver.live().await?;
+        let Some(target) = &wanted.target else { return Ok(()) };
+        self.deliver.stage(live.as_ref(), target).await?;
+        self.deliver.is_staged(target);
+        if live.as_ref().is_none_or(|live| live.release.id != target.release.id) {
+            if !target.may_switch {
+                return Ok(());
+            }
+            let next = Live::next(live.as_ref(), target.release.clone(), target.deploy);
+            self.deliver.switch(&next).await?;
+            live = Some(next);
+        }
+        let Some(live) = live else { return Ok(()) };
+        offer(&self.deliver.disk, &external, &live)?;
+        self.deliver.prepare_spares(&live).await?;
+        if !self.deliver.is_settled(&live, target) {
+            let proof = self.prove(&external, &live, wanted, target);
+            self.deliver.settle(&live, target, proof).await?;
+        }
+        Ok(())
+    }
+
+    async fn prove(
+        &self,
+        external: &ExternalConfig,
+        live: &Live,
+        wanted: &Wanted,
+        target: &Target,
+    ) -> Result<Proof, PassError> {
+        let Some(airflow) = &external.airflow else {
+            return Err(PassError::Stalled(
+                "the files are delivered; without Airflow's address and a user, nobody can say whether Airflow took them in".into(),
+            ));
+        };
+        let password = std::fs::read_to_string(&airflow.password_file)?;
+        let rest = AirflowRest::new(&airflow.url, &airflow.user, password.trim())
+            .map_err(PassError::retry)?;
+        let rest = rest.of_its_version().await.map_err(PassError::retry)?;
+        let mut proofs = Vec::new();
+        for (name, bundle) in &live.release.bundles {
+            let ask = RestProof {
+                disk: &self.deliver.disk,
+                rest: &rest,
+                live,
+                proven: wanted.proven.as_ref(),
+                bundle: name,
+                version: bundle.digest,
+                timeout: Duration::from_secs(u64::from(target.proof_timeout_s.max(30))),
+            };
+            proofs.push((name.clone(), ask.run().await?));
+        }
+        Ok(prove::merge(proofs))
+    }
+}
+
+/// Makes the folder of each bundle lead to the live version. These links never
+/// change: what is behind them does, in one rename for all.
+fn offer(disk: &Disk, external: &ExternalConfig, live: &Live) -> Result<(), PassError> {
+    for bundle in live.release.bundles.keys() {
+        let folder = offered(&external.folder, bundle);
+        let target = disk.airflow_link(bundle.as_str());
+        match std::fs::read_link(&folder) {
+            Ok(there) if there == target => {}
+            Ok(_) => replace(&folder, &target)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => replace(&folder, &target)?,
+            Err(_) => {
+                return Err(PassError::Stalled(format!(
+                    "`{}` is there and is not a link; move it away, so that the agent can put a link to the live version in its place",
+                    folder.display()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn offered(folder: &Path, bundle: &BundleName) -> PathBuf {
+    if *bundle == BundleName::dags() { folder.to_owned() } else { folder.with_file_name(bundle.as_str()) }
+}
+
+fn replace(link: &Path, target: &Path) -> io::Result<()> {
+    if let Some(parent) = link.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let temporary = link.with_file_name(format!(".updraft-{}", std::process::id()));
+    let _ = std::fs::remove_file(&temporary);
+    symlink(target, &temporary)?;
+    std::fs::rename(&temporary, link)
 }

@@ -60,8 +60,4 @@ impl Board {
         tracing::info!("{activity}");
         self.change(|observed| observed.activity = Some(activity));
     }
-
-    pub(crate) fn idle(&self) {
-        self.change(|observed| observed.activity = None);
-    }
 }

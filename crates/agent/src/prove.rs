@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use updraft_api::agent::ProofReport;
 use updraft_bundle::{LayerTable, TreeDiff, VersionError, diff};
 use updraft_model::{
@@ -86,7 +86,15 @@ async fn prove_bundle(
     bundle: &BundleName,
     version: Digest,
 ) -> Result<Proof, ProveError> {
-    let base = base(ask, bundle, version)?;
+    let base = base(ask.disk, ask.live, ask.proven, bundle, version)?;
+    let base = base.map(|(version, changes)| {
+        json!({
+            "version": version,
+            "changed": changes.changed,
+            "added": changes.added,
+            "removed": changes.removed,
+        })
+    });
     let processor = ask
         .processor
         .as_ref()
@@ -132,27 +140,33 @@ async fn prove_bundle(
 
 /// The version to compare with and what differs; none when everything has to be
 /// looked at.
-fn base(ask: &ProveAsk<'_>, bundle: &BundleName, version: Digest) -> Result<Option<Value>, ProveError> {
-    let Some(proven) = ask.proven else { return Ok(None) };
+pub(crate) fn base(
+    disk: &Disk,
+    live: &Live,
+    proven: Option<&Release>,
+    bundle: &BundleName,
+    version: Digest,
+) -> Result<Option<(Digest, TreeDiff)>, VersionError> {
+    let Some(proven) = proven else { return Ok(None) };
     // Another environment can change what any file does.
-    if proven.image != ask.live.release.image {
+    if proven.image != live.release.image {
         return Ok(None);
     }
     let Some(base) = proven.bundles.get(bundle) else { return Ok(None) };
     // Releases that were live since, and were not proven: Airflow may have read
     // files of theirs, also such as this Release has changed back.
-    let since = if proven.id == ask.live.release.id {
+    let since = if proven.id == live.release.id {
         &[]
     } else {
-        match ask.live.before.iter().rposition(|release| release.id == proven.id) {
-            Some(at) => &ask.live.before[at + 1..],
+        match live.before.iter().rposition(|release| release.id == proven.id) {
+            Some(at) => &live.before[at + 1..],
             None => return Ok(None),
         }
     };
     if since.iter().any(|release| release.image != proven.image) {
         return Ok(None);
     }
-    let dir = ask.disk.bundle(bundle)?;
+    let dir = disk.bundle(bundle)?;
     let (Some(old), Some(new)) = (dir.tables(&base.digest)?, dir.tables(&version)?) else {
         return Ok(None);
     };
@@ -168,13 +182,7 @@ fn base(ask: &ProveAsk<'_>, bundle: &BundleName, version: Digest) -> Result<Opti
             None => return Ok(None),
         }
     }
-    let changes = changes(&old, &tables, &new);
-    Ok(Some(json!({
-        "version": base.digest,
-        "changed": changes.changed,
-        "added": changes.added,
-        "removed": changes.removed,
-    })))
+    Ok(Some((base.digest, changes(&old, &tables, &new))))
 }
 
 /// What differs between two versions, and also what a version between them had
@@ -198,7 +206,7 @@ fn changes(old: &[LayerTable], between: &[Vec<LayerTable>], new: &[LayerTable]) 
 }
 
 /// One proof for the whole Release: as bad as the worst of its bundles.
-fn merge(proofs: Vec<(BundleName, Proof)>) -> Proof {
+pub(crate) fn merge(proofs: Vec<(BundleName, Proof)>) -> Proof {
     let several = proofs.len() > 1;
     let mut whole = Proof {
         outcome: ProofOutcome::Proven,

@@ -9,7 +9,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStdin, ChildStdout};
@@ -34,13 +33,6 @@ pub(crate) enum WorkerError {
     Nonsense(String),
 }
 
-/// What the worker says of itself once it is up.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct Ready {
-    pub(crate) airflow: String,
-    pub(crate) python: String,
-}
-
 struct Ask {
     request: Value,
     answer: oneshot::Sender<Result<Value, WorkerError>>,
@@ -56,7 +48,6 @@ enum Message {
 pub(crate) struct Worker {
     spec: watch::Sender<Option<Spec>>,
     messages: mpsc::UnboundedSender<Message>,
-    ready: watch::Receiver<Option<Ready>>,
     task: JoinHandle<()>,
     next_id: std::sync::atomic::AtomicU64,
 }
@@ -72,10 +63,9 @@ impl Worker {
     pub(crate) fn new(launcher: Launcher) -> Self {
         let (spec, specs) = watch::channel(None);
         let (messages, inbox) = mpsc::unbounded_channel();
-        let (readiness, ready) = watch::channel(None);
-        let keeper = Keeper { launcher, specs, inbox, readiness };
+        let keeper = Keeper { launcher, specs, inbox };
         let task = tokio::spawn(keeper.keep());
-        Self { spec, messages, ready, task, next_id: 1.into() }
+        Self { spec, messages, task, next_id: 1.into() }
     }
 
     /// Says what to run, and starts it when that is news.
@@ -85,10 +75,6 @@ impl Worker {
             *wanted = Some(spec);
             differs
         });
-    }
-
-    pub(crate) fn ready(&self) -> Option<Ready> {
-        self.ready.borrow().clone()
     }
 
     /// Asks and waits for the answer. Giving up on this future cancels what was
@@ -127,11 +113,13 @@ impl Drop for CancelOnDrop<'_> {
     }
 }
 
+/// Who waits for which answer.
+type Waiting = HashMap<u64, oneshot::Sender<Result<Value, WorkerError>>>;
+
 struct Keeper {
     launcher: Launcher,
     specs: watch::Receiver<Option<Spec>>,
     inbox: mpsc::UnboundedReceiver<Message>,
-    readiness: watch::Sender<Option<Ready>>,
 }
 
 impl Keeper {
@@ -149,7 +137,6 @@ impl Keeper {
             if self.run(&spec).await.is_err() {
                 return;
             }
-            self.readiness.send_replace(None);
             if begun.elapsed() > Duration::from_secs(60) {
                 pause = Duration::from_millis(200);
             }
@@ -186,7 +173,7 @@ impl Keeper {
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Ok(());
         };
-        let mut waiting = HashMap::new();
+        let mut waiting: Waiting = HashMap::new();
         let end = self.serve(input, output, &mut waiting).await;
         if matches!(end, End::ToldToStop | End::AgentEnds) {
             let _ = child.start_kill();
@@ -194,7 +181,7 @@ impl Keeper {
         let status = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
         let error = died(&status);
         for (_, answer) in waiting {
-            let _: Result<(), _> = std::convert::identity::<oneshot::Sender<_>>(answer).send(Err(error.clone()));
+            let _ = answer.send(Err(error.clone()));
         }
         match end {
             End::AgentEnds => Err(()),
@@ -212,7 +199,7 @@ impl Keeper {
         &mut self,
         mut input: ChildStdin,
         output: ChildStdout,
-        waiting: &mut HashMap<u64, oneshot::Sender<Result<Value, WorkerError>>>,
+        waiting: &mut Waiting,
     ) -> End {
         let mut lines = BufReader::new(output).lines();
         let mut was_ready = false;
@@ -221,12 +208,12 @@ impl Keeper {
                 line = lines.next_line() => {
                     let Ok(Some(line)) = line else { return End::OutputClosed { was_ready } };
                     let Ok(message) = serde_json::from_str::<Value>(&line) else {
-                        tracing::warn!(%line, "the worker said something that is no answer");
+                        tracing::debug!(%line, "the worker said something that is no answer");
                         continue;
                     };
                     if message["event"] == "ready" {
                         was_ready = true;
-                        self.readiness.send_replace(serde_json::from_value(message).ok());
+                        tracing::info!(after_ms = message["ms"].as_u64(), "the proof worker is up");
                     } else if message["event"].is_null()
                         && let Some(answer) = message["id"].as_u64().and_then(|id| waiting.remove(&id))
                     {

@@ -77,6 +77,18 @@ impl AirflowRest {
         self
     }
 
+    /// The same, for whichever Airflow answers there.
+    pub(crate) async fn of_its_version(self) -> Result<Self, AirflowRestError> {
+        let request = self.http.get(format!("{}/api/v2/version", self.base));
+        match self.send("the question for its version", request).await {
+            Ok(_) => Ok(self),
+            Err(AirflowRestError::Refused { .. } | AirflowRestError::Nonsense { .. }) => {
+                Ok(self.version_1())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     pub fn address(&self) -> &str {
         &self.base
     }
@@ -125,17 +137,39 @@ impl AirflowRest {
 
     /// The ids of the DAGs that Airflow knows and has not retired.
     pub async fn dag_ids(&self) -> Result<Vec<String>, AirflowRestError> {
-        let mut ids = Vec::new();
+        let dags = self.list("dags", "dags").await?;
+        Ok(dags.iter().filter_map(|dag| Some(dag["dag_id"].as_str()?.to_owned())).collect())
+    }
+
+    /// Every row of a listing, page by page.
+    pub(crate) async fn list(&self, path: &str, rows: &str) -> Result<Vec<Value>, AirflowRestError> {
+        let mut all = Vec::new();
         loop {
-            let path = format!("dags?limit=100&offset={}", ids.len());
-            let page = self.call(Method::GET, &path, None).await?;
-            let dags = page["dags"].as_array().cloned().unwrap_or_default();
-            let found = dags.len();
-            ids.extend(dags.iter().filter_map(|dag| Some(dag["dag_id"].as_str()?.to_owned())));
+            let page = format!("{path}?limit=100&offset={}", all.len());
+            let page = self.call(Method::GET, &page, None).await?;
+            let found = page[rows].as_array().cloned().unwrap_or_default();
+            let is_last = found.is_empty();
+            all.extend(found);
             let total = usize::try_from(page["total_entries"].as_u64().unwrap_or(0)).unwrap_or(0);
-            if found == 0 || ids.len() >= total {
-                return Ok(ids);
+            if is_last || all.len() >= total {
+                return Ok(all);
             }
+        }
+    }
+
+    /// The source of a DAG's file, as Airflow keeps it.
+    pub(crate) async fn source(&self, dag: &str, token: Option<&str>) -> Result<String, AirflowRestError> {
+        let of = if self.basic { token.unwrap_or_default() } else { dag };
+        let answer = self.call(Method::GET, &format!("dagSources/{of}"), None).await?;
+        Ok(answer["content"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Has Airflow parse a file ahead of its turn.
+    pub(crate) async fn parse_file(&self, token: &str) -> Result<(), AirflowRestError> {
+        match self.call(Method::PUT, &format!("parseDagFile/{token}"), None).await {
+            // It is in the queue already.
+            Err(AirflowRestError::Refused { status: StatusCode::CONFLICT, .. }) => Ok(()),
+            other => other.map(drop),
         }
     }
 
@@ -153,6 +187,7 @@ impl AirflowRest {
         } else {
             request.bearer_auth(self.token().await?)
         };
+        request = request.header("Accept", "application/json");
         if let Some(body) = body {
             request = request.json(&body);
         }
@@ -177,12 +212,11 @@ impl AirflowRest {
             let text: String = response.text().await.unwrap_or_default().chars().take(500).collect();
             return Err(AirflowRestError::Refused { what: what.to_owned(), status, text });
         }
-        if status == StatusCode::NO_CONTENT {
+        let bytes = response.bytes().await.map_err(unreachable)?;
+        if bytes.is_empty() {
             return Ok(Value::Null);
         }
-        response
-            .json()
-            .await
+        serde_json::from_slice(&bytes)
             .map_err(|error| AirflowRestError::Nonsense { what: what.to_owned(), why: error.to_string() })
     }
 }

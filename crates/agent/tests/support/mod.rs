@@ -1,7 +1,7 @@
 //! A control plane of one Deployment, with state: what is wanted changes, and
 //! what was reported is kept. It can misbehave, which the real one cannot be
 //! asked to.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 #![expect(clippy::allow_attributes, reason = "each test uses a part of it")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,7 +20,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::watch;
-use updraft_agent::{Agent, AgentConfig, RunningAgent, TokenSource};
+use updraft_agent::{Agent, AgentConfig, ExternalConfig, RunningAgent, TokenSource};
 use updraft_api::agent::{FetchBlobs, Report, ReportAnswer, Target, Wanted};
 use updraft_api::client::Connect;
 use updraft_api::frames;
@@ -280,7 +280,19 @@ impl Place {
         let mut config = AgentConfig::new(self.root(), connect, token).unwrap();
         config.wrapper = wrapper();
         config.airflow_port = free_port();
+        config.tools = Some(tools());
         config
+    }
+
+    /// An agent that only delivers, which is all that these tests look at.
+    pub fn start_external(&self, control: &ControlPlane) -> RunningAgent {
+        let mut config = self.config(control);
+        config.external = Some(ExternalConfig { folder: self.offered(), airflow: None });
+        Agent::start(config).unwrap()
+    }
+
+    pub fn offered(&self) -> PathBuf {
+        self.folder.path().join("offered/dags")
     }
 
     pub fn start(&self, control: &ControlPlane) -> RunningAgent {
@@ -292,6 +304,74 @@ impl Place {
         let folder = self.root().join(control.deployment().to_string()).join("live").join(bundle);
         read_tree(&folder.join("current"))
     }
+}
+
+/// An agent in a process of its own, which can be killed.
+pub struct AgentProcess {
+    pub child: std::process::Child,
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl AgentProcess {
+    /// Waits for its end; false when it is still there after the limit.
+    pub async fn ended(&mut self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        while Instant::now() < end {
+            if self.child.try_wait().unwrap().is_some() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
+    }
+}
+
+impl Place {
+    /// Starts an agent as a process, to be killed at a failpoint or by hand.
+    pub fn start_process(&self, control: &ControlPlane, external: Option<&Path>, port: u16, failpoint: &str) -> AgentProcess {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["agent_process", "--exact", "--nocapture"])
+            .env("UPDRAFT_TEST_ROOT", self.root())
+            .env("UPDRAFT_TEST_SERVER", &control.address)
+            .env("UPDRAFT_TEST_PORT", port.to_string())
+            .env("UPDRAFT_TEST_EXTERNAL", external.unwrap_or(Path::new("")))
+            .env("UPDRAFT_FAILPOINT", failpoint)
+            .env("UPDRAFT_TOKEN", "secret-token")
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        AgentProcess { child }
+    }
+}
+
+/// Called by a test named `agent_process` in test binaries that kill agents.
+pub fn be_the_agent() {
+    let Some(root) = std::env::var_os("UPDRAFT_TEST_ROOT") else { return };
+    let text = |name: &str| std::env::var(name).unwrap();
+    let connect = Connect { server: text("UPDRAFT_TEST_SERVER"), ..Connect::default() };
+    let token = TokenSource::Value(text("UPDRAFT_TOKEN"));
+    let mut config = AgentConfig::new(root.into(), connect, token).unwrap();
+    config.wrapper = wrapper();
+    config.airflow_port = text("UPDRAFT_TEST_PORT").parse().unwrap();
+    config.tools = Some(tools());
+    let folder = text("UPDRAFT_TEST_EXTERNAL");
+    config.external = (!folder.is_empty())
+        .then(|| ExternalConfig { folder: folder.into(), airflow: None });
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| "off".into()))
+        .with_writer(std::io::stderr)
+        .try_init();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let _agent = Agent::start(config).unwrap();
+        std::future::pending::<()>().await;
+    });
 }
 
 pub fn read_tree(root: &Path) -> BTreeMap<String, String> {
@@ -330,10 +410,16 @@ pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// `uv` and locks, shared by all tests.
+fn tools() -> PathBuf {
+    let tools = std::env::temp_dir().join("updraft-agent-test-tools");
+    fs::create_dir_all(&tools).unwrap();
+    tools
+}
+
 /// The image of a project: locked with uv, uploaded.
 pub fn image(control: &ControlPlane, project: &Path) -> Digest {
-    let cache = std::env::temp_dir().join("updraft-agent-test-tools");
-    fs::create_dir_all(&cache).unwrap();
+    let cache = tools();
     let uv = updraft_image::Uv::find_or_install(&cache, &|_| {}).unwrap();
     let half = updraft_project::Project::open(project).unwrap().image_half(None).unwrap();
     let request = updraft_image::LockRequest {

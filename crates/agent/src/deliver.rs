@@ -1,0 +1,341 @@
+//! Gets a Release's bundles onto the disk and makes them live, whoever runs
+//! Airflow.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use updraft_api::agent::{Problem, ProofReport, Target, Wanted};
+use updraft_bundle::{How, Verify, VersionError};
+use updraft_model::{Proof, ProofOutcome, Release, ReleaseId};
+
+use crate::control::{ControlPlane, explain};
+use crate::disk::{Disk, Live};
+use crate::environment::EnvironmentError;
+use crate::failpoint::failpoint;
+use crate::fetch::{self, FetchError, blocking};
+use crate::files;
+use crate::observed::Board;
+use crate::prove::KeptProof;
+
+/// A failed pass says what the loop should do.
+#[derive(Debug)]
+pub(crate) enum PassError {
+    /// It may go better next time.
+    Retry(String),
+    /// Somebody has to act first.
+    Stalled(String),
+    /// Something newer is wanted; this pass is not needed any more.
+    Overtaken,
+}
+
+impl PassError {
+    pub(crate) fn retry(error: impl std::error::Error) -> Self {
+        Self::Retry(explain(&error))
+    }
+}
+
+impl From<std::io::Error> for PassError {
+    fn from(error: std::io::Error) -> Self {
+        Self::retry(error)
+    }
+}
+
+impl From<VersionError> for PassError {
+    fn from(error: VersionError) -> Self {
+        let text = format!("{}; {}", explain(&error), error.help());
+        match error {
+            VersionError::Layer(_)
+            | VersionError::Bundle(_)
+            | VersionError::Live(_)
+            | VersionError::ForeignCurrent(_) => Self::Stalled(text),
+            // A full disk, a control plane that is away: the next pass looks again.
+            _ => Self::Retry(text),
+        }
+    }
+}
+
+impl From<FetchError> for PassError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Version(error) => error.into(),
+            FetchError::Manifest { .. } => Self::Stalled(explain(&error)),
+            FetchError::Client(_)
+            | FetchError::Keep(_)
+            | FetchError::NotSent(_)
+            | FetchError::Interrupted => Self::Retry(explain(&error)),
+        }
+    }
+}
+
+impl From<EnvironmentError> for PassError {
+    fn from(error: EnvironmentError) -> Self {
+        match error {
+            EnvironmentError::Fetch(error) => error.into(),
+            EnvironmentError::Retry(text) => Self::Retry(text),
+            EnvironmentError::Stalled(text) => Self::Stalled(text),
+        }
+    }
+}
+
+pub(crate) type WantedReceiver = watch::Receiver<Option<Arc<Wanted>>>;
+
+pub(crate) struct Deliver {
+    pub(crate) disk: Disk,
+    pub(crate) control: ControlPlane,
+    pub(crate) board: Board,
+    pub(crate) wanted: WantedReceiver,
+    /// Held by whoever writes versions.
+    pub(crate) writing: Arc<tokio::sync::Mutex<()>>,
+    /// The Release whose bundles are known to be on disk.
+    staged: Option<Release>,
+    /// Live versions were looked at closely since the start.
+    verified: bool,
+    /// What was repaired, to be said for a while.
+    repaired: Option<(String, Instant)>,
+    spare_of: Option<ReleaseId>,
+}
+
+impl Deliver {
+    pub(crate) fn new(
+        disk: Disk,
+        control: ControlPlane,
+        board: Board,
+        wanted: WantedReceiver,
+        writing: Arc<tokio::sync::Mutex<()>>,
+    ) -> Self {
+        Self {
+            disk,
+            control,
+            board,
+            wanted,
+            writing,
+            staged: None,
+            verified: false,
+            repaired: None,
+            spare_of: None,
+        }
+    }
+
+    /// What is live, once it is known to be what it should be.
+    pub(crate) async fn live(&mut self) -> Result<Option<Live>, PassError> {
+        let live = self.disk.live()?;
+        if !self.verified {
+            self.begin(live.as_ref()).await?;
+            self.verified = true;
+        }
+        self.board.change(|observed| {
+            observed.serving = live.as_ref().map(|live| live.release.clone());
+            observed.switched_at = live.as_ref().map(|live| live.switched_at);
+            observed.proof = live.as_ref().and_then(|live| self.kept_proof(live));
+        });
+        Ok(live)
+    }
+
+    /// What has to be seen to once, when an agent starts.
+    async fn begin(&mut self, live: Option<&Live>) -> Result<(), PassError> {
+        for name in self.disk.bundles()? {
+            let dir = self.disk.bundle(&name)?;
+            blocking(move || dir.clean_leftovers()).await??;
+        }
+        let Some(live) = live else { return Ok(()) };
+        // Somebody may have written to the live tree while no agent looked.
+        for (name, bundle) in &live.release.bundles {
+            let client = self.control.client();
+            let _writing = self.writing.lock().await;
+            let found =
+                fetch::materialize(&self.disk, &client, name, bundle.digest, None, Verify::Full)
+                    .await?;
+            if found.how != How::Reused {
+                let text = format!(
+                    "version {} of bundle `{name}` was not as it was written; it was fetched again and replaced",
+                    bundle.digest.short()
+                );
+                tracing::warn!("{text}");
+                self.repaired = Some((text, Instant::now()));
+            }
+        }
+        self.disk.follow_live(live);
+        Ok(())
+    }
+
+    /// Makes the wanted bundles present and verified, all of them.
+    pub(crate) async fn stage(&mut self, live: Option<&Live>, target: &Target) -> Result<(), PassError> {
+        if self.staged.as_ref() == Some(&target.release) {
+            return Ok(());
+        }
+        let previous = live.map(|live| &live.release.bundles);
+        for (name, bundle) in &target.release.bundles {
+            let previous = previous.and_then(|bundles| Some(bundles.get(name)?.digest));
+            let _writing = self.writing.lock().await;
+            self.board.busy(format!("fetching version {} of bundle `{name}`", bundle.digest.short()));
+            fetch::materialize(
+                &self.disk,
+                &self.control.client(),
+                name,
+                bundle.digest,
+                previous,
+                Verify::Quick,
+            )
+            .await?;
+        }
+        self.staged = Some(target.release.clone());
+        Ok(())
+    }
+
+    /// Says that all of a Release is here.
+    pub(crate) fn is_staged(&self, target: &Target) {
+        failpoint("agent.staged");
+        self.board.change(|observed| observed.staged = Some(target.release.clone()));
+    }
+
+    pub(crate) async fn switch(&self, live: &Live) -> Result<(), PassError> {
+        let (disk, next) = (self.disk.clone(), live.clone());
+        blocking(move || disk.switch(&next)).await??;
+        self.board.change(|observed| {
+            observed.serving = Some(live.release.clone());
+            observed.switched_at = Some(live.switched_at);
+            observed.proof = None;
+        });
+        Ok(())
+    }
+
+    /// Keeps copies of the live versions ready, for the next ones to start from.
+    pub(crate) async fn prepare_spares(&mut self, live: &Live) -> Result<(), PassError> {
+        if self.spare_of == Some(live.release.id) {
+            return Ok(());
+        }
+        for (name, bundle) in &live.release.bundles {
+            if self.wanted.has_changed().unwrap_or(false) {
+                return Ok(());
+            }
+            let (dir, digest) = (self.disk.bundle(name)?, bundle.digest);
+            let _writing = self.writing.lock().await;
+            if let Err(error) = blocking(move || dir.prepare_spare(&digest)).await? {
+                tracing::warn!(%error, "could not prepare a spare of the live version");
+            }
+        }
+        self.spare_of = Some(live.release.id);
+        Ok(())
+    }
+
+    /// The proof of what is live, when there is one from before a restart.
+    pub(crate) fn kept_proof(&self, live: &Live) -> Option<ProofReport> {
+        let kept: KeptProof = files::read_json(&self.disk.proof()).ok().flatten()?;
+        let same = kept.report.release == live.release.id && kept.switched_at == live.switched_at;
+        same.then_some(kept.report)
+    }
+
+    /// Whether what is live was asked about as often as is wanted.
+    pub(crate) fn is_settled(&self, live: &Live, target: &Target) -> bool {
+        self.kept_proof(live).is_some_and(|kept| {
+            kept.attempt >= target.attempt && kept.proof.outcome != ProofOutcome::TimedOut
+        })
+    }
+
+    /// Runs a proof until it ends or something newer is wanted, and keeps and
+    /// shows what came of it.
+    pub(crate) async fn settle(
+        &self,
+        live: &Live,
+        target: &Target,
+        proof: impl Future<Output = Result<Proof, PassError>>,
+    ) -> Result<(), PassError> {
+        failpoint("agent.prove.start");
+        self.board.busy("waiting for Airflow to take in the new files");
+        let mut newer = self.wanted.clone();
+        let proof = tokio::select! {
+            biased;
+            // A newer Release makes this proof worthless; dropping it cancels it.
+            () = overtaken(&mut newer, target) => return Err(PassError::Overtaken),
+            proof = proof => proof?,
+        };
+        failpoint("agent.prove.before_keep");
+        let report = ProofReport {
+            release: live.release.id,
+            attempt: target.attempt,
+            switched_at: live.switched_at,
+            proof,
+        };
+        let kept = KeptProof { report: report.clone(), switched_at: live.switched_at };
+        files::write_json(&self.disk.proof(), &kept, 0o600)?;
+        let outcome = report.proof.outcome;
+        tracing::info!(?outcome, reason = report.proof.reason, "proof");
+        self.board.change(|observed| {
+            if outcome != ProofOutcome::TimedOut {
+                observed.dags = Some(report.proof.dags.total);
+                observed.import_errors.clone_from(&report.proof.import_errors);
+            }
+            observed.proof = Some(report);
+            observed.activity = None;
+        });
+        failpoint("agent.prove.end");
+        match outcome {
+            ProofOutcome::Proven | ProofOutcome::ImportErrors => Ok(()),
+            // Still wanted: evidence that comes later counts.
+            ProofOutcome::TimedOut => Err(PassError::Retry(
+                "Airflow did not show the new content in time; asking again".into(),
+            )),
+        }
+    }
+
+    /// Shows how a pass ended, and says how long to wait for the next.
+    pub(crate) fn after(&mut self, ended: Result<(), PassError>, backoff: &mut Duration) -> Option<Duration> {
+        const FIRST: Duration = Duration::from_millis(500);
+        let (problem, pause) = match ended {
+            Ok(()) => {
+                *backoff = FIRST;
+                (None, IDLE)
+            }
+            Err(PassError::Overtaken) => return None,
+            Err(PassError::Retry(message)) => {
+                *backoff = (*backoff * 2).clamp(FIRST, Duration::from_secs(30));
+                (Some((message, false)), *backoff)
+            }
+            Err(PassError::Stalled(message)) => (Some((message, true)), Duration::from_secs(60)),
+        };
+        let repaired = self.repaired.as_ref().filter(|(_, at)| at.elapsed() < SAID);
+        let problem = match (repaired, problem) {
+            (Some((repaired, _)), Some((message, stalled))) => Some((format!("{message}\n{repaired}"), stalled)),
+            (Some((repaired, _)), None) => Some((repaired.clone(), false)),
+            (None, problem) => problem,
+        };
+        let problem = problem.map(|(message, stalled)| Problem { message, stalled });
+        if let Some(problem) = &problem {
+            tracing::warn!(stalled = problem.stalled, "{}", problem.message);
+        }
+        self.board.change(|observed| {
+            observed.activity = None;
+            observed.problem = problem;
+        });
+        Some(pause)
+    }
+
+    pub(crate) fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, PassError> {
+        Ok(files::read_json(&self.disk.root().join(name))?)
+    }
+
+    pub(crate) fn keep(&self, name: &str, value: &impl Serialize) -> Result<(), PassError> {
+        Ok(files::write_json(&self.disk.root().join(name), value, 0o600)?)
+    }
+}
+
+/// How often a pass is made without a reason.
+const IDLE: Duration = Duration::from_secs(10);
+/// How long a repair is reported.
+const SAID: Duration = Duration::from_secs(600);
+
+/// Resolves when another Release, or another attempt, is wanted.
+async fn overtaken(wanted: &mut WantedReceiver, target: &Target) {
+    let differs = |wanted: &Option<Arc<Wanted>>| {
+        let newest = wanted.as_ref().and_then(|wanted| wanted.target.as_ref());
+        newest.is_none_or(|newest| {
+            newest.release.id != target.release.id || newest.attempt != target.attempt
+        })
+    };
+    if wanted.wait_for(differs).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,343 @@
+//! A proof by Airflow's REST API alone, for an Airflow that somebody else runs.
+//!
+//! Parse times say little by themselves: a parse that was under way during the
+//! switch is stamped after it. So each affected file has to be seen parsed
+//! *twice* after the switch, the second time by a request made after the first
+//! was seen: while a file is not being parsed, the next parse of it begins after
+//! the request. The delivered path does not change, so such a parse read the new
+//! content. A file that is new needs to be seen once: there was nothing to parse
+//! before. Finally the source that Airflow shows is compared with the file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+use updraft_bundle::TreeDiff;
+use updraft_model::{
+    BundleName, DagChanges, Digest, ImportError, Proof, ProofOutcome, ProofTimings, Release,
+};
+
+use crate::airflow::rest::{AirflowRest, AirflowRestError};
+use crate::deliver::PassError;
+use crate::disk::{Disk, Live};
+use crate::files;
+use crate::prove::{self, KeptProof};
+
+pub(crate) struct RestProof<'a> {
+    pub(crate) disk: &'a Disk,
+    pub(crate) rest: &'a AirflowRest,
+    pub(crate) live: &'a Live,
+    pub(crate) proven: Option<&'a Release>,
+    pub(crate) bundle: &'a BundleName,
+    pub(crate) version: Digest,
+    pub(crate) timeout: Duration,
+}
+
+/// How far the evidence for one file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Evidence {
+    /// Not asked for yet.
+    None,
+    /// Asked for; the parse that is seen next may have begun before the switch.
+    Asked { parsed: Option<String> },
+    /// Asked for again after a parse was seen.
+    AskedAgain { parsed: Option<String> },
+    Seen,
+}
+
+/// What Airflow shows of one file.
+#[derive(Debug, Clone, Default)]
+struct Shown {
+    dags: Vec<String>,
+    token: Option<String>,
+    /// When it was last parsed, or its error noted, as Airflow writes it.
+    parsed: Option<String>,
+    error: Option<String>,
+}
+
+/// How long a new file may yield nothing after everything else was seen.
+const SILENCE: Duration = Duration::from_secs(20);
+
+impl RestProof<'_> {
+    pub(crate) async fn run(&self) -> Result<Proof, PassError> {
+        let end = Instant::now() + self.timeout;
+        let base = prove::base(self.disk, self.live, self.proven, self.bundle, self.version)?;
+        let change = base.map(|(_, change)| change);
+        let candidates = self.dag_files()?;
+        let before = self.known_errors();
+        let mut evidence: BTreeMap<String, Evidence> = BTreeMap::new();
+        let mut first: Option<BTreeMap<String, Shown>> = None;
+        let mut quiet_since = Instant::now();
+
+        let (shown, timed_out) = loop {
+            let shown = self.look(&candidates, change.as_ref()).await.map_err(PassError::retry)?;
+            if first.is_none() {
+                for path in affected(&candidates, change.as_ref(), &shown) {
+                    evidence.insert(path, Evidence::None);
+                }
+                first = Some(shown.clone());
+            }
+            let mut moved = false;
+            for (path, state) in &mut evidence {
+                let is_new = change.as_ref().is_none_or(|change| change.added.contains(path));
+                let now = shown.get(path).cloned().unwrap_or_default();
+                let next = next(state, &now, is_new);
+                if let (Evidence::Asked { .. } | Evidence::AskedAgain { .. }, Some(token)) = (&next, &now.token)
+                    && next != *state
+                {
+                    self.rest.parse_file(token).await.map_err(PassError::retry)?;
+                }
+                moved |= next != *state;
+                *state = next;
+            }
+            if moved {
+                quiet_since = Instant::now();
+            }
+            let open: Vec<&String> =
+                evidence.iter().filter(|(_, state)| **state != Evidence::Seen).map(|(path, _)| path).collect();
+            let nothing_of_them = open.iter().all(|path| !shown.contains_key(*path));
+            if open.is_empty() || (nothing_of_them && quiet_since.elapsed() > SILENCE) {
+                break (shown, false);
+            }
+            if Instant::now() > end {
+                break (shown, true);
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        };
+        let differing = self.compare_sources(&evidence, &shown).await?;
+        Ok(self.conclude(&Findings {
+            change: change.as_ref(),
+            files: candidates.len() as u64,
+            first: first.unwrap_or_default(),
+            shown,
+            evidence,
+            before,
+            differing,
+            timed_out,
+        }))
+    }
+
+    /// The files of this version that Airflow takes for DAG files, by its own
+    /// rule of thumb, with their content.
+    fn dag_files(&self) -> Result<BTreeMap<String, String>, PassError> {
+        let dir = self.disk.bundle(self.bundle)?;
+        let root = dir.version_path(&self.version);
+        let tables = dir.tables(&self.version)?.unwrap_or_default();
+        let python = tables
+            .iter()
+            .flat_map(|table| &table.entries)
+            .filter(|entry| std::path::Path::new(&entry.path).extension().is_some_and(|end| end == "py"));
+        let mut found = BTreeMap::new();
+        for entry in python {
+            let Ok(text) = std::fs::read_to_string(root.join(&entry.path)) else { continue };
+            let lower = text.to_lowercase();
+            if lower.contains("dag") && lower.contains("airflow") {
+                found.insert(entry.path.clone(), text);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Files that had an import error at the last proof.
+    fn known_errors(&self) -> BTreeSet<String> {
+        let kept: Option<KeptProof> = files::read_json(&self.disk.proof()).ok().flatten();
+        let errors = kept.map(|kept| kept.report.proof.import_errors).unwrap_or_default();
+        errors.into_iter().map(|error| error.file).collect()
+    }
+
+    async fn look(
+        &self,
+        candidates: &BTreeMap<String, String>,
+        change: Option<&TreeDiff>,
+    ) -> Result<BTreeMap<String, Shown>, AirflowRestError> {
+        let removed = change.map(|change| change.removed.as_slice()).unwrap_or_default();
+        let paths: Vec<&String> = candidates.keys().chain(removed).collect();
+        let path_of = |row: &Value, name: &str| -> Option<String> {
+            let given = row["relative_fileloc"].as_str().or_else(|| row[name].as_str())?;
+            let is = |path: &&&String| given == path.as_str() || given.ends_with(&format!("/{path}"));
+            // The longest: `a/b.py` also ends in `b.py`.
+            paths.iter().filter(is).max_by_key(|path| path.len()).map(|path| (**path).clone())
+        };
+        let mut shown: BTreeMap<String, Shown> = BTreeMap::new();
+        for dag in self.rest.list("dags", "dags").await? {
+            let Some(path) = path_of(&dag, "fileloc") else { continue };
+            let file = shown.entry(path).or_default();
+            file.dags.extend(dag["dag_id"].as_str().map(str::to_owned));
+            file.token = dag["file_token"].as_str().map(str::to_owned);
+            let parsed = dag["last_parsed_time"].as_str().map(str::to_owned);
+            file.parsed = file.parsed.take().max(parsed);
+        }
+        for error in self.rest.list("importErrors", "import_errors").await? {
+            let Some(path) = path_of(&error, "filename") else { continue };
+            let file = shown.entry(path).or_default();
+            file.parsed = file.parsed.take().max(error["timestamp"].as_str().map(str::to_owned));
+            let text = error["stack_trace"].as_str().or_else(|| error["stacktrace"].as_str());
+            file.error = Some(text.unwrap_or_default().to_owned());
+        }
+        Ok(shown)
+    }
+
+    /// Files whose source in Airflow is not the one on disk.
+    async fn compare_sources(
+        &self,
+        evidence: &BTreeMap<String, Evidence>,
+        shown: &BTreeMap<String, Shown>,
+    ) -> Result<Vec<String>, PassError> {
+        const MOST: usize = 200;
+        let on_disk = self.dag_files()?;
+        let mut differing = Vec::new();
+        for path in evidence.iter().filter(|(_, state)| **state == Evidence::Seen).map(|(path, _)| path).take(MOST) {
+            let (Some(content), Some(file)) = (on_disk.get(path), shown.get(path)) else { continue };
+            let (Some(dag), None) = (file.dags.first(), &file.error) else { continue };
+            let source = self.rest.source(dag, file.token.as_deref()).await.map_err(PassError::retry)?;
+            if source.trim() != content.trim() {
+                differing.push(path.clone());
+            }
+        }
+        Ok(differing)
+    }
+
+    fn conclude(&self, found: &Findings<'_>) -> Proof {
+        let touched = |path: &String| {
+            found.change.is_none_or(|change| change.changed.contains(path) || change.added.contains(path))
+        };
+        let import_errors: Vec<ImportError> = found
+            .shown
+            .iter()
+            .filter_map(|(path, file)| {
+                Some(ImportError {
+                    file: path.clone(),
+                    traceback: file.error.clone()?,
+                    new: found.evidence.contains_key(path) && (touched(path) || !found.before.contains(path)),
+                })
+            })
+            .collect();
+        let ids = |shown: &BTreeMap<String, Shown>| -> BTreeSet<String> {
+            shown.values().flat_map(|file| file.dags.iter().cloned()).collect()
+        };
+        let (old, new) = (ids(&found.first), ids(&found.shown));
+        let seen = |state: &Evidence| *state == Evidence::Seen;
+        let unseen: Vec<String> = found
+            .evidence
+            .iter()
+            .filter(|(path, state)| !seen(state) && (found.timed_out || found.shown.contains_key(*path)))
+            .map(|(path, _)| path.clone())
+            .chain(found.differing.iter().cloned())
+            .collect();
+        let silent: Vec<String> = found
+            .evidence
+            .iter()
+            .filter(|(path, state)| !seen(state) && !found.shown.contains_key(*path))
+            .map(|(path, _)| path.clone())
+            .collect();
+        let parsed = found.evidence.values().filter(|state| seen(state)).count() as u64;
+        let changed = found
+            .evidence
+            .keys()
+            .filter(|path| touched(path))
+            .filter_map(|path| found.shown.get(path))
+            .flat_map(|file| file.dags.iter().filter(|dag| old.contains(*dag)).cloned())
+            .collect();
+        let broken = import_errors.iter().filter(|error| error.new).count();
+        let (outcome, reason) = if broken > 0 {
+            (ProofOutcome::ImportErrors, format!("{broken} file(s) cannot be imported"))
+        } else if !unseen.is_empty() {
+            (ProofOutcome::TimedOut, "Airflow was not seen to take in every file".to_owned())
+        } else {
+            (ProofOutcome::Proven, format!("Airflow has parsed the files of {}", self.version))
+        };
+        let affected = found.evidence.len() as u64;
+        Proof {
+            outcome,
+            reason,
+            parsed,
+            affected,
+            files: found.files,
+            dags: DagChanges {
+                added: new.difference(&old).cloned().collect(),
+                changed,
+                removed: old.difference(&new).cloned().collect(),
+                total: new.len() as u64,
+            },
+            import_errors,
+            silent,
+            seen: format!("{parsed} of {affected} affected file(s) parsed after the switch"),
+            not_seen: unseen.join(", "),
+            timings_ms: ProofTimings::default(),
+        }
+    }
+}
+
+struct Findings<'a> {
+    change: Option<&'a TreeDiff>,
+    files: u64,
+    first: BTreeMap<String, Shown>,
+    shown: BTreeMap<String, Shown>,
+    evidence: BTreeMap<String, Evidence>,
+    before: BTreeSet<String>,
+    differing: Vec<String>,
+    timed_out: bool,
+}
+
+/// The DAG files that a change can reach: those that changed, when nothing else
+/// did; else all, because a helper can be imported by any.
+fn affected(
+    candidates: &BTreeMap<String, String>,
+    change: Option<&TreeDiff>,
+    shown: &BTreeMap<String, Shown>,
+) -> BTreeSet<String> {
+    let all = || candidates.keys().cloned().collect();
+    let Some(change) = change else { return all() };
+    let is_dag_file = |path: &&String| candidates.contains_key(*path) || shown.contains_key(*path);
+    let paths: Vec<&String> = change.changed.iter().chain(&change.added).chain(&change.removed).collect();
+    if !paths.iter().all(is_dag_file) {
+        return all();
+    }
+    paths.into_iter().filter(|path| candidates.contains_key(*path)).cloned().collect()
+}
+
+/// What follows from a look at one file.
+fn next(state: &Evidence, now: &Shown, is_new: bool) -> Evidence {
+    let is_shown = !now.dags.is_empty() || now.error.is_some();
+    match state {
+        _ if is_new && is_shown => Evidence::Seen,
+        Evidence::None => Evidence::Asked { parsed: now.parsed.clone() },
+        // An error that went away without a DAG in its place: it was parsed, and
+        // is a file that makes none.
+        Evidence::Asked { parsed: Some(_) } | Evidence::AskedAgain { parsed: Some(_) } if !is_shown => Evidence::Seen,
+        Evidence::Asked { parsed } if *parsed != now.parsed => Evidence::AskedAgain { parsed: now.parsed.clone() },
+        Evidence::AskedAgain { parsed } if *parsed != now.parsed => Evidence::Seen,
+        Evidence::Asked { .. } | Evidence::AskedAgain { .. } | Evidence::Seen => state.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed_at(time: &str) -> Shown {
+        Shown { dags: vec!["d".into()], parsed: Some(time.into()), ..Shown::default() }
+    }
+
+    #[test]
+    fn one_parse_after_the_switch_is_no_evidence_and_two_are() {
+        let mut state = Evidence::None;
+        for (time, is_seen) in [("1", false), ("1", false), ("2", false), ("2", false), ("3", true)] {
+            state = next(&state, &parsed_at(time), false);
+            assert_eq!(state == Evidence::Seen, is_seen, "{time}: {state:?}");
+        }
+        assert_eq!(next(&Evidence::None, &parsed_at("1"), true), Evidence::Seen);
+    }
+
+    #[test]
+    fn a_changed_helper_reaches_every_dag_file() {
+        let candidates: BTreeMap<String, String> =
+            [("a.py", ""), ("b.py", "")].map(|(path, text)| (path.to_owned(), text.to_owned())).into();
+        let change = |path: &str| TreeDiff { changed: vec![path.to_owned()], ..TreeDiff::default() };
+        let shown = BTreeMap::new();
+        assert_eq!(affected(&candidates, Some(&change("a.py")), &shown).len(), 1);
+        assert_eq!(affected(&candidates, Some(&change("helper.py")), &shown).len(), 2);
+        assert_eq!(affected(&candidates, None, &shown).len(), 2);
+    }
+}

@@ -1,0 +1,204 @@
+//! Delivery: fetching, the switch, and what is left when something breaks.
+//! Airflow plays no part here.
+#![allow(clippy::unwrap_used)]
+#![expect(clippy::allow_attributes, reason = "tests say what they see")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use support::{ControlPlane, Place, read_tree};
+use updraft_model::{Digest, Release};
+
+#[test]
+fn wrapper() {
+    support::be_the_wrapper();
+}
+
+#[test]
+fn agent_process() {
+    support::be_the_agent();
+}
+
+const SOON: Duration = Duration::from_secs(20);
+
+type Tree = BTreeMap<String, String>;
+
+fn tree(files: &[(&str, &str)]) -> Tree {
+    files.iter().map(|(path, content)| ((*path).to_owned(), (*content).to_owned())).collect()
+}
+
+/// Deploys the folders of this name as the bundles `dags` and `dbt`.
+fn deploy(place: &Place, control: &ControlPlane, version: &str, files: &[(&str, &str)]) -> Release {
+    let dags = place.files(&format!("{version}/dags"), files);
+    let dbt = place.files(&format!("{version}/dbt"), &[("model.sql", version)]);
+    control.deploy(
+        Digest::of(b"image"),
+        &[("dags", control.upload(&dags)), ("dbt", control.upload(&dbt))],
+    )
+}
+
+const FIRST: &[(&str, &str)] = &[("a.py", "1"), ("b.py", "1"), ("sub/c.py", "1")];
+const SECOND: &[(&str, &str)] = &[("a.py", "2"), ("b.py", "1"), ("d.py", "2")];
+
+#[tokio::test]
+async fn what_is_wanted_becomes_what_is_there() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+    assert_eq!(read_tree(&place.offered()), tree(FIRST));
+    assert_eq!(read_tree(&place.offered().with_file_name("dbt")), tree(&[("model.sql", "first")]));
+
+    control.asked();
+    let second = deploy(&place, &control, "second", SECOND);
+    control.serving(&second, SOON).await;
+    assert_eq!(read_tree(&place.offered()), tree(SECOND));
+
+    // Back to what is still here: nothing is fetched.
+    control.asked();
+    control.want(&first, 1);
+    control.serving(&first, SOON).await;
+    assert_eq!(read_tree(&place.offered()), tree(FIRST));
+    assert_eq!(control.asked(), []);
+    agent.stop_agent_only().await;
+}
+
+#[tokio::test]
+async fn nothing_switches_before_all_agents_have_it() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let _agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+
+    control.set_may_switch(false);
+    let second = deploy(&place, &control, "second", SECOND);
+    let report = control.reported(SOON, |report| report.staged == Some(second.id)).await;
+    assert_eq!(report.serving, Some(first.id));
+    assert_eq!(read_tree(&place.offered()), tree(FIRST));
+    control.set_may_switch(true);
+    control.serving(&second, SOON).await;
+    assert_eq!(read_tree(&place.offered()), tree(SECOND));
+}
+
+#[tokio::test]
+async fn a_corrupt_layer_is_never_live_and_is_fetched_again() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let _agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+
+    let folder = place.files("second/dags", SECOND);
+    let scanned = updraft_bundle::scan(&folder, &updraft_bundle::ScanOptions::default()).unwrap();
+    let manifest = control.upload(&folder);
+    let layer = scanned.manifest().layers()[0].digest;
+    control.corrupt(layer);
+    let second = control.deploy(Digest::of(b"image"), &[("dags", manifest)]);
+    let report = control.reported(SOON, |report| {
+        report.problem.as_ref().is_some_and(|problem| problem.message.contains("digest"))
+    });
+    assert_eq!(report.await.serving, Some(first.id));
+    assert_eq!(read_tree(&place.offered()), tree(FIRST));
+
+    control.put(scanned.layer_bytes(&layer).unwrap());
+    let report = control.serving(&second, SOON).await;
+    assert_eq!(report.serving, Some(second.id));
+    assert_eq!(read_tree(&place.offered()), tree(SECOND));
+}
+
+#[tokio::test]
+async fn a_live_tree_that_was_written_to_is_mended_at_the_start() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+    agent.stop_agent_only().await;
+
+    let file = fs::canonicalize(place.offered().join("a.py")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&file, "?").unwrap();
+    let folder = file.parent().unwrap();
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(folder.join("extra.py"), "?").unwrap();
+
+    let _agent = place.start_external(&control);
+    control
+        .reported(SOON, |report| {
+            let said = report.problem.as_ref().map(|problem| problem.message.as_str());
+            said.is_some_and(|said| said.contains("was not as it was written"))
+        })
+        .await;
+    assert_eq!(read_tree(&place.offered()), tree(FIRST));
+}
+
+#[tokio::test]
+async fn without_a_control_plane_it_keeps_what_it_has() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+
+    control.set_down(true);
+    agent.stop_agent_only().await;
+    let agent = place.start_external(&control);
+    let mut observed = agent.subscribe();
+    let serves = observed.wait_for(|observed| {
+        observed.serving.as_ref().is_some_and(|serving| serving.id == first.id)
+    });
+    tokio::time::timeout(SOON, serves).await.unwrap().unwrap();
+    assert_eq!(read_tree(&place.offered()), tree(FIRST));
+
+    let second = deploy(&place, &control, "second", SECOND);
+    control.set_down(false);
+    control.serving(&second, SOON).await;
+    assert_eq!(read_tree(&place.offered()), tree(SECOND));
+}
+
+#[tokio::test]
+async fn killed_anywhere_the_live_tree_is_one_release_and_the_next_agent_gets_on() {
+    let deliver = updraft_agent::FAILPOINTS
+        .iter()
+        .filter(|name| {
+            ["wanted", "fetch", "materialize", "staged", "switch", "report", "prove.start"]
+                .iter()
+                .any(|step| name.starts_with(&format!("agent.{step}")))
+        })
+        .chain(updraft_bundle::FAILPOINTS);
+    let (mut reached, mut not_reached) = (BTreeSet::new(), BTreeSet::new());
+    for failpoint in deliver {
+        let (place, control) = (Place::new(), ControlPlane::start().await);
+        let folder = place.offered();
+        let first = deploy(&place, &control, "first", FIRST);
+        let agent = place.start_external(&control);
+        control.serving(&first, SOON).await;
+        agent.stop_agent_only().await;
+
+        let second = deploy(&place, &control, "second", SECOND);
+        let mut killed = place.start_process(&control, Some(&folder), 0, failpoint);
+        if killed.ended(Duration::from_secs(3)).await {
+            reached.insert(failpoint);
+        } else {
+            not_reached.insert(failpoint);
+        }
+        drop(killed);
+        let live = (place.live(&control, "dags"), place.live(&control, "dbt"));
+        let of = |files, version| (tree(files), tree(&[("model.sql", version)]));
+        assert!(
+            live == of(FIRST, "first") || live == of(SECOND, "second"),
+            "{failpoint}: {live:?}"
+        );
+
+        let agent = place.start_external(&control);
+        control.serving(&second, SOON).await;
+        assert_eq!(place.live(&control, "dags"), tree(SECOND), "{failpoint}");
+        agent.stop_agent_only().await;
+    }
+    let expected = BTreeSet::from([
+        "bundle.remove.after_rename", // nothing is collected here
+    ]);
+    let missing: Vec<_> = not_reached.iter().filter(|name| !expected.contains(**name)).collect();
+    assert!(missing.is_empty(), "never reached: {missing:?}");
+}
