@@ -1,0 +1,280 @@
+//! The web page: read-only, made on the server from the same operations as the
+//! API, signed in to with a token.
+//!
+//! The token travels in a cookie that scripts cannot read and other sites do not
+//! send along, so that there is no session to keep and revoking the token ends it.
+
+mod pages;
+
+use askama::Template;
+use axum::Form;
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use updraft_model::{DeployId, DeploymentName, Digest, Role};
+
+use crate::app::App;
+
+use crate::auth::{AuthError, Caller, authenticate};
+use crate::error::Problem;
+use crate::{deploy, deployment};
+use pages::{DeployPage, DeploymentPage, DeploymentRow, DeploymentsPage, ErrorPage, PAGE, SignInPage};
+
+const COOKIE: &str = "updraft_token";
+
+/// Every page. They find out themselves who asks, since a browser is sent to
+/// sign in where a program gets an error.
+pub(crate) fn router() -> Router<App> {
+    Router::new()
+        .route("/", get(deployments))
+        .route("/deployments/{deployment}", get(one_deployment))
+        .route("/deployments/{deployment}/versions/{version}", get(version))
+        .route("/deploys/{deploy}", get(one_deploy))
+        .route("/sign-in", get(sign_in_page).post(sign_in))
+        .route("/sign-out", post(sign_out))
+        .route("/assets/style.css", get(style))
+        .layer(middleware::map_response(harden))
+}
+
+async fn deployments(State(app): State<App>, SignedIn(caller): SignedIn) -> Result<Response, PageError> {
+    let visible = deployment::list(&app, &caller).await.map_err(PageError::of)?;
+    let mut rows = Vec::with_capacity(visible.len());
+    for view in visible {
+        let status = deployment::status(&app, &caller, &view.name).await.map_err(PageError::of)?;
+        rows.push(DeploymentRow::new(status));
+    }
+    page(StatusCode::OK, &DeploymentsPage { who: caller.name().to_owned(), rows })
+}
+
+#[derive(Deserialize)]
+struct HistoryQuery {
+    before: Option<DeployId>,
+}
+
+async fn one_deployment(
+    State(app): State<App>,
+    SignedIn(caller): SignedIn,
+    Path(name): Path<DeploymentName>,
+    Query(query): Query<HistoryQuery>,
+) -> Result<Response, PageError> {
+    let status = deployment::status(&app, &caller, &name).await.map_err(PageError::of)?;
+    let deploys = deploy::history(&app, &caller, &name, PAGE, query.before).await.map_err(PageError::of)?;
+    page(StatusCode::OK, &DeploymentPage::new(caller.name().to_owned(), status, deploys))
+}
+
+async fn one_deploy(
+    State(app): State<App>,
+    SignedIn(caller): SignedIn,
+    Path(id): Path<DeployId>,
+) -> Result<Response, PageError> {
+    let view = deploy::show(&app, &caller, id).await.map_err(PageError::of)?;
+    page(StatusCode::OK, &DeployPage::new(caller.name().to_owned(), view))
+}
+
+/// Where a DAG run's version link leads: the deploy that brought the version.
+async fn version(
+    State(app): State<App>,
+    SignedIn(caller): SignedIn,
+    Path((name, version)): Path<(DeploymentName, Digest)>,
+) -> Result<Redirect, PageError> {
+    let deploy = deploy::of_version(&app, &caller, &name, version).await.map_err(PageError::of)?;
+    Ok(Redirect::to(&format!("/deploys/{deploy}")))
+}
+
+// Signing in
+
+/// A caller who came with the cookie.
+struct SignedIn(Caller);
+
+impl axum::extract::FromRequestParts<App> for SignedIn {
+    type Rejection = Response;
+
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        app: &App,
+    ) -> Result<Self, Self::Rejection> {
+        let next = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let to_sign_in = || Redirect::to(&format!("/sign-in?next={}", encode(next))).into_response();
+        let Some(secret) = cookie(&parts.headers) else {
+            return Err(to_sign_in());
+        };
+        match check(app, secret).await {
+            Ok(caller) => Ok(Self(caller)),
+            Err(AuthError::Store(error)) => Err(PageError::of(AuthError::Store(error)).into_response()),
+            Err(_) => Err(to_sign_in()),
+        }
+    }
+}
+
+/// Pages only show; an agent's token shows nothing.
+async fn check(app: &App, secret: &str) -> Result<Caller, AuthError> {
+    let caller = authenticate(app, secret).await?;
+    if caller.token.role.includes(Role::Viewer) {
+        Ok(caller)
+    } else {
+        Err(AuthError::Role { name: caller.token.name, role: caller.token.role, needed: Role::Viewer })
+    }
+}
+
+#[derive(Deserialize)]
+struct SignInQuery {
+    #[serde(default)]
+    next: String,
+}
+
+async fn sign_in_page(Query(query): Query<SignInQuery>) -> Result<Response, PageError> {
+    page(StatusCode::OK, &SignInPage { next: local(&query.next).to_owned(), problem: None })
+}
+
+#[derive(Deserialize)]
+struct SignIn {
+    token: String,
+    #[serde(default)]
+    next: String,
+}
+
+async fn sign_in(State(app): State<App>, Form(form): Form<SignIn>) -> Result<Response, PageError> {
+    let secret = form.token.trim();
+    let next = local(&form.next);
+    match check(&app, secret).await {
+        Ok(_) => {
+            let cookie = set_cookie(&app, secret, 30 * 24 * 3600);
+            Ok(([(header::SET_COOKIE, cookie)], Redirect::to(next)).into_response())
+        }
+        Err(error) => {
+            let problem = Some(format!("{error}."));
+            page(StatusCode::UNAUTHORIZED, &SignInPage { next: next.to_owned(), problem })
+        }
+    }
+}
+
+async fn sign_out(State(app): State<App>) -> Response {
+    ([(header::SET_COOKIE, set_cookie(&app, "", 0))], Redirect::to("/sign-in")).into_response()
+}
+
+fn set_cookie(app: &App, value: &str, seconds: u32) -> String {
+    let secure = if app.public_url.starts_with("https://") { "; Secure" } else { "" };
+    format!("{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}")
+}
+
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .find_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+        .filter(|value| !value.is_empty())
+}
+
+/// A path of this site, so that a crafted link cannot send somebody elsewhere
+/// after signing in.
+fn local(next: &str) -> &str {
+    let stays = next.starts_with('/') && !next.starts_with("//") && !next.contains(['\\', '\r', '\n']);
+    if stays { next } else { "/" }
+}
+
+fn encode(text: &str) -> String {
+    use std::fmt::Write as _;
+
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+        encoded
+    })
+}
+
+// Answers
+
+enum PageError {
+    Refused { status: StatusCode, message: String, help: Option<String> },
+    Template(askama::Error),
+}
+
+impl PageError {
+    #[expect(clippy::needless_pass_by_value, reason = "goes into map_err")]
+    fn of(error: impl Problem) -> Self {
+        Self::Refused {
+            status: crate::error::status_of(error.code()),
+            message: error.to_string(),
+            help: error.help(),
+        }
+    }
+}
+
+impl IntoResponse for PageError {
+    fn into_response(self) -> Response {
+        let (status, message, help) = match self {
+            Self::Refused { status, message, help } => (status, message, help),
+            Self::Template(error) => {
+                tracing::error!(%error, "a page could not be made");
+                return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+            }
+        };
+        let title = match status {
+            StatusCode::NOT_FOUND => "Not found",
+            StatusCode::FORBIDDEN => "Not allowed",
+            _ => "That did not work",
+        };
+        page(status, &ErrorPage { title: title.into(), message, help })
+            .unwrap_or_else(|_| status.into_response())
+    }
+}
+
+fn page(status: StatusCode, template: &impl Template) -> Result<Response, PageError> {
+    let html = template.render().map_err(PageError::Template)?;
+    Ok((status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response())
+}
+
+async fn style() -> impl IntoResponse {
+    let headers = [(header::CONTENT_TYPE, "text/css"), (header::CACHE_CONTROL, "public, max-age=300")];
+    (headers, include_str!("../../templates/style.css"))
+}
+
+/// Nothing from elsewhere is loaded, framed or told where somebody came from.
+async fn harden(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    let fixed = [
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+        ),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ];
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_signing_in_one_stays_here() {
+        assert_eq!(local("/deploys/x?y=1"), "/deploys/x?y=1");
+        for elsewhere in ["https://example.org", "//example.org", "/\\example.org", "", "x"] {
+            assert_eq!(local(elsewhere), "/", "{elsewhere}");
+        }
+    }
+
+    #[test]
+    fn finds_its_cookie_among_others() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COOKIE, HeaderValue::from_static("a=b; updraft_token=x.y.z; updraft_token_old=q"));
+        assert_eq!(cookie(&headers), Some("x.y.z"));
+    }
+}
