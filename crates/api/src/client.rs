@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use reqwest::{Method, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use updraft_model::{DeployId, DeploymentName, Digest, TokenId};
+use updraft_model::{AgentId, DeployId, DeploymentName, Digest, TokenId};
 use url::Url;
 
 use crate::agent::{FetchBlobs, Report, ReportAnswer, Wanted};
@@ -33,6 +33,7 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     token: Option<String>,
+    agent: Option<AgentId>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +161,7 @@ impl Client {
             http: http.build().map_err(ClientError::Setup)?,
             base,
             token,
+            agent: None,
         })
     }
 
@@ -172,6 +174,16 @@ impl Client {
     pub fn with_token(&self, token: String) -> Self {
         Self {
             token: Some(token),
+            ..self.clone()
+        }
+    }
+
+    /// The same control plane, asked by this agent: while it waits for news, its
+    /// lease is renewed.
+    #[must_use]
+    pub fn as_agent(&self, agent: AgentId) -> Self {
+        Self {
+            agent: Some(agent),
             ..self.clone()
         }
     }
@@ -220,6 +232,14 @@ impl Client {
         )
         .await
         .map(drop)
+    }
+
+    /// Deletes a Deployment also while agents are connected.
+    pub async fn force_delete_deployment(&self, name: &DeploymentName) -> Result<(), ClientError> {
+        let path = format!("/api/v1/deployments/{name}?force=true");
+        self.send(Method::DELETE, &path, no_body(), SHORT)
+            .await
+            .map(drop)
     }
 
     pub async fn status(&self, name: &DeploymentName) -> Result<StatusView, ClientError> {
@@ -407,8 +427,12 @@ impl Client {
         generation: i64,
         wait: Duration,
     ) -> Result<Option<Wanted>, ClientError> {
+        let agent = self
+            .agent
+            .map(|agent| format!("&agent={agent}"))
+            .unwrap_or_default();
         let path = format!(
-            "/api/v1/agent/wanted?generation={generation}&wait_s={}",
+            "/api/v1/agent/wanted?generation={generation}&wait_s={}{agent}",
             wait.as_secs()
         );
         // No retry here: the agent's loop is the retry.

@@ -1,0 +1,142 @@
+//! An agent that says what a test wants it to say.
+
+use std::time::Duration;
+
+use updraft_api::Client;
+use updraft_api::agent::{Problem, ProofReport, Report, ReportAnswer, Wanted};
+use updraft_model::{
+    AgentId, DagChanges, ImportError, Proof, ProofOutcome, ProofTimings, Release,
+};
+
+/// Talks to a real control plane as an agent does, without an Airflow.
+pub struct TestAgent {
+    client: Client,
+    pub report: Report,
+    pub wanted: Option<Wanted>,
+}
+
+impl TestAgent {
+    pub fn new(client: &Client, host: &str) -> Self {
+        let agent = AgentId::new();
+        Self {
+            client: client.as_agent(agent),
+            wanted: None,
+            report: Report {
+                agent,
+                host: host.into(),
+                version: updraft_api::VERSION.into(),
+                generation: 0,
+                staged: None,
+                serving: None,
+                proof: None,
+                activity: None,
+                problem: None,
+                isolation: "as the agent's user".into(),
+                airflow: None,
+                dags: None,
+                import_errors: vec![],
+            },
+        }
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Asks what is wanted; true when that is news.
+    pub async fn poll(&mut self, wait: Duration) -> bool {
+        let wanted = self.client.wanted(self.report.generation, wait).await;
+        match wanted.expect("an answer") {
+            Some(wanted) => {
+                self.report.generation = wanted.generation;
+                self.wanted = Some(wanted);
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub async fn send(&self) -> ReportAnswer {
+        self.client.report(&self.report).await.expect("an answer")
+    }
+
+    /// The Release that it was told to make true.
+    pub fn target(&self) -> Release {
+        let target = self.wanted.as_ref().and_then(|wanted| wanted.target.clone());
+        target.expect("there is a target").release
+    }
+
+    fn attempt(&self) -> u32 {
+        let target = self.wanted.as_ref().and_then(|wanted| wanted.target.as_ref());
+        target.expect("there is a target").attempt
+    }
+
+    pub async fn stage(&mut self) -> ReportAnswer {
+        self.report.staged = Some(self.target().id);
+        self.send().await
+    }
+
+    /// Says that it serves the target.
+    pub async fn switch(&mut self) -> ReportAnswer {
+        self.report.staged = Some(self.target().id);
+        self.report.serving = Some(self.target().id);
+        self.send().await
+    }
+
+    /// Says what Airflow answered about the target.
+    pub async fn prove(&mut self, outcome: ProofOutcome) -> ReportAnswer {
+        self.report.staged = Some(self.target().id);
+        self.report.serving = Some(self.target().id);
+        self.report.proof = Some(ProofReport {
+            release: self.target().id,
+            attempt: self.attempt(),
+            switched_at: chrono::Utc::now(),
+            proof: proof(outcome),
+        });
+        self.send().await
+    }
+
+    /// Reads what is wanted and makes it true, as an agent that nothing hinders.
+    pub async fn converge(&mut self) {
+        self.poll(Duration::ZERO).await;
+        self.prove(ProofOutcome::Proven).await;
+        self.poll(Duration::ZERO).await;
+    }
+
+    pub async fn stall(&mut self, message: &str) -> ReportAnswer {
+        self.report.problem = Some(Problem {
+            message: message.into(),
+            stalled: true,
+        });
+        self.send().await
+    }
+}
+
+/// A proof with this outcome.
+pub fn proof(outcome: ProofOutcome) -> Proof {
+    let import_errors = match outcome {
+        ProofOutcome::ImportErrors => vec![ImportError {
+            file: "broken.py".into(),
+            traceback: "ModuleNotFoundError: No module named 'nothing'".into(),
+            new: true,
+        }],
+        ProofOutcome::Proven | ProofOutcome::TimedOut => vec![],
+    };
+    Proof {
+        outcome,
+        reason: String::new(),
+        parsed: 1,
+        affected: 1,
+        files: 1,
+        dags: DagChanges {
+            added: vec!["a_dag".into()],
+            total: 1,
+            ..DagChanges::default()
+        },
+        import_errors,
+        silent: vec![],
+        seen: "nothing".into(),
+        not_seen: "broken.py".into(),
+        timings_ms: ProofTimings::default(),
+    }
+}

@@ -1,0 +1,92 @@
+//! Folders as bundles, ready to be sent.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use bytes::Bytes;
+use updraft_api::deploy::Parts;
+use updraft_bundle::{Scan, ScanOptions, scan};
+use updraft_model::{BundleName, Digest};
+
+/// A bundle with the bytes of its layers.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    pub manifest: String,
+    pub blobs: BTreeMap<Digest, Bytes>,
+}
+
+impl Tree {
+    /// Makes the bundle that these files are.
+    pub fn of<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for (path, content) in files {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().expect("below the folder")).expect("a folder");
+            fs::write(path, content).expect("a file");
+        }
+        let scan = scan(folder.path(), &ScanOptions::default()).expect("the folder is a bundle");
+        Self::of_scan(&scan)
+    }
+
+    pub fn of_scan(scan: &Scan) -> Self {
+        let manifest = scan.manifest();
+        let blobs = manifest.layers().iter().map(|layer| {
+            let bytes = scan.layer_bytes(&layer.digest).expect("it was just built");
+            (layer.digest, bytes)
+        });
+        Self {
+            blobs: blobs.collect(),
+            manifest: String::from_utf8(manifest.to_bytes()).expect("JSON is UTF-8"),
+        }
+    }
+
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.manifest.as_bytes())
+    }
+
+    /// Those of its blobs that a control plane lacks.
+    pub fn pick(&self, missing: &[Digest]) -> Vec<(Digest, Bytes)> {
+        missing
+            .iter()
+            .filter_map(|digest| Some((*digest, self.blobs.get(digest)?.clone())))
+            .collect()
+    }
+}
+
+/// An Environment that nobody could install, but that has the form of one.
+pub fn environment(requirements: &str) -> Tree {
+    let config = format!("{{\"requirements\":{requirements:?}}}");
+    let digest = Digest::of(config.as_bytes());
+    let files = Tree::of([("include/used.py", "# used\n")]);
+    let manifest = files
+        .manifest
+        .replace(
+            "application/vnd.updraft.bundle.v1",
+            "application/vnd.updraft.environment.v1",
+        )
+        .replacen(
+            &format!(
+                "\"mediaType\":\"application/vnd.oci.empty.v1+json\",\"digest\":\"{}\",\"size\":2",
+                Digest::of(updraft_bundle::EMPTY_BLOB)
+            ),
+            &format!(
+                "\"mediaType\":\"application/vnd.updraft.environment.config.v1+json\",\"digest\":\"{digest}\",\"size\":{}",
+                config.len()
+            ),
+            1,
+        );
+    let mut blobs = files.blobs;
+    blobs.insert(digest, config.into());
+    Tree { manifest, blobs }
+}
+
+/// The parts of a deploy: a `dags` bundle, an Environment, or both.
+pub fn parts(dags: Option<&Tree>, environment: Option<&Tree>) -> Parts {
+    Parts {
+        bundles: dags
+            .map(|dags| (BundleName::dags(), dags.manifest.clone()))
+            .into_iter()
+            .collect(),
+        environment: environment.map(|environment| environment.manifest.clone()),
+    }
+}
