@@ -166,13 +166,11 @@ impl Blobs {
         let verified = tokio::task::spawn_blocking(verify)
             .await
             .expect("digesting does not panic");
-        match verified {
-            Some(bytes) => Ok(Some(bytes)),
-            None => {
-                self.move_aside(digest, &path).await?;
-                Err(BlobError::Corrupt(*digest))
-            }
+        if verified.is_none() {
+            self.move_aside(digest, &path).await?;
+            return Err(BlobError::Corrupt(*digest));
         }
+        Ok(verified)
     }
 
     async fn move_aside(&self, digest: &Digest, path: &Path) -> Result<(), BlobError> {
@@ -187,60 +185,40 @@ impl Blobs {
     /// Which of these are not there, or not of the given size. Their bytes are
     /// not looked at.
     pub async fn missing(&self, blobs: Vec<(Digest, u64)>) -> Result<Vec<Digest>, BlobError> {
-        match &self.local {
-            Some(root) => {
-                let root = root.clone();
-                tokio::task::spawn_blocking(move || missing_locally(&root, &blobs))
-                    .await
-                    .expect("looking at files does not panic")
-            }
-            None => {
-                let ask = |(digest, size): (Digest, u64)| async move {
-                    match self.store.head(&path_of(&digest)).await {
-                        Ok(found) => Ok((found.size != size).then_some(digest)),
-                        Err(object_store::Error::NotFound { .. }) => Ok(Some(digest)),
-                        Err(error) => Err(BlobError::of(error)),
-                    }
-                };
-                stream::iter(blobs.into_iter().map(ask))
-                    .buffered(CONCURRENT)
-                    .try_filter_map(|missing| async move { Ok(missing) })
-                    .try_collect()
-                    .await
-            }
-        }
+        let blobs: Vec<_> = blobs
+            .into_iter()
+            .map(|(digest, size)| (digest, Some(size)))
+            .collect();
+        self.not_there(blobs).await
     }
 
     /// Which of these are not there, whatever their size.
     pub async fn absent(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, BlobError> {
-        match &self.local {
-            Some(root) => {
-                let root = root.clone();
-                let look = move || {
-                    digests
-                        .into_iter()
-                        .filter(|digest| !local_path(&root, digest).exists())
-                        .collect()
-                };
-                Ok(tokio::task::spawn_blocking(look)
-                    .await
-                    .expect("looking at files does not panic"))
-            }
-            None => {
-                let ask = |digest: Digest| async move {
-                    match self.store.head(&path_of(&digest)).await {
-                        Ok(_) => Ok(None),
-                        Err(object_store::Error::NotFound { .. }) => Ok(Some(digest)),
-                        Err(error) => Err(BlobError::of(error)),
-                    }
-                };
-                stream::iter(digests.into_iter().map(ask))
-                    .buffered(CONCURRENT)
-                    .try_filter_map(|absent| async move { Ok(absent) })
-                    .try_collect()
-                    .await
-            }
+        self.not_there(digests.into_iter().map(|digest| (digest, None)).collect())
+            .await
+    }
+
+    async fn not_there(
+        &self,
+        blobs: Vec<(Digest, Option<u64>)>,
+    ) -> Result<Vec<Digest>, BlobError> {
+        if let Some(root) = self.local.clone() {
+            return tokio::task::spawn_blocking(move || not_there_locally(&root, &blobs))
+                .await
+                .expect("looking at files does not panic");
         }
+        let ask = |(digest, size): (Digest, Option<u64>)| async move {
+            match self.store.head(&path_of(&digest)).await {
+                Ok(found) => Ok(size.is_some_and(|size| size != found.size).then_some(digest)),
+                Err(object_store::Error::NotFound { .. }) => Ok(Some(digest)),
+                Err(error) => Err(BlobError::of(error)),
+            }
+        };
+        stream::iter(blobs.into_iter().map(ask))
+            .buffered(CONCURRENT)
+            .try_filter_map(|missing| async move { Ok(missing) })
+            .try_collect()
+            .await
     }
 
     /// Removes a blob; one that is not there counts as removed.
@@ -287,12 +265,15 @@ pub fn local_path(root: &FsPath, digest: &Digest) -> PathBuf {
     root.join(BLOBS).join(&hex[..2]).join(&hex)
 }
 
-fn missing_locally(root: &FsPath, blobs: &[(Digest, u64)]) -> Result<Vec<Digest>, BlobError> {
+fn not_there_locally(
+    root: &FsPath,
+    blobs: &[(Digest, Option<u64>)],
+) -> Result<Vec<Digest>, BlobError> {
     let mut missing = Vec::new();
     for (digest, size) in blobs {
         let path = local_path(root, digest);
         match std::fs::metadata(&path) {
-            Ok(found) if found.len() == *size => {}
+            Ok(found) if size.is_none_or(|size| size == found.len()) => {}
             Ok(_) => missing.push(*digest),
             Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(*digest),
             Err(source) => return Err(BlobError::Io { path, source }),
@@ -302,7 +283,6 @@ fn missing_locally(root: &FsPath, blobs: &[(Digest, u64)]) -> Result<Vec<Digest>
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -1,5 +1,4 @@
 //! From nothing to live, and back.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::time::Duration;
 

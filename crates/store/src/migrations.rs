@@ -89,7 +89,7 @@ fn backup_name(file: &Path, found: i64) -> PathBuf {
     if !first.exists() {
         return first;
     }
-    (2..)
+    (2..1000)
         .map(|count| name(format!(".format-{found}.{count}")))
         .find(|candidate| !candidate.exists())
         .unwrap_or(first)
@@ -105,4 +105,56 @@ pub(crate) async fn vacuum_into(pool: &SqlitePool, file: &Path) -> Result<(), St
             source,
         })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+    use super::*;
+
+    async fn open(file: &Path) -> SqlitePool {
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .create_if_missing(true);
+        SqlitePoolOptions::new().connect_with(options).await.unwrap()
+    }
+
+    async fn set_version(pool: &SqlitePool, version: i64) {
+        sqlx::query("UPDATE _sqlx_migrations SET version = $1 WHERE version = (SELECT max(version) FROM _sqlx_migrations)")
+            .bind(version)
+            .execute(pool)
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_older_database_is_copied_before_it_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("updraft.db");
+        let pool = open(&file).await;
+        on_sqlite(&pool, &file).await.unwrap();
+        // As if this were the format before: what follows fails, and the copy is there.
+        set_version(&pool, newest() - 1).await;
+        let _ = on_sqlite(&pool, &file).await;
+        let _ = on_sqlite(&pool, &file).await;
+        let copy = folder.path().join(format!("updraft.db.format-{}", newest() - 1));
+        let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_master WHERE name = 'deploy'")
+            .fetch_one(&open(&copy).await)
+            .await
+            .unwrap();
+        assert_eq!(tables, 1);
+        assert!(folder.path().join(format!("updraft.db.format-{}.2", newest() - 1)).exists());
+    }
+
+    #[tokio::test]
+    async fn a_database_of_a_newer_updraft_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("updraft.db");
+        let pool = open(&file).await;
+        on_sqlite(&pool, &file).await.unwrap();
+        set_version(&pool, newest() + 1).await;
+        let refused = on_sqlite(&pool, &file).await;
+        assert!(matches!(refused, Err(StoreError::TooNew { .. })));
+    }
 }

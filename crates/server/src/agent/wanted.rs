@@ -34,12 +34,11 @@ pub(crate) async fn wanted(
     let id = caller.agent_deployment()?;
     let deadline = Instant::now() + ask.wait.min(LONGEST_WAIT);
     let mut news = app.news.subscribe(id);
-    let agents = match ask.agent {
-        Some(agent) => vec![agent],
-        None => {
-            let mut read = app.store.read().await?;
-            read.agents_of_token(caller.token.id).await?
-        }
+    let agents = if let Some(agent) = ask.agent {
+        vec![agent]
+    } else {
+        let mut read = app.store.read().await?;
+        read.agents_of_token(caller.token.id).await?
     };
     loop {
         let now = app.now();

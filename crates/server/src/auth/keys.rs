@@ -257,7 +257,6 @@ pub(crate) fn random(bytes: &mut [u8]) -> Result<(), KeyError> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 

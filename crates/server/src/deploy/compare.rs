@@ -53,11 +53,12 @@ pub(super) async fn assess(
         ),
         None => (None, None),
     };
-    let composed = compose(wanted.as_ref(), &offer.parts, ReleaseId::new())
-        .ok_or_else(|| DeployError::ImageMissing(deployment.name.to_string()))?;
+    // Without an image there is no Release to compare; a plan may still ask.
+    let composed = compose(wanted.as_ref(), &offer.parts, ReleaseId::new());
     let equal = wanted
         .as_ref()
-        .is_some_and(|wanted| wanted.same_content(&composed));
+        .zip(composed)
+        .is_some_and(|(wanted, composed)| wanted.same_content(&composed));
     let outcome = match wanted_deploy.as_ref().filter(|_| equal) {
         None => ComparisonOutcome::Changes,
         Some(deploy) => match &deploy.state {

@@ -38,6 +38,11 @@ pub(crate) async fn create(
         earlier
     } else {
         match assessment.outcome {
+            ComparisonOutcome::Changes
+                if assessment.wanted.is_none() && offer.parts.environment.is_none() =>
+            {
+                return Err(DeployError::ImageMissing(name.to_string()));
+            }
             ComparisonOutcome::Changes => {
                 let git = ask.git;
                 let new = NewDeploy {

@@ -21,24 +21,21 @@ pub(crate) async fn diff(
 ) -> Result<DiffView, DeployError> {
     let mut read = app.store.read().await?;
     let (deployment, first) = caller.deploy(&mut read, from).await?;
-    let (old, new): (Option<Deploy>, Deploy) = match to {
-        Some(to) => {
-            let (other, second) = caller.deploy(&mut read, to).await?;
-            if other.id != deployment.id {
-                return Err(DeployError::OtherDeployment {
-                    id: to,
-                    deployment: deployment.name.to_string(),
-                });
-            }
-            (Some(first), second)
+    let (old, new): (Option<Deploy>, Deploy) = if let Some(to) = to {
+        let (other, second) = caller.deploy(&mut read, to).await?;
+        if other.id != deployment.id {
+            return Err(DeployError::OtherDeployment {
+                id: to,
+                deployment: deployment.name.to_string(),
+            });
         }
-        None => {
-            let base = match first.base {
-                Some(base) => read.deploy_of_release(deployment.id, base).await?,
-                None => None,
-            };
-            (base, first)
-        }
+        (Some(first), second)
+    } else {
+        let base = match first.base {
+            Some(base) => read.deploy_of_release(deployment.id, base).await?,
+            None => None,
+        };
+        (base, first)
     };
     let old_release = old.as_ref().map(release_of).transpose()?;
     let new_release = release_of(&new)?;

@@ -19,7 +19,7 @@ use crate::auth::Caller;
 /// A client that sends nothing for this long is gone.
 const IDLE: Duration = Duration::from_secs(60);
 /// Bytes that wait for the disk at once.
-const MOST_WAITING: usize = 64 << 20;
+const MOST_UNWRITTEN: usize = 64 << 20;
 const MOST_WRITERS: usize = 16;
 /// How stale `touched_at` may get during an upload.
 const TOUCH: chrono::Duration = chrono::Duration::minutes(5);
@@ -57,7 +57,7 @@ pub(crate) async fn upload(
     let mut frames = FrameReader::new(limit);
     let mut chunks = body.into_data_stream();
     let mut writing = FuturesUnordered::new();
-    let mut waiting = 0;
+    let mut unwritten = 0;
     loop {
         let chunk = tokio::time::timeout(IDLE, chunks.next())
             .await
@@ -72,11 +72,11 @@ pub(crate) async fn upload(
             if !missing.remove(&digest) {
                 continue;
             }
-            waiting += bytes.len();
+            unwritten += bytes.len();
             writing.push(write(app, digest, bytes));
-            while writing.len() >= MOST_WRITERS || waiting > MOST_WAITING {
+            while writing.len() >= MOST_WRITERS || unwritten > MOST_UNWRITTEN {
                 match writing.try_next().await? {
-                    Some(length) => waiting -= length,
+                    Some(length) => unwritten -= length,
                     None => break,
                 }
             }

@@ -1,0 +1,462 @@
+//! One suite, run on SQLite and on PostgreSQL.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use chrono::{Duration, Utc};
+use tempfile::TempDir;
+use updraft_model::{
+    AfterFailure, AgentId, BundleName, BundleRef, DeployId, DeployKind, DeployState, DeploymentId,
+    Digest, EnrollmentId, ImageRef, Release, ReleaseId, ReleasePart, Role, Runtime, Scope,
+    Timestamp, TokenId, WorkspaceId,
+};
+use updraft_store::{
+    Agent, DeployParts, Deployment, Enrollment, FileLists, NewDeploy, Proven, Settings, Store,
+    StoreError, StoredLayer, Target, Token, Write,
+};
+use updraft_testkit::Postgres;
+
+/// A database of one kind, empty but for its tables.
+struct Database {
+    store: Store,
+    _folder: Option<TempDir>,
+}
+
+/// One server for all tests of this process; the reaper ends it with the process.
+fn postgres() -> Option<&'static Postgres> {
+    static SERVER: OnceLock<Option<Postgres>> = OnceLock::new();
+    SERVER
+        .get_or_init(|| Postgres::start_or_skip("the store on PostgreSQL"))
+        .as_ref()
+}
+
+async fn databases() -> Vec<Database> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut all = vec![Database {
+        store: Store::sqlite(&folder.path().join("updraft.db")).await.unwrap(),
+        _folder: Some(folder),
+    }];
+    if let Some(server) = postgres() {
+        all.push(Database {
+            store: Store::postgres(&server.database()).await.unwrap(),
+            _folder: None,
+        });
+    }
+    all
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_timestamp_micros(Utc::now().timestamp_micros()).unwrap()
+}
+
+async fn deployment(tx: &mut Write, name: &str) -> Deployment {
+    let deployment = Deployment {
+        id: DeploymentId::new(),
+        name: name.parse().unwrap(),
+        workspace: tx.ensure_workspace("default", now()).await.unwrap(),
+        created_at: now(),
+        settings: Settings {
+            description: "shop".into(),
+            after_failure: AfterFailure::Rollback,
+            proof_timeout_s: 300,
+            keep_releases: 2,
+            runtime: Runtime::Process,
+            executor: "LocalExecutor".into(),
+        },
+        environment: Some(vec![1, 2, 0, 255]),
+        environment_names: vec!["A".into()],
+        generation: 1,
+        target: None,
+        proven: None,
+    };
+    assert!(tx.insert_deployment(&deployment).await.unwrap());
+    deployment
+}
+
+fn new_deploy(deployment: DeploymentId, key: &str) -> NewDeploy {
+    NewDeploy {
+        deployment,
+        kind: DeployKind::Deploy,
+        key: key.into(),
+        parts: DeployParts {
+            bundles: [(BundleName::dags(), Digest::of(key.as_bytes()))].into(),
+            environment: None,
+        },
+        description: "d".into(),
+        git: None,
+        created_by: "me".into(),
+        created_at: now(),
+        returns_to: None,
+    }
+}
+
+fn release(content: &str) -> Release {
+    Release {
+        id: ReleaseId::new(),
+        image: ImageRef::Environment {
+            digest: Digest::of(b"environment"),
+        },
+        bundles: [(
+            BundleName::dags(),
+            BundleRef {
+                digest: Digest::of(content.as_bytes()),
+            },
+        )]
+        .into(),
+    }
+}
+
+#[tokio::test]
+async fn sqlite_is_one_without_the_bug_that_loses_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::sqlite(&folder.path().join("x.db")).await.unwrap();
+    let version = store.version().await.unwrap();
+    let numbers: Vec<u32> = version.split('.').map(|n| n.parse().unwrap()).collect();
+    assert!(numbers >= vec![3, 51, 3], "{version}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_deployments() {
+    for Database { store, .. } in &databases().await {
+        let mut tx = store.begin().await.unwrap();
+        let mut shop = deployment(&mut tx, "shop").await;
+        let other = deployment(&mut tx, "another").await;
+        assert!(!tx.insert_deployment(&Deployment { id: DeploymentId::new(), ..shop.clone() }).await.unwrap());
+        tx.commit().await.unwrap();
+
+        let mut read = store.read().await.unwrap();
+        assert_eq!(read.deployment(shop.id).await.unwrap(), Some(shop.clone()));
+        assert_eq!(read.deployment_named(&shop.name).await.unwrap(), Some(shop.clone()));
+        assert_eq!(read.deployment(DeploymentId::new()).await.unwrap(), None);
+        let names: Vec<_> = read.deployments().await.unwrap().into_iter().map(|d| d.name).collect();
+        assert_eq!(names, [other.name, shop.name.clone()]);
+        drop(read);
+
+        shop.generation = 7;
+        shop.environment = None;
+        shop.target = Some(Target {
+            deploy: DeployId::new(),
+            release: ReleaseId::new(),
+            attempt: 2,
+            since: now(),
+            generation: 6,
+            may_switch: true,
+        });
+        shop.proven = Some(Proven { deploy: DeployId::new(), release: ReleaseId::new() });
+        let before = now();
+        let mut tx = store.begin().await.unwrap();
+        assert!(tx.lock_deployment(shop.id).await.unwrap().is_some());
+        tx.update_deployment(&shop, before).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut read = store.read().await.unwrap();
+        assert_eq!(read.deployment(shop.id).await.unwrap(), Some(shop.clone()));
+        assert_eq!(read.generation(shop.id).await.unwrap(), Some(7));
+        let changed = read.deployments_changed_since(before).await.unwrap();
+        assert_eq!(changed, [(shop.id, before)]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_committed_never_was() {
+    for Database { store, .. } in &databases().await {
+        let mut tx = store.begin().await.unwrap();
+        deployment(&mut tx, "shop").await;
+        drop(tx);
+        assert!(store.read().await.unwrap().deployments().await.unwrap().is_empty());
+        // The writer is free again.
+        let mut tx = store.begin().await.unwrap();
+        deployment(&mut tx, "shop").await;
+        tx.commit().await.unwrap();
+        assert_eq!(store.read().await.unwrap().deployments().await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_on_one_deployment_wait_for_each_other() {
+    for Database { store, .. } in &databases().await {
+        let mut tx = store.begin().await.unwrap();
+        let shop = deployment(&mut tx, "shop").await;
+        tx.commit().await.unwrap();
+        let count = |store: Store| async move {
+            let mut tx = store.begin().await.unwrap();
+            let mut shop = tx.lock_deployment(shop.id).await.unwrap().unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            shop.generation += 1;
+            tx.update_deployment(&shop, now()).await.unwrap();
+            tx.commit().await.unwrap();
+        };
+        let all: Vec<_> = (0..8).map(|_| tokio::spawn(count(store.clone()))).collect();
+        for one in all {
+            one.await.unwrap();
+        }
+        assert_eq!(store.read().await.unwrap().generation(shop.id).await.unwrap(), Some(9));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_deploys_with_every_transition() {
+    for Database { store, .. } in &databases().await {
+        let mut tx = store.begin().await.unwrap();
+        let shop = deployment(&mut tx, "shop").await;
+        let mut deploy = new_deploy(shop.id, "first").into_deploy();
+        tx.insert_deploy(&deploy).await.unwrap();
+        let wanted = release("first");
+        tx.insert_release(shop.id, &wanted, now()).await.unwrap();
+        deploy.state = deploy.state.accept().unwrap();
+        deploy.release = Some(wanted.clone());
+        deploy.base = Some(ReleaseId::new());
+        deploy.changed = vec![ReleasePart::Image];
+        deploy.carried = vec![ReleasePart::Bundle { name: BundleName::dags() }];
+        deploy.files = BTreeMap::from([(
+            BundleName::dags(),
+            FileLists { added: vec!["a".into()], ..FileLists::default() },
+        )]);
+        deploy.accepted_at = Some(now());
+        tx.update_deploy(&mut deploy, now()).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let mut read = store.read().await.unwrap();
+        assert_eq!(read.deploy(deploy.id).await.unwrap(), Some(deploy.clone()));
+        assert_eq!(read.deploy_by_key(shop.id, "first").await.unwrap(), Some(deploy.clone()));
+        assert_eq!(read.deploy_by_key(shop.id, "other").await.unwrap(), None);
+        assert_eq!(read.deploy_of_release(shop.id, wanted.id).await.unwrap(), Some(deploy.clone()));
+        let version = wanted.bundles[&BundleName::dags()].digest;
+        assert_eq!(read.deploy_of_version(shop.id, &version).await.unwrap(), Some(deploy.id));
+        assert_eq!(read.deploy_of_version(shop.id, &Digest::of(b"no")).await.unwrap(), None);
+        assert_eq!(read.unfinished_deploys(shop.id).await.unwrap().len(), 1);
+        let events = read.deploy_events(deploy.id).await.unwrap();
+        let states: Vec<_> = events.iter().map(|e| (e.revision, e.state.clone())).collect();
+        assert_eq!(states, [(0, DeployState::Created), (1, DeployState::Accepted)]);
+        drop(read);
+
+        // Somebody who read it before does not overwrite.
+        let mut stale = deploy.clone();
+        stale.revision = 0;
+        let mut tx = store.begin().await.unwrap();
+        let refused = tx.update_deploy(&mut stale, now()).await;
+        assert!(matches!(refused, Err(StoreError::Conflict)));
+        drop(tx);
+
+        let mut tx = store.begin().await.unwrap();
+        let second = new_deploy(shop.id, "second").into_deploy();
+        tx.insert_deploy(&second).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut read = store.read().await.unwrap();
+        let ids = |deploys: Vec<updraft_store::Deploy>| deploys.into_iter().map(|d| d.id).collect::<Vec<_>>();
+        assert_eq!(ids(read.history(shop.id, None, 10).await.unwrap()), [second.id, deploy.id]);
+        assert_eq!(ids(read.history(shop.id, Some(second.id), 10).await.unwrap()), [deploy.id]);
+        assert_eq!(ids(read.history(shop.id, None, 1).await.unwrap()), [second.id]);
+        let later = now() + Duration::minutes(1);
+        assert_eq!(read.stale_uploads(later).await.unwrap(), [second.id]);
+        assert!(read.stale_uploads(second.touched_at).await.unwrap().is_empty());
+        drop(read);
+
+        // The same key is the same deploy.
+        let mut tx = store.begin().await.unwrap();
+        assert!(tx.insert_deploy(&new_deploy(shop.id, "second").into_deploy()).await.is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_releases_layers_and_manifests_until_nobody_needs_them() {
+    for Database { store, .. } in &databases().await {
+        let mut tx = store.begin().await.unwrap();
+        let shop = deployment(&mut tx, "shop").await;
+        let releases: Vec<Release> = (0..6).map(|n| release(&n.to_string())).collect();
+        for release in &releases {
+            tx.insert_release(shop.id, release, now()).await.unwrap();
+        }
+        let digests: Vec<Digest> = (0..600).map(|n: u32| Digest::of(&n.to_be_bytes())).collect();
+        tx.insert_named_blobs(shop.id, &digests).await.unwrap();
+        tx.insert_named_blobs(shop.id, &digests[..3]).await.unwrap();
+        tx.insert_manifest(&digests[0], "{}", now()).await.unwrap();
+        tx.insert_manifest(&digests[0], "{}", now()).await.unwrap();
+        let layers: Vec<StoredLayer> = digests
+            .iter()
+            .take(300)
+            .map(|digest| StoredLayer { digest: *digest, file_table: vec![0, 1, 255] })
+            .collect();
+        tx.insert_layers(&layers, now()).await.unwrap();
+        tx.insert_layers(&layers[..2], now()).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let mut read = store.read().await.unwrap();
+        assert_eq!(read.release(releases[0].id).await.unwrap(), Some(releases[0].clone()));
+        assert_eq!(read.newest_releases(shop.id, 2).await.unwrap(), [releases[5].clone(), releases[4].clone()]);
+        let mut named = read.named_blobs(shop.id, &digests).await.unwrap();
+        named.sort_unstable();
+        let mut all = digests.clone();
+        all.sort_unstable();
+        assert_eq!(named, all);
+        assert!(read.named_blobs(DeploymentId::new(), &digests).await.unwrap().is_empty());
+        assert_eq!(read.layers(&digests).await.unwrap().len(), 300);
+        assert_eq!(read.layers(&digests[..1]).await.unwrap(), layers[..1]);
+        assert_eq!(read.manifest(&digests[0]).await.unwrap().as_deref(), Some("{}"));
+        // Two that are kept, and the two that are wanted and proven.
+        let keep = read.manifests_to_keep(now() + Duration::days(1)).await.unwrap();
+        assert_eq!(keep.len(), 8);
+        drop(read);
+
+        let keep = digests[..100].iter().copied().collect();
+        let mut tx = store.begin().await.unwrap();
+        tx.forget_unused(&keep, now() + Duration::days(1)).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut read = store.read().await.unwrap();
+        assert_eq!(read.layers(&digests).await.unwrap().len(), 100);
+        assert_eq!(read.named_blobs(shop.id, &digests).await.unwrap().len(), 100);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_tokens_and_uses_an_enrolment_code_once() {
+    for Database { store, .. } in &databases().await {
+        let mut tx = store.begin().await.unwrap();
+        let shop = deployment(&mut tx, "shop").await;
+        let token = |scope, name: &str| Token {
+            id: TokenId::new(),
+            name: name.into(),
+            role: Role::Deployer,
+            scope,
+            created_by: "me".into(),
+            created_at: now(),
+            expires_at: now() + Duration::days(1),
+            revoked_at: None,
+            last_used_at: None,
+        };
+        let wide = token(Scope::Workspace { workspace: WorkspaceId::new() }, "wide");
+        let narrow = token(Scope::Deployment { deployment: shop.id }, "narrow");
+        tx.insert_token(&wide).await.unwrap();
+        tx.insert_token(&narrow).await.unwrap();
+        let code = Enrollment {
+            id: EnrollmentId::new(),
+            deployment: shop.id,
+            created_by: "me".into(),
+            created_at: now(),
+            expires_at: now() + Duration::hours(1),
+        };
+        tx.insert_enrollment(&code, "hash").await.unwrap();
+        tx.commit().await.unwrap();
+
+        let at = now();
+        let mut tx = store.begin().await.unwrap();
+        tx.revoke_token(wide.id, at).await.unwrap();
+        tx.revoke_token(wide.id, at + Duration::hours(1)).await.unwrap();
+        tx.token_was_used(narrow.id, at).await.unwrap();
+        tx.token_was_used(narrow.id, at - Duration::hours(1)).await.unwrap();
+        assert_eq!(tx.use_enrollment("other", at).await.unwrap(), None);
+        assert_eq!(tx.use_enrollment("hash", at + Duration::hours(2)).await.unwrap(), None);
+        assert_eq!(tx.use_enrollment("hash", at).await.unwrap(), Some(code));
+        assert_eq!(tx.use_enrollment("hash", at).await.unwrap(), None);
+        tx.commit().await.unwrap();
+        let mut read = store.read().await.unwrap();
+        assert_eq!(read.token(wide.id).await.unwrap().unwrap().revoked_at, Some(at));
+        assert_eq!(read.token(narrow.id).await.unwrap().unwrap().last_used_at, Some(at));
+        assert_eq!(read.tokens().await.unwrap().len(), 2);
+        assert_eq!(read.tokens_of(shop.id).await.unwrap()[0].id, narrow.id);
+        drop(read);
+
+        let mut tx = store.begin().await.unwrap();
+        tx.delete_deployment(shop.id).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut read = store.read().await.unwrap();
+        assert_eq!(read.token(narrow.id).await.unwrap(), None);
+        assert_eq!(read.deployment(shop.id).await.unwrap(), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_agents_and_their_leases() {
+    for Database { store, .. } in &databases().await {
+        let mut tx = store.begin().await.unwrap();
+        let shop = deployment(&mut tx, "shop").await;
+        let at = now();
+        let agent = |host: &str, until| Agent {
+            id: AgentId::new(),
+            deployment: shop.id,
+            token: TokenId::new(),
+            host: host.into(),
+            first_seen: at,
+            last_seen: at,
+            lease_until: until,
+            report: "{}".into(),
+        };
+        let (mut here, gone) = (agent("here", at), agent("gone", at - Duration::hours(1)));
+        tx.save_agent(&here).await.unwrap();
+        tx.save_agent(&gone).await.unwrap();
+        here.report = "{\"x\":1}".into();
+        here.first_seen = at + Duration::hours(1);
+        tx.save_agent(&here).await.unwrap();
+        here.first_seen = at;
+        tx.commit().await.unwrap();
+
+        let mut read = store.read().await.unwrap();
+        assert_eq!(read.agent(here.id).await.unwrap(), Some(here.clone()));
+        assert_eq!(read.agents(shop.id).await.unwrap().len(), 2);
+        assert_eq!(read.agents_of_token(gone.token).await.unwrap(), [gone.id]);
+        assert_eq!(read.agents_with_lease(at - Duration::seconds(1)).await.unwrap(), 1);
+        drop(read);
+
+        let later = at + Duration::seconds(15);
+        let mut tx = store.begin().await.unwrap();
+        // Only the one that was there when the server went.
+        assert_eq!(tx.revive_leases(15_000_000, later).await.unwrap(), 1);
+        tx.renew_leases(&[here.id], later, at).await.unwrap();
+        let revived = tx.agent(here.id).await.unwrap().unwrap();
+        assert_eq!(revived.lease_until, later);
+        tx.renew_leases(&[here.id, gone.id], later, later + Duration::seconds(1)).await.unwrap();
+        assert_eq!(tx.agents_with_lease(later).await.unwrap(), 2);
+        assert_eq!(tx.forget_agents(later).await.unwrap(), 0);
+        assert_eq!(tx.forget_agents(later + Duration::hours(1)).await.unwrap(), 2);
+        tx.commit().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_a_fact_once() {
+    for Database { store, .. } in &databases().await {
+        let mut tx = store.begin().await.unwrap();
+        assert!(tx.record_fact("a", "1").await.unwrap());
+        assert!(!tx.record_fact("a", "2").await.unwrap());
+        let workspace = tx.ensure_workspace("default", now()).await.unwrap();
+        assert_eq!(tx.ensure_workspace("default", now()).await.unwrap(), workspace);
+        tx.commit().await.unwrap();
+        assert_eq!(store.read().await.unwrap().fact("a").await.unwrap().as_deref(), Some("1"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opening_again_changes_nothing_and_leaves_no_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("updraft.db");
+    for round in 0..2 {
+        let store = Store::sqlite(&file).await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        assert_eq!(tx.record_fact("kept", "1").await.unwrap(), round == 0);
+        tx.commit().await.unwrap();
+        store.close().await;
+    }
+    let copies = std::fs::read_dir(folder.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("format"))
+        .count();
+    assert_eq!(copies, 0);
+    if let Some(server) = postgres() {
+        let url = server.database();
+        for _ in 0..2 {
+            Store::postgres(&url).await.unwrap().close().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_a_database_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::sqlite(&folder.path().join("it's.db")).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    tx.record_fact("kept", "1").await.unwrap();
+    tx.commit().await.unwrap();
+    let copy = folder.path().join("it's a copy.db");
+    assert!(store.copy_to(&copy).await.unwrap());
+    let copied = Store::sqlite(&copy).await.unwrap();
+    assert_eq!(copied.read().await.unwrap().fact("kept").await.unwrap().as_deref(), Some("1"));
+}
