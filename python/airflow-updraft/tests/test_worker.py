@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,12 +39,26 @@ def test_the_worker_alone(quiet_site: Site) -> None:
     listed = site.worker.ask("dags", bundle=BUNDLE, current=str(site.disk.current))["dags"]
     assert [(found["dag_id"], found["file"], found["tasks"]) for found in listed] == [("a", "a.py", ["one"])]
 
+    # Descriptors of the protocol do not reach DAG code, and a packaged DAG file is one.
+    probe = (
+        "import os, stat\nfor n in range(3, 64):\n    try:\n        if stat.S_ISFIFO(os.fstat(n).st_mode):\n"
+        "            os.write(n, b'{}\\n')\n    except OSError:\n        pass"
+    )
+    packaged = io.BytesIO()
+    with zipfile.ZipFile(packaged, "w") as archive:
+        archive.writestr("inside.py", dag("inside", "one"))
+    more = {**site.disk.files, "probe.py": dag("probe", "one", top=probe), "pack.zip": packaged.getvalue()}
+    proof = site.deploy(more)
+    assert proof["dags"]["added"] == ["inside", "probe"]
+    assert all("op" in message or message.get("event") == "ready" for message in site.worker.messages)
+    assert site.deploy({**site.disk.files, "probe.py": ""})["dags"]["total"] == 2
+
     # A lost record costs a parse of everything, and blames nothing on files that were not touched.
     for record in (site.state / "records" / BUNDLE).iterdir():
         record.unlink()
     site.restart_worker()
     again = site.deploy({**site.disk.files, "a.py": dag("a", "one", "two")})
-    assert (again["outcome"], again["affected"]) == ("proven", 2)
+    assert (again["outcome"], again["affected"]) == ("proven", 3)
 
     slow = site.switch({**site.disk.files, "slow.py": dag("slow", "one", top="import time; time.sleep(20)")})
     number = site.send_proof(slow)

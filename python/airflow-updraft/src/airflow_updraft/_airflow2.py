@@ -196,14 +196,22 @@ class Bundle:
 
 
 class ParseProcesses:
-    """The processes that the DAG processor ran when the proof began.
+    """The processes that parsed DAG files when the proof began.
 
     Each parses one file and writes what it found itself, so once they have ended nothing of the time before is
-    left; whatever starts later reads the new version.
+    left; whatever starts later reads the new version. They are children of the standalone DAG processor, or of the
+    manager that the scheduler starts; the latter shows in its title.
     """
 
     def __init__(self, pid: int) -> None:
-        self._before = {(one.pid, one.start_time) for one in _notes.processes() if one.parent == pid}
+        parents = {one.pid: one.parent for one in _notes.processes()}
+        below = {one for one in parents if _is_below(one, pid, parents)}
+        managers = {one for one in below if "DagFileProcessorManager" in _notes.title(one)}
+        if "dag-processor" in _notes.title(pid):
+            managers.add(pid)
+        self._before = {
+            (one.pid, one.start_time) for one in _notes.processes() if one.pid in below and one.parent in managers
+        }
 
     def is_past(self, version: str) -> bool:
         self._before = {one for one in self._before if _notes.runs(*one)}
@@ -211,6 +219,14 @@ class ParseProcesses:
 
     def missing(self, version: str) -> str:
         return f"the DAG processor still works on {len(self._before)} parse(s) that began before the switch"
+
+
+def _is_below(pid: int, above: int, parents: dict[int, int]) -> bool:
+    while pid in parents:
+        pid = parents[pid]
+        if pid == above:
+            return True
+    return False
 
 
 class _Child:
@@ -244,7 +260,6 @@ class _Child:
             limit_memory(memory)
         sys.dont_write_bytecode = True
         settings.configure_orm()
-        inherited = set(sys.modules)
         recorder = Recorder(*roots)
         parse = DagFileProcessor._get_dagbag
 
@@ -252,7 +267,7 @@ class _Child:
             bag = parse(path)
             seen = recorder.finish().to_json()
             found = {"dags": sorted(bag.dags), "errors": bag.import_errors, "seen": seen}
-            fresh = [name for name in sys.modules if name not in inherited and name.startswith("airflow.")]
+            fresh = [name for name in recorder.imported() if name.startswith("airflow.")]
             self._say({**found, "imported": fresh})
             return bag
 
@@ -286,12 +301,13 @@ class _Child:
         self._report.seek(0)
         report = self._report.read()
         self._report.close()
-        if not report:
+        try:
+            told = json.loads(report)
+            seen = Seen.from_json(told["seen"])
+            import_early(told["imported"])
+        except (ValueError, KeyError, TypeError):
             error = f"{self._ending()} while Airflow imported it, so no DAG of it is known.\n"
             return Parsed(self._file, errors={self._file: error}, seen=Seen({self._file}, everything=True))
-        told = json.loads(report)
-        import_early(told["imported"])
-        seen = Seen.from_json(told["seen"])
         seen.files.add(self._file)
         errors = {self._bundle._relative(path): text for path, text in told["errors"].items()}
         return Parsed(self._file, [_Dag(dag) for dag in told["dags"]], errors, seen=seen)

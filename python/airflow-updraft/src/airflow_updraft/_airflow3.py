@@ -136,13 +136,12 @@ class Bundle:
             # 3.0 has no dag bag that does this itself.
             if roots[0] not in sys.path:
                 sys.path.append(roots[0])
-            inherited = set(sys.modules)
             recorder.start()
             try:
                 processor._parse_file_entrypoint()  # type: ignore[no-untyped-call]
             finally:
                 seen = recorder.finish().to_json()
-                fresh = [name for name in sys.modules if name not in inherited and name.startswith("airflow.")]
+                fresh = [name for name in recorder.imported() if name.startswith("airflow.")]
                 report.write(json.dumps({"seen": seen, "imported": fresh}).encode())
                 report.flush()
 
@@ -361,11 +360,12 @@ class _Child:
         self._report.seek(0)
         report = self._report.read()
         self._close()
-        if report:
+        try:
             told = json.loads(report)
             seen = Seen.from_json(told["seen"])
             import_early(told["imported"])
-        else:
+        except (ValueError, KeyError, TypeError):
+            # It ended early, or DAG code wrote to a descriptor which is not its own.
             seen = Seen(everything=True)
         seen.files.add(self._file)
         parsed = Parsed(self._file, seen=seen)
@@ -416,7 +416,8 @@ def _serve(selector: selectors.BaseSelector, timeout: float) -> None:
         handle, on_close = key.data
         try:
             more = handle(key.fileobj)
-        except (BrokenPipeError, ConnectionResetError):
+        except Exception:
+            # A connection that ended, or DAG code that wrote to a descriptor which is not its own.
             more = False
         if not more:
             on_close(key.fileobj)

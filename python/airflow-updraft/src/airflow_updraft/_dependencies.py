@@ -109,16 +109,22 @@ class Recorder:
         self.seen = Seen()
 
     def start(self) -> None:
+        self._inherited = frozenset(sys.modules)
         sys.meta_path.insert(0, self)
         sys.addaudithook(self._on_event)
 
     def finish(self) -> Seen:
-        for module in list(sys.modules.values()):
+        for name in self.imported():
+            module = sys.modules.get(name)
             # With a bytecode cache the source itself is never opened.
             for path in (getattr(module, "__file__", None), getattr(module, "__cached__", None)):
                 if isinstance(path, str):
                     self.seen.files.update(self._inside(path))
         return self.seen
+
+    def imported(self) -> list[str]:
+        """Names the modules that were imported since the start."""
+        return [name for name in list(sys.modules) if name not in self._inherited]
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> None:
         """Stands first among the import finders, notes where the import will look, and finds nothing."""

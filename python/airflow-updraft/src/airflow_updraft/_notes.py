@@ -100,6 +100,13 @@ def processes() -> Iterator[Process]:
             yield found
 
 
+def title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def runs(pid: int, start_time: int) -> bool:
     found = process(pid)
     return found is not None and not found.ended and found.start_time == start_time

@@ -104,17 +104,19 @@ class Proof:
     def _run(self) -> dict[str, Any]:
         request = self.request
         self._deadline = time.monotonic() + request.timeout_s
+        self._written: dict[str, FileRecord] = {}
         self._check_switched()
         # Before anything else: what the processor works on now may come from an older version.
         processor = self._look_at_processor()
         try:
             with _notes.hold(request.notes, request.bundle, request.timeout_s):
                 self._look_at_change()
-                self._parse_and_write(self.affected)
+                self._parse_and_write(self.affected - self._written.keys())
                 self._retire()
             self._wait_for(processor)
             self._verify()
         except TimedOutError as missing:
+            self.records.unfinished = Record(request.version, self._written)
             return self._answer("timed_out", "the time for the proof is over", not_seen=str(missing))
         self._check_switched()
         self.records.save(self._record)
@@ -136,11 +138,15 @@ class Proof:
         self.airflow.ensure_known()
         self._before = self.airflow.dags()
         files = self._dag_files()
+        unfinished, self.records.unfinished = self.records.unfinished, None
         self._record = Record(request.version)
         if self._base is not None:
             self._record.files = {path: file for path, file in self._base.files.items() if path in files}
         self.affected = self._affected_among(files)
         self._gone = self._known_files() - files
+        if unfinished is not None and unfinished.version == request.version:
+            self._written = {path: file for path, file in unfinished.files.items() if path in self.affected}
+            self._record.files.update(self._written)
 
     def _dag_files(self) -> set[str]:
         """Finds the DAG files of this version, from those of the base version when it is known."""
@@ -203,7 +209,8 @@ class Proof:
         hashes = self.airflow.write(self.request.version, batch)
         for parsed in batch:
             dags = {dag.dag_id: hashes.get(dag.dag_id, "") for dag in parsed.dags}
-            self._record.files[parsed.file] = FileRecord(parsed.seen, dags, parsed.errors)
+            self._written[parsed.file] = FileRecord(parsed.seen, dags, parsed.errors)
+        self._record.files.update(self._written)
         return time.monotonic() - started
 
     def _retire(self) -> None:

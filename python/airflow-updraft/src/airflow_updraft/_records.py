@@ -42,6 +42,8 @@ class Records:
     def __init__(self, state: Path, bundle: str) -> None:
         self._folder = state / "records" / bundle
         self._last: Record | None = None
+        self.unfinished: Record | None = None
+        """What a proof that ran out of time had written, so that asking again goes on from there."""
 
     def load(self, version: str) -> Record | None:
         if self._last is not None and self._last.version == version:

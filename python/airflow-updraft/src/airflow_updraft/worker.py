@@ -30,6 +30,7 @@ class Channel:
         self._output = os.dup(1)
         os.dup2(2, 1)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.register_at_fork(after_in_child=self._close)
         self._partial = b""
         self._waiting: deque[dict[str, Any]] = deque()
 
@@ -37,6 +38,11 @@ class Channel:
         line = memoryview(json.dumps(message, default=str).encode() + b"\n")
         while line:
             line = line[os.write(self._output, line) :]
+
+    def _close(self) -> None:
+        # A child runs DAG code, which could otherwise answer in our name.
+        os.close(self._input)
+        os.close(self._output)
 
     def listen(self, seconds: float | None) -> None:
         """Takes in what has arrived, after waiting up to `seconds` for something to arrive."""
