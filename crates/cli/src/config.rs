@@ -56,7 +56,6 @@ pub(crate) struct ConnectionArgs {
 /// Where a setting came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
-    Argument,
     Flag(&'static str),
     Variable(&'static str),
     File(PathBuf),
@@ -66,7 +65,6 @@ pub(crate) enum Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Argument => f.write_str("argument"),
             Self::Flag(name) => write!(f, "{name}"),
             Self::Variable(name) => write!(f, "{name}"),
             Self::File(path) => write!(f, "{}", path.display()),
@@ -129,6 +127,14 @@ pub(crate) struct LocalFile {
 }
 
 pub(crate) const LOCAL_FILE: &str = ".updraft/local.toml";
+
+impl ConnectionArgs {
+    /// Whether the flag or the variable allows plain http.
+    pub(crate) fn allows_insecure_http(&self) -> Result<bool> {
+        let variable = switch("UPDRAFT_INSECURE_HTTP")?;
+        Ok(self.insecure_http || variable.is_some_and(|(allowed, _)| allowed))
+    }
+}
 
 impl Settings {
     pub(crate) fn load(flags: &ConnectionArgs) -> Result<Self> {

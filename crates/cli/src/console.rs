@@ -59,10 +59,6 @@ impl Console {
         }
     }
 
-    pub(crate) fn format(&self) -> Format {
-        self.format
-    }
-
     pub(crate) fn is_json(&self) -> bool {
         self.format == Format::Json
     }
@@ -196,11 +192,16 @@ impl Console {
         self.bar = None;
     }
 
-    /// Whether everything that should be on standard output is there.
-    pub(crate) fn finish(&mut self) -> Result<()> {
+    /// Takes an unfinished step off the screen.
+    pub(crate) fn clear(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+    }
+
+    /// Whether everything that should be on standard output is there.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        self.clear();
         match self.data_error.take() {
             Some(error) => {
                 let exit = crate::failure::exit_of_io(&error, crate::exit::Exit::Internal);
@@ -288,10 +289,6 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.since.elapsed()
-    }
-
     fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -26,6 +26,11 @@ impl Context {
         }
     }
 
+    /// Whether plain http is allowed, for a server that reads no settings files.
+    pub(crate) fn allows_insecure_http(&self) -> Result<bool> {
+        self.flags.allows_insecure_http()
+    }
+
     /// The settings; files are read once, by the first that asks.
     pub(crate) fn settings(&self) -> Result<&Settings> {
         if let Some(settings) = self.settings.get() {

@@ -1,1 +1,737 @@
 //! With a control plane.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use insta::assert_snapshot;
+use serde_json::json;
+
+use crate::common::filters;
+use crate::common::stand_in::Answer;
+use crate::common::world::{DEPLOYMENT, World};
+
+#[test]
+fn a_first_deploy_brings_the_environment_and_goes_live() {
+    let world = World::new();
+    let _agent = world.agent(Answer::Proven);
+    filters().bind(|| {
+        assert_snapshot!(world.deploy(&["--description", "first"]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        [dpl]
+        --- stderr
+        ✓ compared 1 file with `shop` ([TIME])
+        ✓ sent 96 B of 96 B in 1 of 1 layer (1 of 1 file) ([TIME])
+        ✓ accepted as [dpl]: 1 file added ([TIME])
+            + orders.py
+        ✓ on disk, switched ([TIME])
+        ✓ parsed by Airflow: 1 of 1 DAG file ([TIME])
+          DAGs: 0 added, 1 changed, 0 removed; 1 in all
+            ~ orders
+        Live on `shop` after [TIME]
+        "#);
+        assert_snapshot!(world.deploy(&[]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        [dpl]
+        --- stderr
+        ✓ compared 1 file with `shop` ([TIME])
+        Nothing to do: `shop` runs exactly this since [dpl]
+        "#);
+    });
+}
+
+#[test]
+fn the_json_of_a_deploy_has_what_scripts_need() {
+    let world = World::new();
+    let _agent = world.agent(Answer::Proven);
+    let (code, first) = world.deploy_json(&[]);
+    assert_eq!(code, Some(0), "{first:#}");
+    assert_eq!(first["outcome"], "live");
+    assert_eq!(first["exit_code"], 0);
+    assert_eq!(first["files"]["added"], json!(["orders.py"]));
+    assert_eq!(first["dags"]["changed"], json!(["orders"]));
+    assert_eq!(first["deploy"]["state"]["name"], "live");
+    assert_eq!(first["sent"]["of_files"], 1);
+    for time in ["scanned", "accepted", "on_disk", "parsed", "total"] {
+        assert!(first["timings_ms"][time].is_u64(), "{time}: {first:#}");
+    }
+    let (code, again) = world.deploy_json(&[]);
+    assert_eq!(
+        (code, &again["outcome"]),
+        (Some(0), &json!("nothing_to_do"))
+    );
+    assert_eq!(again["deploy"]["id"], first["deploy"]["id"]);
+}
+
+#[test]
+fn a_plan_changes_nothing() {
+    let world = World::new();
+    let _agent = world.agent(Answer::Proven);
+    filters().bind(|| {
+        assert_snapshot!(world.deploy(&["--plan"]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        `shop` would change: 1 file added
+          + orders.py
+        to send: 96 B of 96 B, in 1 of 1 layer
+        the Environment would be made too, since there is none yet
+        "#);
+    });
+    world.deploy(&[]).ended_with(0);
+    world.write_dag("orders", "# second\n");
+    world.write_dag("returns", "# new\n");
+    filters().bind(|| {
+        assert_snapshot!(world.deploy(&["--plan"]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        `shop` would change: 1 file added, 1 changed
+          + returns.py
+          ~ orders.py
+        to send: 192 B of 192 B, in 2 of 2 layers
+        "#);
+    });
+    let (_, plan) = world.deploy_json(&["--plan"]);
+    assert_eq!(plan["outcome"], "planned");
+    assert_eq!(
+        plan["files"],
+        json!({ "added": ["returns.py"], "changed": ["orders.py"], "removed": [] })
+    );
+    let history = world.run(&["history", "-o", "json"]).json();
+    assert_eq!(history["deploys"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn an_image_half_that_differs_is_said_file_by_file() {
+    let world = World::new();
+    let _agent = world.agent(Answer::Proven);
+    world.deploy(&[]).ended_with(0);
+    world.sandbox.write("here/requirements.txt", "pandas\n");
+    world.sandbox.write("here/include/sql.py", "");
+    world.write_dag("orders", "# second\n");
+    filters().bind(|| {
+        assert_snapshot!(world.deploy(&[]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        [dpl]
+        --- stderr
+        ✓ compared 1 file with `shop` ([TIME])
+        warning: the image half differs from what runs, and a DAG deploy leaves it as it is:
+          - requirements.txt: changed
+          - include/sql.py: added
+        ✓ sent 98 B of 98 B in 1 of 1 layer (1 of 1 file) ([TIME])
+        ✓ accepted as [dpl]: 1 file changed ([TIME])
+            ~ orders.py
+        ✓ on disk, switched ([TIME])
+        ✓ parsed by Airflow: 1 of 1 DAG file ([TIME])
+          DAGs: 0 added, 1 changed, 0 removed; 1 in all
+            ~ orders
+        Live on `shop` after [TIME]
+        "#);
+    });
+}
+
+#[test]
+fn an_import_error_is_10_with_the_traceback_and_stays_10() {
+    let world = World::new();
+    let agent = world.agent(Answer::Proven);
+    world.deploy(&[]).ended_with(0);
+    agent.answer(Answer::ImportError);
+    world.write_dag("orders", "import nope\n");
+    filters().bind(|| {
+        assert_snapshot!(world.deploy(&[]).ended_with(10), @r#"
+        exit code 10
+        --- stdout
+        [dpl]
+        --- stderr
+        ✓ compared 1 file with `shop` ([TIME])
+        ✓ sent 99 B of 99 B in 1 of 1 layer (1 of 1 file) ([TIME])
+        ✓ accepted as [dpl]: 1 file changed ([TIME])
+            ~ orders.py
+        ✓ on disk, switched ([TIME])
+          DAGs: 0 added, 1 changed, 0 removed; 1 in all
+            ~ orders
+        orders.py
+          Traceback (most recent call last):
+            File "orders.py", line 2
+          ModuleNotFoundError: No module named 'nope'
+        error: [dpl] failed: Airflow cannot import 1 file
+        help: mend it and deploy again, or `updraft rollback shop`; the new Release stays until then
+        "#);
+    });
+    // The same again is proven again, and no greener.
+    let (code, printed) = world.deploy_json(&[]);
+    assert_eq!((code, &printed["outcome"]), (Some(10), &json!("failed")));
+    assert_eq!(printed["import_errors"][0]["file"], "orders.py");
+    agent.answer(Answer::Proven);
+    world.deploy(&[]).ended_with(0);
+}
+
+#[test]
+fn a_deploy_that_its_policy_takes_back_is_14() {
+    let world = World::new();
+    let agent = world.agent(Answer::Proven);
+    world.deploy(&[]).ended_with(0);
+    world
+        .run(&["deployment", "update", "--after-failure", "rollback"])
+        .ended_with(0);
+    agent.answer(Answer::ImportError);
+    world.write_dag("orders", "import nope\n");
+    let printed = world.deploy(&[]).ended_with(14);
+    assert!(
+        printed.stderr.contains("No module named 'nope'"),
+        "{printed}"
+    );
+    assert!(printed.stderr.contains("taken back"), "{printed}");
+}
+
+#[test]
+fn without_an_agent_it_is_13_and_waits_for_one() {
+    let world = World::new();
+    let printed = world.deploy(&["--wait-for-agent", "1s"]).ended_with(13);
+    assert!(
+        printed.stderr.contains("no agent of `shop` is connected"),
+        "{printed}"
+    );
+    // It is wanted: with an agent, the same command waits for the same deploy.
+    let _agent = world.agent(Answer::Proven);
+    let again = world.deploy(&[]).ended_with(0);
+    assert_eq!(again.stdout, printed.stdout);
+}
+
+#[test]
+fn time_that_runs_out_is_11_whoevers_it_was() {
+    let world = World::new();
+    let _agent = world.agent(Answer::Silence);
+    let printed = world.deploy(&["--timeout", "2s"]).ended_with(11);
+    assert!(
+        printed.stderr.contains("goes on without this command"),
+        "{printed}"
+    );
+    world
+        .run(&["deployment", "update", "--proof-timeout", "1"])
+        .ended_with(0);
+    world.write_dag("orders", "# second\n");
+    let (code, printed) = world.deploy_json(&[]);
+    assert_eq!(
+        (code, &printed["outcome"]),
+        (Some(11), &json!("timed_out")),
+        "{printed:#}"
+    );
+}
+
+#[test]
+fn a_later_deploy_makes_an_earlier_one_12() {
+    let world = World::new();
+    let agent = world.agent(Answer::Silence);
+    let first = world
+        .sandbox
+        .command(&["deploy", "--dags", "-o", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_history(&world, 1);
+    world.write_dag("orders", "# second\n");
+    world.deploy(&["--no-wait"]).ended_with(0);
+    let printed = world
+        .sandbox
+        .printed(first.wait_with_output().unwrap())
+        .ended_with(12);
+    assert_eq!(printed.json()["outcome"], "superseded");
+    drop(agent);
+}
+
+#[test]
+fn interrupting_leaves_the_deploy_going_and_is_130() {
+    let world = World::new();
+    let _agent = world.agent(Answer::Silence);
+    let mut child = world
+        .sandbox
+        .command(&["deploy", "--dags"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let accepted = lines.by_ref().find(|line| line.contains("accepted as"));
+    assert!(accepted.is_some());
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let rest: Vec<_> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(
+        rest.iter()
+            .any(|line| line.contains("goes on without this command")),
+        "{rest:?}"
+    );
+    let history = world.run(&["history", "-o", "json"]).json();
+    assert_ne!(history["deploys"][0]["state"]["name"], "expired");
+}
+
+#[test]
+fn a_rollback_goes_live_and_says_where_to() {
+    let world = World::new();
+    let _agent = world.agent(Answer::Proven);
+    let first = world.deploy(&[]).ended_with(0).stdout;
+    world.write_dag("orders", "# second\n");
+    world.deploy(&[]).ended_with(0);
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["rollback"]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        [dpl]
+        --- stderr
+        Rolling `shop` back to [dpl]
+        ✓ accepted ([TIME])
+        ✓ on disk, switched ([TIME])
+        ✓ parsed by Airflow: 1 of 1 DAG file ([TIME])
+          DAGs: 0 added, 1 changed, 0 removed; 1 in all
+            ~ orders
+        Live on `shop` after [TIME]
+        "#);
+    });
+    // An id shortened as the history shows it is enough.
+    world.write_dag("orders", "# third\n");
+    world.deploy(&[]).ended_with(0);
+    let short = &first.trim()[..20];
+    let printed = world
+        .run(&["rollback", "--to", short, "-o", "json"])
+        .ended_with(0)
+        .json();
+    assert_eq!(printed["deploy"]["returns_to"], first.trim());
+    assert_eq!(printed["deploy"]["kind"], "rollback");
+}
+
+#[test]
+fn nothing_to_roll_back_to_is_8() {
+    let world = World::new();
+    let printed = world.run(&["rollback", "-o", "json"]).ended_with(8);
+    assert_eq!(printed.json()["error"]["exit"], "conflict", "{printed}");
+}
+
+#[test]
+fn history_status_and_diff_tell_what_happened() {
+    let world = World::new();
+    let agent = world.agent(Answer::Proven);
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["history"]).ended_with(0), @r#"
+        exit code 0
+        --- stderr
+        Nothing was deployed to `shop` yet
+        "#);
+        assert_snapshot!(world.run(&["status"]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        shop
+          nothing was deployed yet; `updraft deploy --dags` is next
+          Airflow    1 DAG, no import errors
+          agent      stand-in ([VERSION]), connected, serves nothing yet
+        "#);
+    });
+    let first = world
+        .deploy(&["--description", "Orders for the first time"])
+        .ended_with(0)
+        .stdout;
+    world.write_dag("orders", "# second\n");
+    world.write_dag("returns", "# new\n");
+    let second = world
+        .deploy(&["--description", "Returns"])
+        .ended_with(0)
+        .stdout;
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["history"]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        DEPLOY                STATE       WHEN      BY     FILES  COMMIT  DESCRIPTION
+        [dpl]  live        [AGO]  admin  +1 ~1          Returns
+        [dpl]  superseded  [AGO]  admin  +1             Orders for the first time
+        "#);
+        assert_snapshot!(world.run(&["status"]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        shop
+          state      live, [AGO] (deploy [dpl])
+          runs       dags [DIGEST], environment [DIGEST]
+          Airflow    1 DAG, no import errors
+          agent      stand-in ([VERSION]), connected, serves the wanted Release
+        "#);
+        assert_snapshot!(world.run(&["diff", first.trim(), second.trim()]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        from [dpl] to [dpl]
+        dags: 1 file added, 1 changed
+          + returns.py
+          ~ orders.py
+        DAGs:
+          ~ orders
+        "#);
+    });
+    let diff = world
+        .run(&["diff", second.trim(), "-o", "json"])
+        .ended_with(0)
+        .json();
+    assert_eq!(diff["bundles"]["dags"]["added"], json!(["returns.py"]));
+    assert_eq!(diff["image_changed"], false);
+    let status = world.run(&["status", "-o", "json"]).json();
+    assert_eq!(status["agents"][0]["host"], "stand-in");
+    assert_eq!(status["wanted_deploy"]["state"]["name"], "live");
+    drop(agent);
+}
+
+#[test]
+fn tables_fit_a_narrow_terminal() {
+    let mut world = World::new();
+    let _agent = world.agent(Answer::Proven);
+    let description = "A description that is longer than the terminal is wide";
+    world.deploy(&["--description", description]).ended_with(0);
+    world.sandbox.set("COLUMNS", "40");
+    for command in [
+        &["history"][..],
+        &["deployment", "list"],
+        &["token", "list"],
+        &["config"],
+    ] {
+        let printed = world.run(command).ended_with(0);
+        let longest = printed
+            .stdout
+            .lines()
+            .map(|line| line.chars().count())
+            .max();
+        assert!(longest.unwrap() <= 40, "{printed}");
+    }
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["history"]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        deploy       [dpl]
+        state        live
+        when         [AGO]
+        by           admin
+        files        +1
+        commit
+        description  A description that is
+                     longer than the terminal is
+                     wide
+        "#);
+    });
+    world.sandbox.unset("COLUMNS");
+    world.sandbox.set("COLUMNS", "110");
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["history"]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        DEPLOY                STATE  WHEN      BY     FILES  COMMIT  DESCRIPTION
+        [dpl]  live   [AGO]  admin  +1             A description that is longer than the terminal
+                                                                     is wide
+        "#);
+    });
+}
+
+#[test]
+fn an_unknown_deployment_is_6_with_the_nearest_name() {
+    let world = World::new();
+    let printed = world.run(&["status", "shpo", "-o", "json"]).ended_with(6);
+    let json = printed.json();
+    let error = &json["error"];
+    assert_eq!(error["code"], "deployment_not_found");
+    assert!(
+        error["message"].as_str().unwrap().contains("shop"),
+        "{printed}"
+    );
+    world
+        .run(&["token", "revoke", "tok_0192f6f7a6b07c3f8a8b1c2d3e4f5a6b"])
+        .ended_with(6);
+    world
+        .run(&["diff", "dpl_0192f6f7a6b07c3f8a8b1c2d3e4f5a6b"])
+        .ended_with(6);
+    world.run(&["diff", "dpl_0192"]).ended_with(6);
+}
+
+#[test]
+fn tokens_that_are_no_good_are_4() {
+    let mut world = World::new();
+    let mut code = |token: &str| {
+        world.sandbox.unset("UPDRAFT_TOKEN");
+        world.sandbox.set("UPDRAFT_TOKEN", token);
+        let printed = world.run(&["status", "-o", "json"]).ended_with(4);
+        printed.json()["error"]["code"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(code("nonsense"), "token_malformed");
+    assert_eq!(code("a.b.c"), "token_malformed");
+    let admin = world.token.clone();
+    world.sandbox.unset("UPDRAFT_TOKEN");
+    world.sandbox.set("UPDRAFT_TOKEN", &admin);
+    let new = world
+        .run(&["token", "create", "ci", "-o", "json"])
+        .ended_with(0)
+        .json();
+    let id = new["token"]["id"].as_str().unwrap();
+    world.run(&["token", "revoke", id]).ended_with(0);
+    world.sandbox.unset("UPDRAFT_TOKEN");
+    world
+        .sandbox
+        .set("UPDRAFT_TOKEN", new["secret"].as_str().unwrap());
+    let printed = world.run(&["status", "-o", "json"]).ended_with(4);
+    assert_eq!(printed.json()["error"]["code"], "token_revoked");
+}
+
+#[test]
+fn what_a_token_may_not_do_is_5() {
+    let mut world = World::new();
+    let viewer = world
+        .run(&["token", "create", "eyes", "--role", "viewer"])
+        .ended_with(0)
+        .stdout;
+    world.sandbox.unset("UPDRAFT_TOKEN");
+    world.sandbox.set("UPDRAFT_TOKEN", viewer.trim());
+    world.run(&["status"]).ended_with(0);
+    world.run(&["deployment", "create", "other"]).ended_with(5);
+    world.deploy(&[]).ended_with(5);
+}
+
+#[test]
+fn login_stores_what_whoami_confirms() {
+    let mut world = World::new();
+    let url = world.url.clone();
+    let token = world.token.clone();
+    for name in ["UPDRAFT_TOKEN", "UPDRAFT_SERVER"] {
+        world.sandbox.unset(name);
+    }
+    world
+        .sandbox
+        .run_with_input(&["login", &url], "a.b.c")
+        .ended_with(4);
+    world.run(&["--server", &url, "status"]).ended_with(4);
+    let printed = world
+        .sandbox
+        .run_with_input(&["login", &url], &format!("{token}\n"))
+        .ended_with(0);
+    assert!(!printed.stderr.contains(&token) && !printed.stdout.contains(&token));
+    world.run(&["--server", &url, "status"]).ended_with(0);
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["--server", &url, "whoami"]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        token    admin ([tok])
+        role     admin of everything
+        expires  in 3649 days
+        server   http://127.0.0.1:[PORT] (version [VERSION])
+        "#);
+    });
+    world.run(&["logout", &url]).ended_with(0);
+    world.run(&["--server", &url, "status"]).ended_with(4);
+}
+
+#[test]
+fn a_name_that_is_taken_is_8() {
+    let world = World::new();
+    world
+        .run(&["deployment", "create", DEPLOYMENT])
+        .ended_with(8);
+}
+
+#[test]
+fn values_of_variables_come_from_standard_input_and_are_not_shown() {
+    let world = World::new();
+    let update = ["deployment", "update", "--env", "PASSWORD"];
+    world
+        .sandbox
+        .run_with_input(&update, "hunter2\n")
+        .ended_with(0);
+    world.sandbox.write("here/more.env", "REGION=eu\n");
+    world
+        .run(&["deployment", "update", "--env-file", "more.env"])
+        .ended_with(0);
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["deployment", "show"]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        name           shop
+        id             [dep]
+        created        [DATE] 23:59 UTC
+        runtime        process, LocalExecutor
+        after failure  keep
+        proof timeout  300 s
+        keep releases  10
+        environment    PASSWORD, REGION
+        wanted         none
+        proven         none
+        "#);
+    });
+    world
+        .run(&["deployment", "update", "--unset-env", "REGION"])
+        .ended_with(0);
+    let shown = world.run(&["deployment", "show", "-o", "json"]).json();
+    assert_eq!(shown["environment"], json!(["PASSWORD"]));
+    world.run(&["deployment", "update"]).ended_with(2);
+}
+
+#[test]
+fn a_code_works_once() {
+    let world = World::new();
+    let code = world.run(&["agent", "invite"]).ended_with(0).stdout;
+    let enroll = ["agent", "enroll", "--root", "agent"];
+    world.sandbox.run_with_input(&enroll, &code).ended_with(0);
+    world.sandbox.run_with_input(&enroll, &code).ended_with(4);
+    world.run(&["agent", "--root", "nowhere"]).ended_with(4);
+}
+
+#[test]
+fn a_package_index_out_of_reach_is_16() {
+    let mut world = World::new();
+    world.sandbox.set("STAND_IN_OFFLINE", "1");
+    let printed = world.deploy(&[]).ended_with(16);
+    assert!(printed.stderr.contains("package index"), "{printed}");
+    let history = world.run(&["history", "-o", "json"]).json();
+    assert_eq!(history["deploys"], json!([]));
+}
+
+#[test]
+fn a_port_in_use_stops_the_quickstart_before_it_begins() {
+    let world = World::new();
+    let port = world.url.rsplit(':').next().unwrap().to_owned();
+    let printed = world
+        .run(&["quickstart", "--dir", "new", "--port", &port])
+        .ended_with(16);
+    filters().bind(|| {
+        assert_snapshot!(printed.shown().replace(&port, "[PORT]"), @r#"
+    exit code 16
+    --- stderr
+    error: port [PORT], which the control plane needs, cannot be used
+      because: Address already in use (os error 98)
+    help: stop what listens there (perhaps another quickstart), or choose another port with --port
+    "#)
+    });
+    assert!(!world.sandbox.path("here/new").exists());
+}
+
+#[test]
+fn a_control_plane_that_restarts_is_waited_for() {
+    let mut world = World::new();
+    let agent = world.agent(Answer::Silence);
+    let mut child = world
+        .sandbox
+        .command(&["deploy", "--dags", "-o", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert!(lines.by_ref().any(|line| line.contains("accepted as")));
+    world.stop_server();
+    agent.answer(Answer::Proven);
+    world.start_server();
+    std::thread::spawn(move || lines.for_each(drop));
+    let printed = world
+        .sandbox
+        .printed(child.wait_with_output().unwrap())
+        .ended_with(0);
+    assert_eq!(printed.json()["outcome"], "live");
+}
+
+#[test]
+fn two_servers_do_not_share_a_data_folder() {
+    let world = World::new();
+    let data = world.sandbox.path("data");
+    let data = data.to_str().unwrap();
+    let printed = world
+        .run(&["server", "--data-dir", data, "--listen", "127.0.0.1:0"])
+        .ended_with(8);
+    assert!(printed.stderr.contains("help: "), "{printed}");
+    // The first admin token is printed once.
+    world
+        .run(&["server", "init", "--data-dir", data])
+        .ended_with(8);
+}
+
+#[test]
+fn a_backup_comes_back() {
+    let mut world = World::new();
+    let _agent = world.agent(Answer::Proven);
+    world.deploy(&[]).ended_with(0);
+    let (data, backup) = (world.sandbox.path("data"), world.sandbox.path("backup"));
+    let (data, backup) = (data.to_str().unwrap(), backup.to_str().unwrap());
+    world
+        .run(&["backup", backup, "--data-dir", data])
+        .ended_with(0);
+    world.stop_server();
+    std::fs::remove_dir_all(data).unwrap();
+    world
+        .run(&["restore", backup, "--data-dir", data])
+        .ended_with(0);
+    world.start_server();
+    let history = world.run(&["history", "-o", "json"]).ended_with(0).json();
+    assert_eq!(history["deploys"][0]["state"]["name"], "live");
+}
+
+#[test]
+fn an_empty_tree_is_deployed_when_that_is_meant() {
+    let world = World::new();
+    let _agent = world.agent(Answer::Proven);
+    world.deploy(&[]).ended_with(0);
+    std::fs::remove_dir_all(world.sandbox.path("here/dags")).unwrap();
+    world.deploy(&[]).ended_with(3);
+    let (code, printed) = world.deploy_json(&["--allow-empty"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(printed["files"]["removed"], json!(["orders.py"]));
+}
+
+fn wait_for_history(world: &World, many: usize) {
+    for _ in 0..200 {
+        let history = world.run(&["history", "-o", "json"]).json();
+        let deploys = history["deploys"].as_array().unwrap();
+        if deploys.len() >= many && deploys[0]["accepted_at"].is_string() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("no deploy was accepted");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_1() {
+    let mut world = World::new();
+    world.sandbox.write("file", "");
+    let config = world.sandbox.path("file/config.toml");
+    world
+        .sandbox
+        .set("UPDRAFT_CONFIG", config.to_str().unwrap());
+    let (url, token) = (world.url.clone(), world.token.clone());
+    let printed = world
+        .sandbox
+        .run_with_input(&["login", &url], &token)
+        .ended_with(1);
+    assert!(printed.stderr.contains("credentials.toml"), "{printed}");
+}
+
+#[test]
+fn another_version_of_the_control_plane_is_9() {
+    let mut sandbox = crate::common::Sandbox::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        let mut request = [0; 4096];
+        let _ = std::io::Read::read(&mut connection, &mut request);
+        let body = r#"{"code":"version_skew","message":"this control plane is 9.0.0","help":"install 9.0.0"}"#;
+        let length = body.len();
+        let head =
+            "HTTP/1.1 426 Upgrade Required\r\nContent-Type: application/json\r\nConnection: close";
+        let answer = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}");
+        std::io::Write::write_all(&mut connection, answer.as_bytes()).unwrap();
+    });
+    sandbox.set("UPDRAFT_TOKEN", "t");
+    filters().bind(|| {
+        assert_snapshot!(sandbox.run(&["--server", &url, "status", "shop"]).ended_with(9), @r#"
+        exit code 9
+        --- stderr
+        error: this control plane is 9.0.0
+        help: install 9.0.0
+        "#);
+    });
+}

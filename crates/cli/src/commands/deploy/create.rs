@@ -6,17 +6,20 @@
 //! image half ─┘                     └─ changes: upload, accept ──────┘
 //! ```
 
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
-use updraft_api::Client;
 use updraft_api::deploy::{
     Comparison, ComparisonOutcome, CreateDeploy, DeployView, Parts, PlanRequest,
 };
+use updraft_api::{Client, ErrorCode};
 use updraft_bundle::{Scan, ScanOptions};
-use updraft_model::{BundleName, DeploymentName, GitState};
+use updraft_model::{BundleName, DeploymentName, Digest, GitState};
 use updraft_project::{ImageHalf, Project, ProjectError};
 use uuid::Uuid;
 
@@ -28,7 +31,7 @@ use super::report::{
 };
 use super::{plan, upload};
 use crate::cli::OutputArgs;
-use crate::console::{Console, DIM, YELLOW};
+use crate::console::{Console, DIM, Step, YELLOW};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -132,6 +135,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         description: &args.description,
         allow_empty: args.allow_empty,
         patience: (!args.patience.no_wait).then(|| args.patience.read()),
+        cache: Context::cache_dir(),
         started,
     };
     if args.plan {
@@ -160,6 +164,8 @@ pub(crate) struct Deploy<'a> {
     pub(crate) allow_empty: bool,
     /// None: do not wait for the proof.
     pub(crate) patience: Option<Patience>,
+    /// Where scans, locks and tools are kept.
+    pub(crate) cache: Option<PathBuf>,
     pub(crate) started: Instant,
 }
 
@@ -181,21 +187,29 @@ struct Planned {
 }
 
 impl Deploy<'_> {
+    /// Where a scan is remembered: one file per project and part.
+    fn scan_cache(&self, part: &str) -> Option<PathBuf> {
+        let key = Digest::of(self.project.root().as_os_str().as_bytes()).short();
+        Some(
+            self.cache
+                .as_ref()?
+                .join("scan")
+                .join(format!("{key}-{part}")),
+        )
+    }
+
     async fn show_plan(&self, out: &mut Console) -> Result<Exit> {
         let read = self.read().await?;
         let (scan, took) = (Arc::clone(&read.scan), read.took);
         // A plan does not need the environment itself, only that there is none.
         let parts = dags_part(&scan)?;
-        let ask = PlanRequest {
-            parts: parts.clone(),
-        };
-        let comparison = self.client.plan(self.deployment, &ask).await?;
+        let comparison = self.compare(&parts, &scan).await?;
         let image = match &comparison.wanted {
             Some(wanted) => {
                 let half = join(read.half).await?;
                 environment::differences(self.client, self.deployment, wanted, half).await
             }
-            None => vec!["the Environment would be made, since there is none yet".to_owned()],
+            None => Vec::new(),
         };
         let files = plan::files(self.client, self.deployment, &scan, &comparison).await?;
         let mut outcome = Outcome::new("planned", Exit::Success, self.deployment.clone());
@@ -207,6 +221,9 @@ impl Deploy<'_> {
         outcome.timings_ms.scanned = Some(milliseconds(took));
         outcome.timings_ms.total = milliseconds(self.started.elapsed());
         outcome.image_differs = image;
+        if comparison.wanted.is_none() {
+            outcome.environment = "made";
+        }
         plan::print(&outcome, &comparison, out)?;
         Ok(Exit::Success)
     }
@@ -230,15 +247,17 @@ impl Deploy<'_> {
             follow: kind,
             image_differs,
             sent,
+            made_environment,
         } = begun;
         let (mut outcome, ending) = match kind {
             Follow::Nothing => (self.nothing_to_do(deploy, out)?, None),
             Follow::Accept | Follow::Wait => {
                 let mut deploy = deploy.ok_or_else(no_deploy)?;
                 if kind == Follow::Accept {
+                    let asked = Instant::now();
                     deploy = self.client.accept_deploy(deploy.id).await?;
                     timings.accepted = Some(milliseconds(self.started.elapsed()));
-                    self.say_accepted(&deploy, out)?;
+                    say_accepted(&deploy, asked.elapsed(), out)?;
                 }
                 self.wait(deploy, interrupt, out).await?
             }
@@ -250,6 +269,9 @@ impl Deploy<'_> {
         outcome.timings_ms = timings;
         outcome.image_differs = image_differs;
         outcome.sent = sent;
+        if made_environment {
+            outcome.environment = "made";
+        }
         Ok((outcome, ending))
     }
 
@@ -284,6 +306,7 @@ impl Deploy<'_> {
             follow: Follow::Wait,
             image_differs: planned.image_differs,
             sent: None,
+            made_environment: planned.environment.is_some(),
         };
         match comparison.outcome {
             ComparisonOutcome::NothingToDo => begun.follow = Follow::Nothing,
@@ -319,10 +342,10 @@ impl Deploy<'_> {
     /// Reads the DAGs, and begins to read the rest.
     async fn read(&self) -> Result<Read> {
         let started = Instant::now();
-        let (project, cache) = (self.project.clone(), cache_file(self.project, "dags"));
+        let (project, cache) = (self.project.clone(), self.scan_cache("dags"));
         let allow_empty = self.allow_empty;
         let scan = tokio::task::spawn_blocking(move || scan_dags(&project, cache, allow_empty));
-        let (project, cache) = (self.project.clone(), cache_file(self.project, "image"));
+        let (project, cache) = (self.project.clone(), self.scan_cache("image"));
         let half = tokio::task::spawn_blocking(move || project.image_half(cache));
         let scan = scan.await.map_err(stopped)??;
         Ok(Read {
@@ -333,22 +356,9 @@ impl Deploy<'_> {
     }
 
     /// Compares; makes the Environment where the Deployment has no image yet.
-    async fn plan(
-        &self,
-        read: Read,
-        step: &mut crate::console::Step,
-        out: &mut Console,
-    ) -> Result<Planned> {
+    async fn plan(&self, read: Read, step: &mut Step, out: &mut Console) -> Result<Planned> {
         let mut parts = dags_part(&read.scan)?;
-        let comparison = self
-            .client
-            .plan(
-                self.deployment,
-                &PlanRequest {
-                    parts: parts.clone(),
-                },
-            )
-            .await?;
+        let comparison = self.compare(&parts, &read.scan).await?;
         let half = join(read.half).await?;
         if let Some(wanted) = &comparison.wanted {
             let image_differs =
@@ -365,9 +375,19 @@ impl Deploy<'_> {
             out.warn(note);
         }
         out.update(step, "making the Environment");
-        let environment = environment::make(half, step, out).await?;
+        let environment = environment::make(half, self.cache.clone(), step, out).await?;
         parts.environment = Some(environment.manifest()?);
-        let comparison = self
+        Ok(Planned {
+            parts,
+            environment: Some(environment),
+            comparison,
+            image_differs: vec![],
+        })
+    }
+
+    /// Compares the DAGs with what is wanted. Where nothing ever was, everything is new.
+    async fn compare(&self, parts: &Parts, scan: &Scan) -> Result<Comparison> {
+        match self
             .client
             .plan(
                 self.deployment,
@@ -375,13 +395,22 @@ impl Deploy<'_> {
                     parts: parts.clone(),
                 },
             )
-            .await?;
-        Ok(Planned {
-            parts,
-            environment: Some(environment),
-            comparison,
-            image_differs: vec![],
-        })
+            .await
+        {
+            Err(error) if error.code() == Some(ErrorCode::ImageMissing) => Ok(Comparison {
+                outcome: ComparisonOutcome::Changes,
+                wanted: None,
+                deploy: None,
+                missing: scan
+                    .manifest()
+                    .layers()
+                    .iter()
+                    .map(|layer| layer.digest)
+                    .collect(),
+                replaced: BTreeMap::new(),
+            }),
+            answer => Ok(answer?),
+        }
     }
 
     async fn create(&self, planned: &Planned, git: Option<GitState>) -> Result<Comparison> {
@@ -392,26 +421,6 @@ impl Deploy<'_> {
             key: Uuid::now_v7().to_string(),
         };
         Ok(self.client.create_deploy(self.deployment, &ask).await?)
-    }
-
-    fn say_accepted(&self, deploy: &DeployView, out: &mut Console) -> Result<()> {
-        let files = merged(deploy.files.values());
-        let text = format!(
-            "accepted as {}: {}",
-            deploy_ref::short(deploy.id),
-            summary(&files)
-        );
-        out.mark(&text, self.started.elapsed());
-        let mut names = Vec::new();
-        write_names(
-            &files.added,
-            &files.changed,
-            &files.removed,
-            "    ",
-            &mut names,
-        )?;
-        out.status().write_all(&names)?;
-        Ok(())
     }
 
     async fn wait(
@@ -459,6 +468,22 @@ impl Deploy<'_> {
     }
 }
 
+fn say_accepted(deploy: &DeployView, took: Duration, out: &mut Console) -> Result<()> {
+    let files = merged(deploy.files.values());
+    let id = deploy_ref::short(deploy.id);
+    out.mark(&format!("accepted as {id}: {}", summary(&files)), took);
+    let mut names = Vec::new();
+    write_names(
+        &files.added,
+        &files.changed,
+        &files.removed,
+        "    ",
+        &mut names,
+    )?;
+    out.status().write_all(&names)?;
+    Ok(())
+}
+
 /// What has to follow a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Follow {
@@ -472,14 +497,11 @@ struct Begun {
     follow: Follow,
     image_differs: Vec<String>,
     sent: Option<Sent>,
+    made_environment: bool,
 }
 
 /// Scans `dags/`; an empty one is refused, because it takes all DAGs away.
-fn scan_dags(
-    project: &Project,
-    cache: Option<std::path::PathBuf>,
-    allow_empty: bool,
-) -> Result<Scan> {
+fn scan_dags(project: &Project, cache: Option<PathBuf>, allow_empty: bool) -> Result<Scan> {
     let refuse = |what: &str| {
         Failure::new(
             Exit::Refused,
@@ -511,18 +533,6 @@ fn scan_dags(
         return Err(refuse("has no files"));
     }
     Ok(scan)
-}
-
-/// Where a scan is remembered: one file per project and part.
-fn cache_file(project: &Project, part: &str) -> Option<std::path::PathBuf> {
-    use std::os::unix::ffi::OsStrExt;
-
-    let key = updraft_model::Digest::of(project.root().as_os_str().as_bytes()).short();
-    Some(
-        Context::cache_dir()?
-            .join("scan")
-            .join(format!("{key}-{part}")),
-    )
 }
 
 fn dags_part(scan: &Scan) -> Result<Parts> {
@@ -579,7 +589,7 @@ async fn join_git(task: JoinHandle<Option<GitState>>) -> Option<GitState> {
     task.await.ok().flatten()
 }
 
-pub(super) fn stopped(error: tokio::task::JoinError) -> Failure {
+pub(crate) fn stopped(error: tokio::task::JoinError) -> Failure {
     Failure::new(Exit::Internal, "a thread ended before its work").cause(&error)
 }
 

@@ -14,10 +14,10 @@ use crate::output::deploy_ref::{self, DeployRef};
 /// Show how two deploys differ, in files and DAGs
 #[derive(Debug, clap::Args)]
 pub(crate) struct DiffArgs {
-    /// The deploy to compare, by id or the beginning of one
+    /// A deploy, by id or the beginning of one
     from: DeployRef,
 
-    /// The deploy to compare it with (default: what is wanted now)
+    /// The deploy to compare it with; without it, what the one deploy changed
     to: Option<DeployRef>,
 
     /// Where to look for an id that is not given in full (default: the configured one)

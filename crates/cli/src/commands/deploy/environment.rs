@@ -49,10 +49,14 @@ impl Environment {
 /// beside them. Says meanwhile what is going on.
 pub(super) async fn make(
     half: ImageHalf,
+    cache: Option<PathBuf>,
     step: &mut Step,
     out: &mut Console,
 ) -> Result<Environment> {
-    let tools = tools_dir()?;
+    let tools = cache.ok_or_else(|| {
+        Failure::new(Exit::Prerequisite, "there is no folder to keep tools in")
+            .help("set UPDRAFT_CACHE_DIR")
+    })?;
     let (say, mut said) = tokio::sync::mpsc::unbounded_channel::<String>();
     let mut work = tokio::task::spawn_blocking(move || {
         // Whoever listens may have gone.
@@ -80,14 +84,6 @@ fn make_blocking(half: ImageHalf, tools: &Path, say: &dyn Fn(&str)) -> Result<En
     Ok(Environment {
         environment,
         files: half.scan,
-    })
-}
-
-/// Where `uv` and locks are kept.
-pub(crate) fn tools_dir() -> Result<PathBuf> {
-    Context::cache_dir().ok_or_else(|| {
-        Failure::new(Exit::Prerequisite, "there is no folder to keep tools in")
-            .help("set UPDRAFT_CACHE_DIR")
     })
 }
 

@@ -117,10 +117,7 @@ pub(crate) async fn follow(
             () = interrupt.came() => break Ending::Interrupted,
         }
     };
-    if !said_on_disk
-        && ending == Ending::Live
-        && let Some(took) = on_disk_after(&deploy)
-    {
+    if !said_on_disk && let Some(took) = on_disk_after(&deploy) {
         out.mark(&on_disk_text(&deploy), took);
     }
     out.abandon(step);

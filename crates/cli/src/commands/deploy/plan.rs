@@ -112,6 +112,12 @@ pub(super) fn print(outcome: &Outcome, comparison: &Comparison, out: &mut Consol
             }
         }
     }
+    if comparison.wanted.is_none() {
+        writeln!(
+            text,
+            "the Environment would be made too, since there is none yet"
+        )?;
+    }
     if !outcome.image_differs.is_empty() {
         writeln!(text, "image half, which a DAG deploy leaves as it is:")?;
         for difference in &outcome.image_differs {

@@ -31,6 +31,8 @@ pub(crate) struct Outcome {
     /// DAGs as Airflow counts them; only where there is a proof.
     pub(crate) dags: Option<DagChanges>,
     pub(crate) import_errors: Vec<ImportError>,
+    /// `kept`, or `made` where the Deployment had none.
+    pub(crate) environment: &'static str,
     /// What differs in the image half, which a DAG deploy leaves as it is.
     pub(crate) image_differs: Vec<String>,
     pub(crate) sent: Option<Sent>,
@@ -91,6 +93,7 @@ impl Outcome {
             files: FileChanges::default(),
             dags: None,
             import_errors: Vec::new(),
+            environment: "kept",
             image_differs: Vec::new(),
             sent: None,
             timings_ms: Timings::default(),
@@ -114,18 +117,23 @@ impl Outcome {
         outcome
     }
 
-    /// Says what happened, and gives the exit code.
-    pub(crate) fn print(&self, ending: Ending, out: &mut Console) -> crate::failure::Result<Exit> {
+    /// Says what happened to people, and gives the exit code.
+    pub(crate) fn say(&self, ending: Ending, out: &mut Console) -> crate::failure::Result<Exit> {
         if let Some(deploy) = &self.deploy {
             let mut text = Vec::new();
             write(self, deploy, ending, &mut text)?;
             out.status().write_all(&text)?;
-            if !out.is_json() {
-                writeln!(out.data(), "{}", deploy.id)?;
-            }
         }
+        Ok(self.exit)
+    }
+
+    /// Says what happened, and prints the result.
+    pub(crate) fn print(&self, ending: Ending, out: &mut Console) -> crate::failure::Result<Exit> {
+        self.say(ending, out)?;
         if out.is_json() {
             out.json(self)?;
+        } else if let Some(deploy) = &self.deploy {
+            writeln!(out.data(), "{}", deploy.id)?;
         }
         Ok(self.exit)
     }
@@ -172,9 +180,9 @@ fn write(
         if ending == Ending::Live {
             writeln!(
                 to,
-                "{GREEN}✓{GREEN:#} parsed by Airflow: {} of {} DAG files {DIM}({}){DIM:#}",
+                "{GREEN}✓{GREEN:#} parsed by Airflow: {} of {} {DIM}({}){DIM:#}",
                 count(proof.parsed),
-                count(proof.files),
+                things(proof.files, "DAG file"),
                 duration(Duration::from_millis(proof_time(outcome))),
             )?;
         }

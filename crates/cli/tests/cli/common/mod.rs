@@ -1,22 +1,22 @@
 //! The real binary in a folder of its own, and what it printed.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-pub mod stand_in;
-pub mod world;
+pub(crate) mod stand_in;
+pub(crate) mod world;
 
 /// A folder with a home, a project and nothing else; commands see only it.
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     dir: tempfile::TempDir,
     variables: Vec<(String, String)>,
 }
 
 impl Sandbox {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("home")).unwrap();
         std::fs::create_dir_all(dir.path().join("here")).unwrap();
@@ -26,30 +26,39 @@ impl Sandbox {
         }
     }
 
-    pub fn path(&self, relative: &str) -> PathBuf {
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
         self.dir.path().canonicalize().unwrap().join(relative)
     }
 
     /// Where commands are run.
-    pub fn here(&self) -> PathBuf {
+    pub(crate) fn here(&self) -> PathBuf {
         self.path("here")
     }
 
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.variables.push((name.to_owned(), value.to_owned()));
     }
 
-    pub fn unset(&mut self, name: &str) {
+    pub(crate) fn unset(&mut self, name: &str) {
         self.variables.retain(|(set, _)| set != name);
     }
 
-    pub fn write(&self, relative: &str, text: &str) {
+    pub(crate) fn write(&self, relative: &str, text: &str) {
         let path = self.path(relative);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    /// A `uv` that locks without a package index, or finds none when told so.
+    pub(crate) fn stand_in_uv(&self) -> String {
+        self.write("uv", STAND_IN_UV);
+        let path = self.path("uv");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_updraft"));
         command
             .args(arguments)
@@ -62,11 +71,11 @@ impl Sandbox {
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Printed {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Printed {
         self.printed(self.command(arguments).output().unwrap())
     }
 
-    pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Printed {
+    pub(crate) fn run_with_input(&self, arguments: &[&str], input: &str) -> Printed {
         let mut child = self
             .command(arguments)
             .stdin(Stdio::piped())
@@ -79,7 +88,7 @@ impl Sandbox {
         self.printed(child.wait_with_output().unwrap())
     }
 
-    pub fn printed(&self, output: Output) -> Printed {
+    pub(crate) fn printed(&self, output: Output) -> Printed {
         Printed {
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),
@@ -94,29 +103,38 @@ impl Sandbox {
     }
 }
 
+const STAND_IN_UV: &str = r#"#!/bin/sh
+if [ "$1" = --version ]; then echo "uv 0.9.1"; exit 0; fi
+if [ -n "$STAND_IN_OFFLINE" ]; then echo "error: dns error: no such host" >&2; exit 2; fi
+while [ $# -gt 0 ]; do
+    if [ "$1" = --output-file ]; then echo "apache-airflow==3.3.2 --hash=sha256:00" >"$2"; fi
+    shift
+done
+"#;
+
 /// What a command printed, and how it ended.
 #[derive(Debug)]
-pub struct Printed {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Printed {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
     sandbox: String,
 }
 
 impl Printed {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("not one JSON document ({error}): {self:?}"))
     }
 
     #[track_caller]
-    pub fn ended_with(self, code: i32) -> Self {
+    pub(crate) fn ended_with(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self}");
         self
     }
 
     /// For snapshots: what changes from run to run is replaced.
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let mut text = format!("exit code {}\n", self.code.unwrap_or(-1));
         for (name, output) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
             if !output.is_empty() {
@@ -134,7 +152,7 @@ impl std::fmt::Display for Printed {
 }
 
 /// Replaces ids, times and versions in snapshots.
-pub fn filters() -> insta::Settings {
+pub(crate) fn filters() -> insta::Settings {
     let mut settings = insta::Settings::clone_current();
     for (pattern, replacement) in [
         (r"\b(dpl|dep|rel|tok|agt|ws|enr)_[0-9a-f]{12,32}\b", "[$1]"),
@@ -144,19 +162,12 @@ pub fn filters() -> insta::Settings {
         (r"\b[0-9a-f]{12}\b", "[DIGEST]"),
         (r"\b\d{4}-\d{2}-\d{2}\b", "[DATE]"),
         (r"\b0\.1\.0\b", "[VERSION]"),
+        // What a step was busy with depends on who was quicker.
+        (r"(?m)^  [a-z].* …\n", ""),
         (r"  +\n", "\n"),
         (r"just now|\d+ s ago", "[AGO]"),
     ] {
         settings.add_filter(pattern, replacement);
     }
     settings
-}
-
-pub fn project_files(root: &Path) -> Vec<String> {
-    let mut names: Vec<_> = std::fs::read_dir(root)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }

@@ -16,7 +16,7 @@ use updraft_model::{
 
 /// What Airflow would say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     Proven,
     /// `orders.py` cannot be imported.
     ImportError,
@@ -24,14 +24,14 @@ pub enum Answer {
     Silence,
 }
 
-pub struct Agent {
+pub(crate) struct Agent {
     answer: Arc<Mutex<Answer>>,
     ended: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Agent {
-    pub fn start(url: &str, code: &str, answer: Answer) -> Self {
+    pub(crate) fn start(url: &str, code: &str, answer: Answer) -> Self {
         let connect = Connect {
             server: url.to_owned(),
             ..Connect::default()
@@ -55,7 +55,7 @@ impl Agent {
         }
     }
 
-    pub fn answer(&self, answer: Answer) {
+    pub(crate) fn answer(&self, answer: Answer) {
         *self.answer.lock().unwrap() = answer;
     }
 }

@@ -9,19 +9,19 @@ use serde_json::Value;
 use super::stand_in::{Agent, Answer};
 use super::{Printed, Sandbox};
 
-pub const DEPLOYMENT: &str = "shop";
+pub(crate) const DEPLOYMENT: &str = "shop";
 
-pub struct World {
-    pub sandbox: Sandbox,
-    pub url: String,
-    pub token: String,
+pub(crate) struct World {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) url: String,
+    pub(crate) token: String,
     server: Child,
     port: u16,
 }
 
 impl World {
     /// A running control plane without any Deployment.
-    pub fn bare() -> Self {
+    pub(crate) fn bare() -> Self {
         let mut sandbox = Sandbox::new();
         let data = sandbox.path("data");
         let data = data.to_str().unwrap();
@@ -44,10 +44,12 @@ impl World {
         }
     }
 
-    /// With one Deployment and a project for it; the Environment of the project
-    /// is one that needs no package index.
-    pub fn new() -> Self {
-        let world = Self::bare();
+    /// With one Deployment and a project for it; a stand-in for `uv` locks it,
+    /// so that no package index is needed.
+    pub(crate) fn new() -> Self {
+        let mut world = Self::bare();
+        let uv = world.sandbox.stand_in_uv();
+        world.sandbox.set("UPDRAFT_UV", &uv);
         world
             .run(&["deployment", "create", DEPLOYMENT])
             .ended_with(0);
@@ -61,35 +63,35 @@ impl World {
         world
     }
 
-    pub fn write_dag(&self, name: &str, text: &str) {
+    pub(crate) fn write_dag(&self, name: &str, text: &str) {
         self.sandbox.write(&format!("here/dags/{name}.py"), text);
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Printed {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Printed {
         self.sandbox.run(arguments)
     }
 
-    pub fn deploy(&self, arguments: &[&str]) -> Printed {
+    pub(crate) fn deploy(&self, arguments: &[&str]) -> Printed {
         self.run(&[&["deploy", "--dags"], arguments].concat())
     }
 
-    pub fn deploy_json(&self, arguments: &[&str]) -> (Option<i32>, Value) {
+    pub(crate) fn deploy_json(&self, arguments: &[&str]) -> (Option<i32>, Value) {
         let printed = self.deploy(&[&["-o", "json"], arguments].concat());
         (printed.code, printed.json())
     }
 
     /// An agent that answers as told.
-    pub fn agent(&self, answer: Answer) -> Agent {
+    pub(crate) fn agent(&self, answer: Answer) -> Agent {
         let code = self.run(&["agent", "invite"]).ended_with(0).stdout;
         Agent::start(&self.url, code.trim(), answer)
     }
 
-    pub fn stop_server(&mut self) {
+    pub(crate) fn stop_server(&mut self) {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
     }
 
-    pub fn start_server(&mut self) {
+    pub(crate) fn start_server(&mut self) {
         let data = self.sandbox.path("data");
         self.server = serve(&self.sandbox, data.to_str().unwrap(), self.port);
     }
@@ -128,7 +130,7 @@ fn serve(sandbox: &Sandbox, data: &str, port: u16) -> Child {
     server
 }
 
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0))
         .unwrap()
         .local_addr()
