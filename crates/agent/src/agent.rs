@@ -107,13 +107,22 @@ impl Agent {
             shared: Arc::clone(&shared),
         };
         let work = tokio::spawn(worker.run());
-        Ok(RunningAgent { lock, config, board, conversation, work, shared })
+        Ok(RunningAgent {
+            lock,
+            config,
+            board,
+            conversation,
+            work,
+            shared,
+        })
     }
 }
 
 /// What is wanted as it was known when the last agent ended.
 fn kept_wanted(lock: &RootLock, config: &AgentConfig) -> std::io::Result<Option<Wanted>> {
-    let Some(deployment) = lock.deployment(&config.root)? else { return Ok(None) };
+    let Some(deployment) = lock.deployment(&config.root)? else {
+        return Ok(None);
+    };
     let disk = Disk::open(&config.root, deployment)?;
     files::read_json(&disk.wanted())
 }
@@ -135,7 +144,10 @@ struct Made {
 
 impl Shared {
     fn made(&self) -> Option<Made> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -143,7 +155,10 @@ impl Shared {
     }
 
     fn keep(&self, task: JoinHandle<()>) {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(task);
     }
 }
 
@@ -171,8 +186,10 @@ impl Start {
                     let message = format!("could not use the agent's folder: {error}");
                     tracing::error!("{message}");
                     self.board.change(|observed| {
-                        observed.problem =
-                            Some(updraft_api::agent::Problem { message, stalled: false });
+                        observed.problem = Some(updraft_api::agent::Problem {
+                            message,
+                            stalled: false,
+                        });
                     });
                     tokio::time::sleep(Duration::from_secs(5)).await;
                 }
@@ -184,7 +201,10 @@ impl Start {
         let disk = Disk::open(&self.config.root, first.deployment)?;
         if first.runtime == Runtime::External || self.config.external.is_some() {
             let deliver = self.deliver(disk, Arc::default());
-            return Ok(Work::External(External::new(Arc::clone(&self.config), deliver)));
+            return Ok(Work::External(Box::new(External::new(
+                Arc::clone(&self.config),
+                deliver,
+            ))));
         }
         let secrets = Secrets::load_or_make(&disk.secrets())?;
         let launcher = Launcher {
@@ -199,8 +219,13 @@ impl Start {
             supervisor: Arc::clone(&supervisor),
             secrets: secrets.clone(),
         };
-        *self.shared.made.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
-        self.shared.spawn(show_components(Arc::clone(&supervisor), self.board.clone()));
+        *self
+            .shared
+            .made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(made);
+        self.shared
+            .spawn(show_components(Arc::clone(&supervisor), self.board.clone()));
 
         let (asked, writing) = (Asked::default(), Arc::new(tokio::sync::Mutex::new(())));
         let socket = AgentSocket {
@@ -237,7 +262,7 @@ impl Start {
 
 enum Work {
     Process(Box<Converge>),
-    External(External),
+    External(Box<External>),
 }
 
 impl Work {
@@ -302,18 +327,38 @@ impl RunningAgent {
     /// Airflow's REST API, signed in as `admin`.
     pub fn airflow_rest(&self) -> Option<Result<AirflowRest, AirflowRestError>> {
         let rest = AirflowRest::new(&self.airflow_url(), "admin", &self.admin_password()?);
-        let version = self.board.read().airflow.map(|airflow| airflow.version).unwrap_or_default();
-        Some(rest.map(|rest| if version.starts_with("2.") { rest.version_1() } else { rest }))
+        let version = self
+            .board
+            .read()
+            .airflow
+            .map(|airflow| airflow.version)
+            .unwrap_or_default();
+        Some(rest.map(|rest| {
+            if version.starts_with("2.") {
+                rest.version_1()
+            } else {
+                rest
+            }
+        }))
     }
 
     fn halt(&self) {
         self.work.abort();
         self.conversation.iter().for_each(JoinHandle::abort);
-        for task in self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for task in self
+            .shared
+            .tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+        {
             task.abort();
         }
         if let Some(made) = self.shared.made() {
-            made.supervisor.lock().unwrap_or_else(PoisonError::into_inner).abandon();
+            made.supervisor
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .abandon();
         }
     }
 

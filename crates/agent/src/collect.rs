@@ -68,8 +68,10 @@ impl Collect<'_> {
                     continue;
                 }
             }
-            let doomed: Vec<Digest> =
-                versions.into_iter().filter(|version| !held.contains(version)).collect();
+            let doomed: Vec<Digest> = versions
+                .into_iter()
+                .filter(|version| !held.contains(version))
+                .collect();
             blocking(move || {
                 doomed.iter().try_for_each(|digest| {
                     tracing::info!(%name, version = %digest.short(), "removing a version that nothing holds");
@@ -84,7 +86,9 @@ impl Collect<'_> {
             self.collect_environments(&held)?;
             self.collect_blobs(held).map_err(|error| explain(&error))?;
         }
-        self.disk.forget_releases().map_err(|error| error.to_string())?;
+        self.disk
+            .forget_releases()
+            .map_err(|error| error.to_string())?;
         failpoint("agent.collect.end");
         Ok(())
     }
@@ -105,7 +109,8 @@ impl Collect<'_> {
         let dir = environment::project_dir(self.disk).map_err(|error| explain(&error))?;
         for digest in dir.versions().map_err(|error| explain(&error))? {
             if !trees.contains(&digest) {
-                dir.remove_version(&digest).map_err(|error| explain(&error))?;
+                dir.remove_version(&digest)
+                    .map_err(|error| explain(&error))?;
             }
         }
         let folder = self.disk.environments();
@@ -125,12 +130,17 @@ impl Collect<'_> {
     }
 
     /// Keeps the blobs that a kept version could be repaired from.
-    fn collect_blobs(&self, mut held: BTreeSet<Digest>) -> Result<(), updraft_bundle::VersionError> {
+    fn collect_blobs(
+        &self,
+        mut held: BTreeSet<Digest>,
+    ) -> Result<(), updraft_bundle::VersionError> {
         let blobs = Blobs::new(self.disk);
         let manifests: Vec<Digest> = held.iter().copied().collect();
         for digest in manifests {
             // Any OCI manifest will do: a bundle's or an environment's.
-            let manifest = blobs.read(&digest).and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+            let manifest = blobs
+                .read(&digest)
+                .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
             let Some(manifest) = manifest else { continue };
             let layers = manifest["layers"].as_array().cloned().unwrap_or_default();
             let named = layers.iter().chain([&manifest["config"]]);

@@ -37,8 +37,14 @@ pub struct AgentConfig {
 impl AgentConfig {
     /// The usual: this very binary is the wrapper.
     pub fn new(root: PathBuf, connect: Connect, token: TokenSource) -> io::Result<Self> {
-        let wrapper = vec![std::env::current_exe()?.into(), "agent".into(), "exec".into()];
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned();
+        let wrapper = vec![
+            std::env::current_exe()?.into(),
+            "agent".into(),
+            "exec".into(),
+        ];
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname")?
+            .trim()
+            .to_owned();
         Ok(Self {
             root,
             connect,

@@ -31,11 +31,17 @@ pub(crate) struct ControlPlane {
 
 impl ControlPlane {
     pub(crate) fn new(client: Client, token: TokenSource) -> Self {
-        Self { client: Arc::new(Mutex::new(client)), token }
+        Self {
+            client: Arc::new(Mutex::new(client)),
+            token,
+        }
     }
 
     pub(crate) fn client(&self) -> Client {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.client
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Reads the token again after a refusal: somebody may have renewed it.
@@ -108,7 +114,7 @@ impl Poller {
                 Ok(Some(wanted)) => {
                     pause = Duration::from_millis(200);
                     generation = wanted.generation;
-                    self.keep(wanted).await;
+                    self.keep(wanted);
                 }
                 Ok(None) => pause = Duration::from_millis(200),
                 Err(error) => {
@@ -118,7 +124,10 @@ impl Poller {
                     if is_refused(&error) {
                         self.board.change(|observed| {
                             observed.problem = Some(updraft_api::agent::Problem {
-                                message: format!("the control plane refuses this agent: {}", explain(&error)),
+                                message: format!(
+                                    "the control plane refuses this agent: {}",
+                                    explain(&error)
+                                ),
                                 stalled: true,
                             });
                         });
@@ -132,7 +141,7 @@ impl Poller {
         }
     }
 
-    async fn keep(&self, wanted: Wanted) {
+    fn keep(&self, wanted: Wanted) {
         failpoint("agent.wanted.before_keep");
         let kept = Disk::open(&self.root, wanted.deployment).and_then(|disk| {
             // The Deployment's variables are in it, in clear.
@@ -143,7 +152,8 @@ impl Poller {
             tracing::warn!(%error, "could not keep what is wanted for the next start");
         }
         failpoint("agent.wanted.after_keep");
-        self.board.change(|observed| observed.generation = wanted.generation);
+        self.board
+            .change(|observed| observed.generation = wanted.generation);
         self.wanted.send_replace(Some(Arc::new(wanted)));
     }
 }
@@ -190,7 +200,6 @@ impl Reporter {
             failpoint("agent.report.start");
             match self.control.client().report(&report).await {
                 Ok(answer) => {
-
                     failpoint("agent.report.end");
                     pause = Duration::from_millis(200);
                     self.told.send_replace(answer.generation);

@@ -43,7 +43,7 @@ use crate::worker::Worker;
 
 /// How often Airflow is asked about its DAGs without a reason.
 const ASK_STATUS: Duration = Duration::from_secs(30);
-const COLLECT: Duration = Duration::from_secs(120);
+const COLLECT: Duration = Duration::from_secs(30);
 /// How long components may take to come up on a new environment before the old
 /// one is taken back.
 const COME_UP: Duration = Duration::from_secs(120);
@@ -87,6 +87,7 @@ pub(crate) struct Memory {
     isolation: Option<(Digest, Isolation)>,
     status_at: Option<Instant>,
     collected_at: Option<Instant>,
+    collected_for: Option<ReleaseId>,
 }
 
 impl Converge {
@@ -98,7 +99,9 @@ impl Converge {
                 Some(wanted) => self.converge(&wanted).await,
                 None => Ok(()),
             };
-            let Some(pause) = self.deliver.after(ended, &mut backoff) else { continue };
+            let Some(pause) = self.deliver.after(ended, &mut backoff) else {
+                continue;
+            };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 changed = self.deliver.wanted.changed() => if changed.is_err() {
@@ -116,7 +119,9 @@ impl Converge {
         if let Some(live) = &live {
             self.keep_airflow(live, wanted).await?;
         }
-        let Some(target) = &wanted.target else { return Ok(()) };
+        let Some(target) = &wanted.target else {
+            return Ok(());
+        };
         if let Some(refused) = self.refused(target)? {
             return Err(PassError::Stalled(refused.message));
         }
@@ -124,7 +129,10 @@ impl Converge {
         self.environment(target.release.image.digest()).await?;
         self.deliver.is_staged(target);
 
-        if live.as_ref().is_none_or(|live| live.release.id != target.release.id) {
+        if live
+            .as_ref()
+            .is_none_or(|live| live.release.id != target.release.id)
+        {
             if !target.may_switch {
                 // The next generation says when.
                 return Ok(());
@@ -149,8 +157,16 @@ impl Converge {
         }
         let client = self.deliver.control.client();
         let user = self.user.that_reaches(self.deliver.disk.root());
-        let environment =
-            self.environments.realise(&self.deliver.disk, &client, image, user, &self.deliver.board).await?;
+        let environment = self
+            .environments
+            .realise(
+                &self.deliver.disk,
+                &client,
+                image,
+                user,
+                &self.deliver.board,
+            )
+            .await?;
         failpoint("agent.environment.end");
         self.memory.ready.insert(image, environment.clone());
         Ok(environment)
@@ -236,9 +252,15 @@ impl Converge {
         self.worker.want(common.worker());
         self.migrate(&common).await?;
         let specs = common.components();
-        let first = !self.supervisor().views().iter().any(|view| view.pid.is_some());
+        let first = !self
+            .supervisor()
+            .views()
+            .iter()
+            .any(|view| view.pid.is_some());
         if first {
-            self.deliver.board.busy(format!("starting Airflow {}", environment.airflow_version));
+            self.deliver
+                .board
+                .busy(format!("starting Airflow {}", environment.airflow_version));
         }
         self.supervisor().want(specs);
         self.deliver.board.change(|observed| {
@@ -256,7 +278,9 @@ impl Converge {
     }
 
     fn supervisor(&self) -> std::sync::MutexGuard<'_, Supervisor> {
-        self.supervisor.lock().unwrap_or_else(PoisonError::into_inner)
+        self.supervisor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn isolation(&mut self, environment: &Environment) -> Result<Isolation, PassError> {
@@ -265,7 +289,11 @@ impl Converge {
         {
             return Ok(isolation.clone());
         }
-        let (user, root, environment_) = (self.user.clone(), self.deliver.disk.root().to_owned(), environment.clone());
+        let (user, root, environment_) = (
+            self.user.clone(),
+            self.deliver.disk.root().to_owned(),
+            environment.clone(),
+        );
         let isolation = blocking(move || {
             let readable: [&Path; 3] = [&root, &environment_.folder, &environment_.project];
             Isolation::check(&user, &readable, &environment_.python)
@@ -308,7 +336,12 @@ impl Converge {
         let files = blocking(move || {
             let count = |(name, bundle): (&_, &updraft_model::BundleRef)| {
                 let tables = disk.bundle(name).ok()?.tables(&bundle.digest).ok()??;
-                Some(tables.iter().map(|table| table.entries.len() as u64).sum::<u64>())
+                Some(
+                    tables
+                        .iter()
+                        .map(|table| table.entries.len() as u64)
+                        .sum::<u64>(),
+                )
             };
             release.bundles.iter().filter_map(count).max().unwrap_or(0)
         })
@@ -330,7 +363,8 @@ impl Converge {
             airflow: common.environment.airflow_version.clone(),
             database: Digest::of(database.map_or("", String::as_str).as_bytes()),
         };
-        let sqlite_is_gone = database.is_none() && !self.deliver.disk.airflow_home().join("airflow.db").exists();
+        let sqlite_is_gone =
+            database.is_none() && !self.deliver.disk.airflow_home().join("airflow.db").exists();
         let before = self.deliver.read::<Migrated>(MIGRATED).unwrap_or_default();
         if before.as_ref() == Some(&migrated) && !sqlite_is_gone {
             return Ok(());
@@ -354,7 +388,9 @@ impl Converge {
         self.launcher
             .run_to_end(&common.airflow_2_admin(&self.secrets.admin_password))
             .await
-            .map_err(|text| PassError::Retry(format!("could not make Airflow's admin user: {text}")))
+            .map_err(|text| {
+                PassError::Retry(format!("could not make Airflow's admin user: {text}"))
+            })
     }
 
     async fn wait_until_stopped(&self) {
@@ -376,13 +412,20 @@ impl Converge {
         loop {
             let views = self.supervisor().views();
             let not_up = views.iter().find(|view| {
-                !matches!(view.state, ComponentState::Running | ComponentState::Stopped)
+                !matches!(
+                    view.state,
+                    ComponentState::Running | ComponentState::Stopped
+                )
             });
             if not_up.is_none() && rest.is_up().await {
-                self.deliver.board.change(|observed| observed.airflow_up = true);
+                self.deliver
+                    .board
+                    .change(|observed| observed.airflow_up = true);
                 return Ok(());
             }
-            self.deliver.board.change(|observed| observed.airflow_up = false);
+            self.deliver
+                .board
+                .change(|observed| observed.airflow_up = false);
             let last_error = |name: &str, view: &ComponentView| {
                 let error = view.last_error.clone().unwrap_or_default();
                 format!("{name} does not come up\n{error}")
@@ -469,8 +512,10 @@ impl Converge {
             self.memory.status_at = Some(Instant::now());
             self.look_at_airflow(live).await;
         }
-        if due(self.memory.collected_at, COLLECT) {
+        let is_new = self.memory.collected_for != Some(live.release.id);
+        if is_new || due(self.memory.collected_at, COLLECT) {
             self.memory.collected_at = Some(Instant::now());
+            self.memory.collected_for = Some(live.release.id);
             let records = components::ALL
                 .iter()
                 .filter_map(|name| Record::read_alive(&self.launcher.files(name).record))
@@ -509,7 +554,11 @@ impl Converge {
                 Ok(status) => {
                     dags += status.dags;
                     errors.extend(status.import_errors.into_iter().map(|error| ImportError {
-                        file: if several { format!("{name}/{}", error.file) } else { error.file },
+                        file: if several {
+                            format!("{name}/{}", error.file)
+                        } else {
+                            error.file
+                        },
                         traceback: error.traceback,
                         new: false,
                     }));

@@ -162,7 +162,11 @@ impl Deliver {
     }
 
     /// Makes the wanted bundles present and verified, all of them.
-    pub(crate) async fn stage(&mut self, live: Option<&Live>, target: &Target) -> Result<(), PassError> {
+    pub(crate) async fn stage(
+        &mut self,
+        live: Option<&Live>,
+        target: &Target,
+    ) -> Result<(), PassError> {
         if self.staged.as_ref() == Some(&target.release) {
             return Ok(());
         }
@@ -170,7 +174,10 @@ impl Deliver {
         for (name, bundle) in &target.release.bundles {
             let previous = previous.and_then(|bundles| Some(bundles.get(name)?.digest));
             let _writing = self.writing.lock().await;
-            self.board.busy(format!("fetching version {} of bundle `{name}`", bundle.digest.short()));
+            self.board.busy(format!(
+                "fetching version {} of bundle `{name}`",
+                bundle.digest.short()
+            ));
             fetch::materialize(
                 &self.disk,
                 &self.control.client(),
@@ -188,7 +195,8 @@ impl Deliver {
     /// Says that all of a Release is here.
     pub(crate) fn is_staged(&self, target: &Target) {
         failpoint("agent.staged");
-        self.board.change(|observed| observed.staged = Some(target.release.clone()));
+        self.board
+            .change(|observed| observed.staged = Some(target.release.clone()));
     }
 
     pub(crate) async fn switch(&self, live: &Live) -> Result<(), PassError> {
@@ -244,7 +252,8 @@ impl Deliver {
         proof: impl Future<Output = Result<Proof, PassError>>,
     ) -> Result<(), PassError> {
         failpoint("agent.prove.start");
-        self.board.busy("waiting for Airflow to take in the new files");
+        self.board
+            .busy("waiting for Airflow to take in the new files");
         let mut newer = self.wanted.clone();
         let proof = tokio::select! {
             biased;
@@ -259,14 +268,19 @@ impl Deliver {
             switched_at: live.switched_at,
             proof,
         };
-        let kept = KeptProof { report: report.clone(), switched_at: live.switched_at };
+        let kept = KeptProof {
+            report: report.clone(),
+            switched_at: live.switched_at,
+        };
         files::write_json(&self.disk.proof(), &kept, 0o600)?;
         let outcome = report.proof.outcome;
         tracing::info!(?outcome, reason = report.proof.reason, "proof");
         self.board.change(|observed| {
             if outcome != ProofOutcome::TimedOut {
                 observed.dags = Some(report.proof.dags.total);
-                observed.import_errors.clone_from(&report.proof.import_errors);
+                observed
+                    .import_errors
+                    .clone_from(&report.proof.import_errors);
             }
             observed.proof = Some(report);
             observed.activity = None;
@@ -282,7 +296,11 @@ impl Deliver {
     }
 
     /// Shows how a pass ended, and says how long to wait for the next.
-    pub(crate) fn after(&mut self, ended: Result<(), PassError>, backoff: &mut Duration) -> Option<Duration> {
+    pub(crate) fn after(
+        &mut self,
+        ended: Result<(), PassError>,
+        backoff: &mut Duration,
+    ) -> Option<Duration> {
         const FIRST: Duration = Duration::from_millis(500);
         let (problem, pause) = match ended {
             Ok(()) => {
@@ -298,7 +316,9 @@ impl Deliver {
         };
         let repaired = self.repaired.as_ref().filter(|(_, at)| at.elapsed() < SAID);
         let problem = match (repaired, problem) {
-            (Some((repaired, _)), Some((message, stalled))) => Some((format!("{message}\n{repaired}"), stalled)),
+            (Some((repaired, _)), Some((message, stalled))) => {
+                Some((format!("{message}\n{repaired}"), stalled))
+            }
             (Some((repaired, _)), None) => Some((repaired.clone(), false)),
             (None, problem) => problem,
         };
@@ -318,7 +338,11 @@ impl Deliver {
     }
 
     pub(crate) fn keep(&self, name: &str, value: &impl Serialize) -> Result<(), PassError> {
-        Ok(files::write_json(&self.disk.root().join(name), value, 0o600)?)
+        Ok(files::write_json(
+            &self.disk.root().join(name),
+            value,
+            0o600,
+        )?)
     }
 }
 

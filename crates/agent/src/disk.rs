@@ -62,7 +62,10 @@ struct Identity {
 
 impl RootLock {
     pub(crate) fn take(root: &Path) -> Result<Self, RootError> {
-        let failed = |source| RootError::Io { folder: root.to_owned(), source };
+        let failed = |source| RootError::Io {
+            folder: root.to_owned(),
+            source,
+        };
         // Passable, because Airflow's user goes through it; not listable.
         files::make_folder(root, 0o711).map_err(failed)?;
         let file = File::options()
@@ -82,7 +85,15 @@ impl RootLock {
             known.agent
         } else {
             let agent = AgentId::new();
-            files::write_json(&path, &Identity { agent, deployment: None }, 0o600).map_err(failed)?;
+            files::write_json(
+                &path,
+                &Identity {
+                    agent,
+                    deployment: None,
+                },
+                0o600,
+            )
+            .map_err(failed)?;
             agent
         };
         Ok(Self { _file: file, agent })
@@ -90,7 +101,9 @@ impl RootLock {
 
     pub(crate) fn deployment(&self, root: &Path) -> io::Result<Option<DeploymentId>> {
         let known = files::read_json::<Identity>(&root.join(IDENTITY))?;
-        Ok(known.filter(|known| known.agent == self.agent).and_then(|known| known.deployment))
+        Ok(known
+            .filter(|known| known.agent == self.agent)
+            .and_then(|known| known.deployment))
     }
 }
 
@@ -99,7 +112,10 @@ pub(crate) fn remember_deployment(root: &Path, deployment: DeploymentId) -> io::
     let path = root.join(IDENTITY);
     match files::read_json::<Identity>(&path)? {
         Some(known) if known.deployment != Some(deployment) => {
-            let known = Identity { deployment: Some(deployment), ..known };
+            let known = Identity {
+                deployment: Some(deployment),
+                ..known
+            };
             files::write_json(&path, &known, 0o600)
         }
         _ => Ok(()),
@@ -131,13 +147,20 @@ impl Live {
         before.extend(live.map(|live| live.release.clone()));
         let forgotten = before.len().saturating_sub(REMEMBERED);
         before.drain(..forgotten);
-        Self { release, deploy, switched_at: chrono::Utc::now(), before }
+        Self {
+            release,
+            deploy,
+            switched_at: chrono::Utc::now(),
+            before,
+        }
     }
 }
 
 impl Disk {
     pub(crate) fn open(root: &Path, deployment: DeploymentId) -> io::Result<Self> {
-        let disk = Self { root: root.join(deployment.to_string()) };
+        let disk = Self {
+            root: root.join(deployment.to_string()),
+        };
         for (folder, mode) in [
             (disk.root.clone(), 0o711),
             (disk.root.join("bundles"), 0o755),
@@ -171,7 +194,8 @@ impl Disk {
         self.root.join("airflow")
     }
     pub(crate) fn passwords(&self) -> PathBuf {
-        self.airflow_home().join("simple_auth_manager_passwords.json")
+        self.airflow_home()
+            .join("simple_auth_manager_passwords.json")
     }
     /// Where the DAG processor says what it has refreshed to.
     pub(crate) fn notes(&self) -> PathBuf {
@@ -199,7 +223,9 @@ impl Disk {
             return inside;
         }
         let name = updraft_model::Digest::of(self.root.as_os_str().as_encoded_bytes()).short();
-        std::env::temp_dir().join(format!("updraft-{name}")).join("agent.sock")
+        std::env::temp_dir()
+            .join(format!("updraft-{name}"))
+            .join("agent.sock")
     }
 
     pub(crate) fn bundle_folder(&self, bundle: &str) -> PathBuf {
@@ -210,11 +236,11 @@ impl Disk {
         &self,
         bundle: &BundleName,
     ) -> Result<BundleDir, updraft_bundle::VersionError> {
-        self.tree(&self.bundle_folder(bundle.as_str()))
+        Self::tree(&self.bundle_folder(bundle.as_str()))
     }
 
     /// A folder of versions.
-    pub(crate) fn tree(&self, folder: &Path) -> Result<BundleDir, updraft_bundle::VersionError> {
+    pub(crate) fn tree(folder: &Path) -> Result<BundleDir, updraft_bundle::VersionError> {
         let dir = BundleDir::open(folder)?;
         // Whatever the mask of the process: Airflow's user reads these.
         for folder in [folder, dir.versions_dir()] {
@@ -255,17 +281,28 @@ impl Disk {
     pub(crate) fn switch(&self, live: &Live) -> io::Result<()> {
         failpoint("agent.switch.start");
         let releases = self.root.join("releases");
-        let name = format!("{}-{}", live.release.id, live.switched_at.timestamp_micros());
-        let staged = tempfile::Builder::new().prefix(".tmp-").tempdir_in(&releases)?;
+        let name = format!(
+            "{}-{}",
+            live.release.id,
+            live.switched_at.timestamp_micros()
+        );
+        let staged = tempfile::Builder::new()
+            .prefix(".tmp-")
+            .tempdir_in(&releases)?;
         files::make_folder(staged.path(), 0o755)?;
         for bundle in self.bundles()? {
             let folder = staged.path().join(bundle.as_str());
             files::make_folder(&folder, 0o755)?;
-            let versions = Path::new("../../../bundles").join(bundle.as_str()).join("versions");
+            let versions = Path::new("../../../bundles")
+                .join(bundle.as_str())
+                .join("versions");
             // Also for a bundle that is gone: its runs still end on its versions.
             symlink(&versions, folder.join("versions"))?;
             if let Some(target) = live.release.bundles.get(&bundle) {
-                symlink(versions.join(target.digest.folder()), folder.join("current"))?;
+                symlink(
+                    versions.join(target.digest.folder()),
+                    folder.join("current"),
+                )?;
             }
         }
         files::write_json(&staged.path().join("release.json"), live, 0o600)?;
@@ -291,7 +328,9 @@ impl Disk {
     /// after a kill does no harm.
     pub(crate) fn follow_live(&self, live: &Live) {
         for (name, bundle) in &live.release.bundles {
-            let followed = self.bundle(name).and_then(|dir| dir.switch_current(&bundle.digest));
+            let followed = self
+                .bundle(name)
+                .and_then(|dir| dir.switch_current(&bundle.digest));
             if let Err(error) = followed {
                 tracing::warn!(%name, %error, "could not point `current` at the live version");
             }
@@ -311,7 +350,9 @@ impl Disk {
                 .collect();
         others.sort_unstable();
         others.pop();
-        others.into_iter().try_for_each(|(_, path)| files::remove(&path))
+        others
+            .into_iter()
+            .try_for_each(|(_, path)| files::remove(&path))
     }
 }
 
@@ -326,11 +367,18 @@ mod tests {
     fn release(bundles: &[(&str, &[u8])]) -> Release {
         Release {
             id: ReleaseId::new(),
-            image: ImageRef::Environment { digest: Digest::of(b"image") },
+            image: ImageRef::Environment {
+                digest: Digest::of(b"image"),
+            },
             bundles: bundles
                 .iter()
                 .map(|(name, content)| {
-                    (name.parse().unwrap(), BundleRef { digest: Digest::of(content) })
+                    (
+                        name.parse().unwrap(),
+                        BundleRef {
+                            digest: Digest::of(content),
+                        },
+                    )
                 })
                 .collect::<BTreeMap<_, _>>(),
         }
@@ -354,24 +402,37 @@ mod tests {
         }
         assert_eq!(disk.live().unwrap(), None);
 
-        let first = Live::next(None, release(&[("dags", b"a"), ("dbt", b"c")]), DeployId::new());
+        let first = Live::next(
+            None,
+            release(&[("dags", b"a"), ("dbt", b"c")]),
+            DeployId::new(),
+        );
         disk.switch(&first).unwrap();
         assert_eq!(disk.live().unwrap().as_ref(), Some(&first));
-        assert_eq!((read(&disk, "dags").unwrap(), read(&disk, "dbt").unwrap()), ("a".into(), "c".into()));
+        assert_eq!(
+            (read(&disk, "dags").unwrap(), read(&disk, "dbt").unwrap()),
+            ("a".into(), "c".into())
+        );
 
         let second = Live::next(Some(&first), release(&[("dags", b"b")]), DeployId::new());
         disk.switch(&second).unwrap();
         assert_eq!(read(&disk, "dags").unwrap(), "b");
         assert!(read(&disk, "dbt").is_err());
         // A run that began on the bundle still finds its version.
-        let version = disk.airflow_bundle("dbt").join("versions").join(Digest::of(b"c").folder());
+        let version = disk
+            .airflow_bundle("dbt")
+            .join("versions")
+            .join(Digest::of(b"c").folder());
         assert_eq!(fs::read_to_string(version.join("file")).unwrap(), "c");
-        assert_eq!(second.before, [first.release.clone()]);
+        assert_eq!(second.before.last(), Some(&first.release));
 
         let third = Live::next(Some(&second), release(&[("dags", b"a")]), DeployId::new());
         disk.switch(&third).unwrap();
         disk.forget_releases().unwrap();
-        assert_eq!(fs::read_dir(disk.root().join("releases")).unwrap().count(), 2);
+        assert_eq!(
+            fs::read_dir(disk.root().join("releases")).unwrap().count(),
+            2
+        );
         assert_eq!(read(&disk, "dags").unwrap(), "a");
     }
 
@@ -379,7 +440,10 @@ mod tests {
     fn one_agent_for_each_root() {
         let root = tempfile::tempdir().unwrap();
         let first = RootLock::take(root.path()).unwrap();
-        assert!(matches!(RootLock::take(root.path()), Err(RootError::Locked(_))));
+        assert!(matches!(
+            RootLock::take(root.path()),
+            Err(RootError::Locked(_))
+        ));
         let agent = first.agent;
         drop(first);
         assert_eq!(RootLock::take(root.path()).unwrap().agent, agent);

@@ -70,7 +70,12 @@ pub(crate) struct Environments {
 
 impl Environments {
     pub(crate) fn new(config: &AgentConfig) -> Self {
-        Self { tools: config.tools.clone().unwrap_or_else(|| config.root.join("tools")) }
+        Self {
+            tools: config
+                .tools
+                .clone()
+                .unwrap_or_else(|| config.root.join("tools")),
+        }
     }
 
     /// Makes the environment of an image, or answers at once when it is there.
@@ -94,8 +99,17 @@ impl Environments {
             let say = |line: &str| board.busy(line);
             let uv = Uv::find_or_install(&tools, &say).map_err(|error| uv_failed(&error))?;
             let config = described.config();
-            let ask = |run_as| RealiseRequest { config, dir: &environments, cache: &tools, run_as, say: &say };
-            let run_as = user.map(|ids| RunAs { uid: ids.uid, gid: ids.gid });
+            let ask = |run_as| RealiseRequest {
+                config,
+                dir: &environments,
+                cache: &tools,
+                run_as,
+                say: &say,
+            };
+            let run_as = user.map(|ids| RunAs {
+                uid: ids.uid,
+                gid: ids.gid,
+            });
             let realised = match realise(&uv, &ask(run_as)) {
                 // No Python that the other user can run: Airflow runs as this
                 // one then, and `isolation` says so.
@@ -124,7 +138,9 @@ impl Environments {
 fn uv_failed(error: &UvError) -> EnvironmentError {
     let text = format!("{}; {}", explain(error), error.help());
     match error {
-        UvError::Offline(_) | UvError::Install(_) | UvError::Io { .. } => EnvironmentError::Retry(text),
+        UvError::Offline(_) | UvError::Install(_) | UvError::Io { .. } => {
+            EnvironmentError::Retry(text)
+        }
         UvError::Unusable { .. } | UvError::NoPython => EnvironmentError::Stalled(text),
     }
 }
@@ -160,7 +176,7 @@ async fn describe(
 
 /// The folder of the project's non-DAG files.
 pub(crate) fn project_dir(disk: &Disk) -> Result<BundleDir, updraft_bundle::VersionError> {
-    disk.tree(&disk.root().join("project"))
+    Disk::tree(&disk.root().join("project"))
 }
 
 /// What an image keeps on disk besides its blobs: the virtual environment's

@@ -36,7 +36,9 @@ impl External {
                 Some(wanted) => self.converge(&wanted).await,
                 None => Ok(()),
             };
-            let Some(pause) = self.deliver.after(ended, &mut backoff) else { continue };
+            let Some(pause) = self.deliver.after(ended, &mut backoff) else {
+                continue;
+            };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 changed = self.deliver.wanted.changed() => if changed.is_err() {
@@ -61,10 +63,15 @@ impl External {
             });
         });
         let mut live = self.deliver.live().await?;
-        let Some(target) = &wanted.target else { return Ok(()) };
+        let Some(target) = &wanted.target else {
+            return Ok(());
+        };
         self.deliver.stage(live.as_ref(), target).await?;
         self.deliver.is_staged(target);
-        if live.as_ref().is_none_or(|live| live.release.id != target.release.id) {
+        if live
+            .as_ref()
+            .is_none_or(|live| live.release.id != target.release.id)
+        {
             if !target.may_switch {
                 return Ok(());
             }
@@ -137,7 +144,11 @@ fn offer(disk: &Disk, external: &ExternalConfig, live: &Live) -> Result<(), Pass
 }
 
 fn offered(folder: &Path, bundle: &BundleName) -> PathBuf {
-    if *bundle == BundleName::dags() { folder.to_owned() } else { folder.with_file_name(bundle.as_str()) }
+    if *bundle == BundleName::dags() {
+        folder.to_owned()
+    } else {
+        folder.with_file_name(bundle.as_str())
+    }
 }
 
 fn replace(link: &Path, target: &Path) -> io::Result<()> {

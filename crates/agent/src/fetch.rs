@@ -10,7 +10,9 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use updraft_api::{Client, ClientError};
-use updraft_bundle::{BundleDir, How, Limits, Manifest, Materialize, Materialized, Verify, VersionError};
+use updraft_bundle::{
+    BundleDir, How, Limits, Manifest, Materialize, Materialized, Verify, VersionError,
+};
 use updraft_model::{BundleName, Digest};
 
 use crate::disk::Disk;
@@ -29,7 +31,10 @@ pub(crate) enum FetchError {
     #[error("the control plane did not send {0}")]
     NotSent(Digest),
     #[error("the manifest {digest} is not one")]
-    Manifest { digest: Digest, source: updraft_bundle::ManifestError },
+    Manifest {
+        digest: Digest,
+        source: updraft_bundle::ManifestError,
+    },
     #[error(transparent)]
     Version(#[from] VersionError),
     #[error("the work was interrupted")]
@@ -43,7 +48,9 @@ pub(crate) struct Blobs {
 
 impl Blobs {
     pub(crate) fn new(disk: &Disk) -> Self {
-        Self { folder: disk.blobs() }
+        Self {
+            folder: disk.blobs(),
+        }
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -76,16 +83,26 @@ impl Blobs {
 
     /// `bytes` have been verified against the digest.
     fn put(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(&self.folder)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".tmp-")
+            .tempfile_in(&self.folder)?;
         file.write_all(bytes)?;
-        file.persist(self.path(digest)).map_err(|error| error.error)?;
+        file.persist(self.path(digest))
+            .map_err(|error| error.error)?;
         Ok(())
     }
 
     /// Fetches those that are not here, in one request.
-    pub(crate) async fn fetch(&self, client: &Client, digests: &[Digest]) -> Result<u64, FetchError> {
-        let missing: Vec<Digest> =
-            digests.iter().filter(|digest| !self.has(digest)).copied().collect();
+    pub(crate) async fn fetch(
+        &self,
+        client: &Client,
+        digests: &[Digest],
+    ) -> Result<u64, FetchError> {
+        let missing: Vec<Digest> = digests
+            .iter()
+            .filter(|digest| !self.has(digest))
+            .copied()
+            .collect();
         if missing.is_empty() {
             return Ok(0);
         }
@@ -175,12 +192,11 @@ pub(crate) async fn materialize_manifest(
     let blobs = Blobs::new(disk);
     let previous = previous.filter(|previous| *previous != digest);
     let known = match previous {
-        Some(previous) => dir.tables(&previous)?.unwrap_or_default(),
+        Some(previous) => layers_of(&blobs, dir, previous)?,
         None => Vec::new(),
     };
     let all = || manifest.layers().iter().map(|layer| layer.digest);
-    let mut needed: Vec<Digest> =
-        all().filter(|layer| !known.iter().any(|table| table.digest == *layer)).collect();
+    let mut needed: Vec<Digest> = all().filter(|layer| !known.contains(layer)).collect();
     for _ in 0..4 {
         blobs.fetch(client, &needed).await?;
         let (source, dir, manifest) = (blobs.clone(), dir.clone(), manifest.clone());
@@ -204,7 +220,9 @@ pub(crate) async fn materialize_manifest(
             Err(VersionError::Fetch { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 needed = all().collect();
             }
-            Err(VersionError::Layer(updraft_bundle::LayerError::WrongDigest { expected, .. })) => {
+            Err(VersionError::Layer(updraft_bundle::LayerError::WrongDigest {
+                expected, ..
+            })) => {
                 tracing::warn!(layer = %expected, "a kept layer is damaged; it is fetched again");
                 blobs.discard(&expected);
                 needed.push(expected);
@@ -213,6 +231,21 @@ pub(crate) async fn materialize_manifest(
         }
     }
     Err(FetchError::NotSent(digest))
+}
+
+/// The layers of a version that is here. Its manifest says so in less time than
+/// its record, which lists every file.
+fn layers_of(blobs: &Blobs, dir: &BundleDir, version: Digest) -> Result<Vec<Digest>, VersionError> {
+    let manifest = blobs
+        .read(&version)
+        .and_then(|bytes| Manifest::parse(&bytes).ok());
+    if let Some(manifest) = manifest
+        && dir.version_path(&version).is_dir()
+    {
+        return Ok(manifest.layers().iter().map(|layer| layer.digest).collect());
+    }
+    let tables = dir.tables(&version)?.unwrap_or_default();
+    Ok(tables.iter().map(|table| table.digest).collect())
 }
 
 async fn reuse(
@@ -225,7 +258,8 @@ async fn reuse(
         if dir.tables(&digest)?.is_none() {
             return Ok(None);
         }
-        let good = (verify == Verify::Quick && dir.verify_version(&digest, Verify::Quick)?.is_empty())
+        let good = (verify == Verify::Quick
+            && dir.verify_version(&digest, Verify::Quick)?.is_empty())
             || dir.verify_version(&digest, Verify::Full)?.is_empty();
         Ok(good.then(|| Materialized {
             digest,
@@ -243,5 +277,7 @@ async fn reuse(
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, FetchError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| FetchError::Interrupted)
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| FetchError::Interrupted)
 }

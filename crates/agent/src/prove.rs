@@ -8,7 +8,8 @@ use serde_json::json;
 use updraft_api::agent::ProofReport;
 use updraft_bundle::{LayerTable, TreeDiff, VersionError, diff};
 use updraft_model::{
-    BundleName, DagChanges, Digest, ImportError, Proof, ProofOutcome, ProofTimings, Release, Timestamp,
+    BundleName, DagChanges, Digest, ImportError, Proof, ProofOutcome, ProofTimings, Release,
+    Timestamp,
 };
 
 use crate::disk::{Disk, Live};
@@ -95,10 +96,9 @@ async fn prove_bundle(
             "removed": changes.removed,
         })
     });
-    let processor = ask
-        .processor
-        .as_ref()
-        .map(|record| json!({ "pid": record.process.pid, "start_time": record.process.start_time }));
+    let processor = ask.processor.as_ref().map(
+        |record| json!({ "pid": record.process.pid, "start_time": record.process.start_time }),
+    );
     let request = json!({
         "op": "prove",
         "bundle": bundle,
@@ -113,9 +113,12 @@ async fn prove_bundle(
         "processes": std::thread::available_parallelism().map_or(2, usize::from),
     });
     // The worker keeps the time itself; this is for one that hangs.
-    let answer = ask.worker.ask(request, ask.timeout + Duration::from_secs(60)).await?;
-    let answer: Answer = serde_json::from_value(answer)
-        .map_err(|error| WorkerError::Nonsense(error.to_string()))?;
+    let answer = ask
+        .worker
+        .ask(request, ask.timeout + Duration::from_secs(60))
+        .await?;
+    let answer: Answer =
+        serde_json::from_value(answer).map_err(|error| WorkerError::Nonsense(error.to_string()))?;
     let outcome = match answer.outcome.as_str() {
         "proven" => ProofOutcome::Proven,
         "import_errors" => ProofOutcome::ImportErrors,
@@ -147,18 +150,26 @@ pub(crate) fn base(
     bundle: &BundleName,
     version: Digest,
 ) -> Result<Option<(Digest, TreeDiff)>, VersionError> {
-    let Some(proven) = proven else { return Ok(None) };
+    let Some(proven) = proven else {
+        return Ok(None);
+    };
     // Another environment can change what any file does.
     if proven.image != live.release.image {
         return Ok(None);
     }
-    let Some(base) = proven.bundles.get(bundle) else { return Ok(None) };
+    let Some(base) = proven.bundles.get(bundle) else {
+        return Ok(None);
+    };
     // Releases that were live since, and were not proven: Airflow may have read
     // files of theirs, also such as this Release has changed back.
     let since = if proven.id == live.release.id {
         &[]
     } else {
-        match live.before.iter().rposition(|release| release.id == proven.id) {
+        match live
+            .before
+            .iter()
+            .rposition(|release| release.id == proven.id)
+        {
             Some(at) => &live.before[at + 1..],
             None => return Ok(None),
         }
@@ -226,12 +237,27 @@ pub(crate) fn merge(proofs: Vec<(BundleName, Proof)>) -> Proof {
     }
     let mut reasons: BTreeMap<u8, Vec<String>> = BTreeMap::new();
     for (name, proof) in proofs {
-        let named = |path: String| if several { format!("{name}/{path}") } else { path };
-        let said = |text: String| if several && !text.is_empty() { format!("{name}: {text}") } else { text };
+        let named = |path: String| {
+            if several {
+                format!("{name}/{path}")
+            } else {
+                path
+            }
+        };
+        let said = |text: String| {
+            if several && !text.is_empty() {
+                format!("{name}: {text}")
+            } else {
+                text
+            }
+        };
         if severity(proof.outcome) > severity(whole.outcome) {
             whole.outcome = proof.outcome;
         }
-        reasons.entry(severity(proof.outcome)).or_default().push(said(proof.reason));
+        reasons
+            .entry(severity(proof.outcome))
+            .or_default()
+            .push(said(proof.reason));
         whole.parsed += proof.parsed;
         whole.affected += proof.affected;
         whole.files += proof.files;
@@ -239,9 +265,12 @@ pub(crate) fn merge(proofs: Vec<(BundleName, Proof)>) -> Proof {
         whole.dags.changed.extend(proof.dags.changed);
         whole.dags.removed.extend(proof.dags.removed);
         whole.dags.total += proof.dags.total;
-        whole.import_errors.extend(
-            proof.import_errors.into_iter().map(|error| ImportError { file: named(error.file), ..error }),
-        );
+        whole
+            .import_errors
+            .extend(proof.import_errors.into_iter().map(|error| ImportError {
+                file: named(error.file),
+                ..error
+            }));
         whole.silent.extend(proof.silent.into_iter().map(named));
         whole.seen = joined([whole.seen, said(proof.seen)]);
         whole.not_seen = joined([whole.not_seen, said(proof.not_seen)]);
@@ -265,7 +294,11 @@ fn severity(outcome: ProofOutcome) -> u8 {
 }
 
 fn joined(parts: [String; 2]) -> String {
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+    parts
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// A proof as it is kept on disk, so that a restart does not ask again.
@@ -308,20 +341,33 @@ struct Holds {
 impl Status {
     /// The versions that Airflow still needs on disk.
     pub(crate) fn held(&self) -> BTreeSet<Digest> {
-        self.holds.runs.keys().chain(self.holds.dags.keys()).filter_map(|text| text.parse().ok()).collect()
+        self.holds
+            .runs
+            .keys()
+            .chain(self.holds.dags.keys())
+            .filter_map(|text| text.parse().ok())
+            .collect()
     }
 }
 
-pub(crate) async fn status(disk: &Disk, worker: &Worker, bundle: &BundleName) -> Result<Status, WorkerError> {
+pub(crate) async fn status(
+    disk: &Disk,
+    worker: &Worker,
+    bundle: &BundleName,
+) -> Result<Status, WorkerError> {
     let request = json!({
         "op": "status",
         "bundle": bundle,
         "current": disk.airflow_link(bundle.as_str()),
     });
     let answer = worker.ask(request, Duration::from_secs(60)).await?;
-    let status: Status = serde_json::from_value(answer)
-        .map_err(|error| WorkerError::Nonsense(error.to_string()))?;
-    if status.ok { Ok(status) } else { Err(WorkerError::Answered(status.reason)) }
+    let status: Status =
+        serde_json::from_value(answer).map_err(|error| WorkerError::Nonsense(error.to_string()))?;
+    if status.ok {
+        Ok(status)
+    } else {
+        Err(WorkerError::Answered(status.reason))
+    }
 }
 
 #[cfg(test)]
@@ -342,7 +388,10 @@ mod tests {
                 },
             })
             .collect();
-        vec![LayerTable { digest: Digest::of(format!("{files:?}").as_bytes()), entries }]
+        vec![LayerTable {
+            digest: Digest::of(format!("{files:?}").as_bytes()),
+            entries,
+        }]
     }
 
     #[test]
@@ -368,7 +417,10 @@ mod tests {
         };
         let whole = merge(vec![
             ("dags".parse().unwrap(), proof(ProofOutcome::Proven, "fine")),
-            ("dbt".parse().unwrap(), proof(ProofOutcome::ImportErrors, "broken")),
+            (
+                "dbt".parse().unwrap(),
+                proof(ProofOutcome::ImportErrors, "broken"),
+            ),
         ]);
         assert_eq!(whole.outcome, ProofOutcome::ImportErrors);
         assert_eq!(whole.reason, "dbt: broken");

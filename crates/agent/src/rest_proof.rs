@@ -40,9 +40,13 @@ enum Evidence {
     /// Not asked for yet.
     None,
     /// Asked for; the parse that is seen next may have begun before the switch.
-    Asked { parsed: Option<String> },
+    Asked {
+        parsed: Option<String>,
+    },
     /// Asked for again after a parse was seen.
-    AskedAgain { parsed: Option<String> },
+    AskedAgain {
+        parsed: Option<String>,
+    },
     Seen,
 }
 
@@ -71,7 +75,10 @@ impl RestProof<'_> {
         let mut quiet_since = Instant::now();
 
         let (shown, timed_out) = loop {
-            let shown = self.look(&candidates, change.as_ref()).await.map_err(PassError::retry)?;
+            let shown = self
+                .look(&candidates, change.as_ref())
+                .await
+                .map_err(PassError::retry)?;
             if first.is_none() {
                 for path in affected(&candidates, change.as_ref(), &shown) {
                     evidence.insert(path, Evidence::None);
@@ -80,13 +87,19 @@ impl RestProof<'_> {
             }
             let mut moved = false;
             for (path, state) in &mut evidence {
-                let is_new = change.as_ref().is_none_or(|change| change.added.contains(path));
+                let is_new = change
+                    .as_ref()
+                    .is_none_or(|change| change.added.contains(path));
                 let now = shown.get(path).cloned().unwrap_or_default();
                 let next = next(state, &now, is_new);
-                if let (Evidence::Asked { .. } | Evidence::AskedAgain { .. }, Some(token)) = (&next, &now.token)
+                if let (Evidence::Asked { .. } | Evidence::AskedAgain { .. }, Some(token)) =
+                    (&next, &now.token)
                     && next != *state
                 {
-                    self.rest.parse_file(token).await.map_err(PassError::retry)?;
+                    self.rest
+                        .parse_file(token)
+                        .await
+                        .map_err(PassError::retry)?;
                 }
                 moved |= next != *state;
                 *state = next;
@@ -94,8 +107,11 @@ impl RestProof<'_> {
             if moved {
                 quiet_since = Instant::now();
             }
-            let open: Vec<&String> =
-                evidence.iter().filter(|(_, state)| **state != Evidence::Seen).map(|(path, _)| path).collect();
+            let open: Vec<&String> = evidence
+                .iter()
+                .filter(|(_, state)| **state != Evidence::Seen)
+                .map(|(path, _)| path)
+                .collect();
             let nothing_of_them = open.iter().all(|path| !shown.contains_key(*path));
             if open.is_empty() || (nothing_of_them && quiet_since.elapsed() > SILENCE) {
                 break (shown, false);
@@ -127,10 +143,16 @@ impl RestProof<'_> {
         let python = tables
             .iter()
             .flat_map(|table| &table.entries)
-            .filter(|entry| std::path::Path::new(&entry.path).extension().is_some_and(|end| end == "py"));
+            .filter(|entry| {
+                std::path::Path::new(&entry.path)
+                    .extension()
+                    .is_some_and(|end| end == "py")
+            });
         let mut found = BTreeMap::new();
         for entry in python {
-            let Ok(text) = std::fs::read_to_string(root.join(&entry.path)) else { continue };
+            let Ok(text) = std::fs::read_to_string(root.join(&entry.path)) else {
+                continue;
+            };
             let lower = text.to_lowercase();
             if lower.contains("dag") && lower.contains("airflow") {
                 found.insert(entry.path.clone(), text);
@@ -142,7 +164,9 @@ impl RestProof<'_> {
     /// Files that had an import error at the last proof.
     fn known_errors(&self) -> BTreeSet<String> {
         let kept: Option<KeptProof> = files::read_json(&self.disk.proof()).ok().flatten();
-        let errors = kept.map(|kept| kept.report.proof.import_errors).unwrap_or_default();
+        let errors = kept
+            .map(|kept| kept.report.proof.import_errors)
+            .unwrap_or_default();
         errors.into_iter().map(|error| error.file).collect()
     }
 
@@ -151,17 +175,28 @@ impl RestProof<'_> {
         candidates: &BTreeMap<String, String>,
         change: Option<&TreeDiff>,
     ) -> Result<BTreeMap<String, Shown>, AirflowRestError> {
-        let removed = change.map(|change| change.removed.as_slice()).unwrap_or_default();
+        let removed = change
+            .map(|change| change.removed.as_slice())
+            .unwrap_or_default();
         let paths: Vec<&String> = candidates.keys().chain(removed).collect();
         let path_of = |row: &Value, name: &str| -> Option<String> {
-            let given = row["relative_fileloc"].as_str().or_else(|| row[name].as_str())?;
-            let is = |path: &&&String| given == path.as_str() || given.ends_with(&format!("/{path}"));
+            let given = row["relative_fileloc"]
+                .as_str()
+                .or_else(|| row[name].as_str())?;
+            let is =
+                |path: &&&String| given == path.as_str() || given.ends_with(&format!("/{path}"));
             // The longest: `a/b.py` also ends in `b.py`.
-            paths.iter().filter(is).max_by_key(|path| path.len()).map(|path| (**path).clone())
+            paths
+                .iter()
+                .filter(is)
+                .max_by_key(|path| path.len())
+                .map(|path| (**path).clone())
         };
         let mut shown: BTreeMap<String, Shown> = BTreeMap::new();
         for dag in self.rest.list("dags", "dags").await? {
-            let Some(path) = path_of(&dag, "fileloc") else { continue };
+            let Some(path) = path_of(&dag, "fileloc") else {
+                continue;
+            };
             let file = shown.entry(path).or_default();
             file.dags.extend(dag["dag_id"].as_str().map(str::to_owned));
             file.token = dag["file_token"].as_str().map(str::to_owned);
@@ -169,10 +204,17 @@ impl RestProof<'_> {
             file.parsed = file.parsed.take().max(parsed);
         }
         for error in self.rest.list("importErrors", "import_errors").await? {
-            let Some(path) = path_of(&error, "filename") else { continue };
+            let Some(path) = path_of(&error, "filename") else {
+                continue;
+            };
             let file = shown.entry(path).or_default();
-            file.parsed = file.parsed.take().max(error["timestamp"].as_str().map(str::to_owned));
-            let text = error["stack_trace"].as_str().or_else(|| error["stacktrace"].as_str());
+            file.parsed = file
+                .parsed
+                .take()
+                .max(error["timestamp"].as_str().map(str::to_owned));
+            let text = error["stack_trace"]
+                .as_str()
+                .or_else(|| error["stacktrace"].as_str());
             file.error = Some(text.unwrap_or_default().to_owned());
         }
         Ok(shown)
@@ -187,10 +229,23 @@ impl RestProof<'_> {
         const MOST: usize = 200;
         let on_disk = self.dag_files()?;
         let mut differing = Vec::new();
-        for path in evidence.iter().filter(|(_, state)| **state == Evidence::Seen).map(|(path, _)| path).take(MOST) {
-            let (Some(content), Some(file)) = (on_disk.get(path), shown.get(path)) else { continue };
-            let (Some(dag), None) = (file.dags.first(), &file.error) else { continue };
-            let source = self.rest.source(dag, file.token.as_deref()).await.map_err(PassError::retry)?;
+        for path in evidence
+            .iter()
+            .filter(|(_, state)| **state == Evidence::Seen)
+            .map(|(path, _)| path)
+            .take(MOST)
+        {
+            let (Some(content), Some(file)) = (on_disk.get(path), shown.get(path)) else {
+                continue;
+            };
+            let (Some(dag), None) = (file.dags.first(), &file.error) else {
+                continue;
+            };
+            let source = self
+                .rest
+                .source(dag, file.token.as_deref())
+                .await
+                .map_err(PassError::retry)?;
             if source.trim() != content.trim() {
                 differing.push(path.clone());
             }
@@ -200,7 +255,9 @@ impl RestProof<'_> {
 
     fn conclude(&self, found: &Findings<'_>) -> Proof {
         let touched = |path: &String| {
-            found.change.is_none_or(|change| change.changed.contains(path) || change.added.contains(path))
+            found
+                .change
+                .is_none_or(|change| change.changed.contains(path) || change.added.contains(path))
         };
         let import_errors: Vec<ImportError> = found
             .shown
@@ -209,19 +266,25 @@ impl RestProof<'_> {
                 Some(ImportError {
                     file: path.clone(),
                     traceback: file.error.clone()?,
-                    new: found.evidence.contains_key(path) && (touched(path) || !found.before.contains(path)),
+                    new: found.evidence.contains_key(path)
+                        && (touched(path) || !found.before.contains(path)),
                 })
             })
             .collect();
         let ids = |shown: &BTreeMap<String, Shown>| -> BTreeSet<String> {
-            shown.values().flat_map(|file| file.dags.iter().cloned()).collect()
+            shown
+                .values()
+                .flat_map(|file| file.dags.iter().cloned())
+                .collect()
         };
         let (old, new) = (ids(&found.first), ids(&found.shown));
         let seen = |state: &Evidence| *state == Evidence::Seen;
         let unseen: Vec<String> = found
             .evidence
             .iter()
-            .filter(|(path, state)| !seen(state) && (found.timed_out || found.shown.contains_key(*path)))
+            .filter(|(path, state)| {
+                !seen(state) && (found.timed_out || found.shown.contains_key(*path))
+            })
             .map(|(path, _)| path.clone())
             .chain(found.differing.iter().cloned())
             .collect();
@@ -241,11 +304,20 @@ impl RestProof<'_> {
             .collect();
         let broken = import_errors.iter().filter(|error| error.new).count();
         let (outcome, reason) = if broken > 0 {
-            (ProofOutcome::ImportErrors, format!("{broken} file(s) cannot be imported"))
+            (
+                ProofOutcome::ImportErrors,
+                format!("{broken} file(s) cannot be imported"),
+            )
         } else if !unseen.is_empty() {
-            (ProofOutcome::TimedOut, "Airflow was not seen to take in every file".to_owned())
+            (
+                ProofOutcome::TimedOut,
+                "Airflow was not seen to take in every file".to_owned(),
+            )
         } else {
-            (ProofOutcome::Proven, format!("Airflow has parsed the files of {}", self.version))
+            (
+                ProofOutcome::Proven,
+                format!("Airflow has parsed the files of {}", self.version),
+            )
         };
         let affected = found.evidence.len() as u64;
         Proof {
@@ -290,11 +362,20 @@ fn affected(
     let all = || candidates.keys().cloned().collect();
     let Some(change) = change else { return all() };
     let is_dag_file = |path: &&String| candidates.contains_key(*path) || shown.contains_key(*path);
-    let paths: Vec<&String> = change.changed.iter().chain(&change.added).chain(&change.removed).collect();
+    let paths: Vec<&String> = change
+        .changed
+        .iter()
+        .chain(&change.added)
+        .chain(&change.removed)
+        .collect();
     if !paths.iter().all(is_dag_file) {
         return all();
     }
-    paths.into_iter().filter(|path| candidates.contains_key(*path)).cloned().collect()
+    paths
+        .into_iter()
+        .filter(|path| candidates.contains_key(*path))
+        .cloned()
+        .collect()
 }
 
 /// What follows from a look at one file.
@@ -302,11 +383,19 @@ fn next(state: &Evidence, now: &Shown, is_new: bool) -> Evidence {
     let is_shown = !now.dags.is_empty() || now.error.is_some();
     match state {
         _ if is_new && is_shown => Evidence::Seen,
-        Evidence::None => Evidence::Asked { parsed: now.parsed.clone() },
+        Evidence::None => Evidence::Asked {
+            parsed: now.parsed.clone(),
+        },
         // An error that went away without a DAG in its place: it was parsed, and
         // is a file that makes none.
-        Evidence::Asked { parsed: Some(_) } | Evidence::AskedAgain { parsed: Some(_) } if !is_shown => Evidence::Seen,
-        Evidence::Asked { parsed } if *parsed != now.parsed => Evidence::AskedAgain { parsed: now.parsed.clone() },
+        Evidence::Asked { parsed: Some(_) } | Evidence::AskedAgain { parsed: Some(_) }
+            if !is_shown =>
+        {
+            Evidence::Seen
+        }
+        Evidence::Asked { parsed } if *parsed != now.parsed => Evidence::AskedAgain {
+            parsed: now.parsed.clone(),
+        },
         Evidence::AskedAgain { parsed } if *parsed != now.parsed => Evidence::Seen,
         Evidence::Asked { .. } | Evidence::AskedAgain { .. } | Evidence::Seen => state.clone(),
     }
@@ -317,13 +406,23 @@ mod tests {
     use super::*;
 
     fn parsed_at(time: &str) -> Shown {
-        Shown { dags: vec!["d".into()], parsed: Some(time.into()), ..Shown::default() }
+        Shown {
+            dags: vec!["d".into()],
+            parsed: Some(time.into()),
+            ..Shown::default()
+        }
     }
 
     #[test]
     fn one_parse_after_the_switch_is_no_evidence_and_two_are() {
         let mut state = Evidence::None;
-        for (time, is_seen) in [("1", false), ("1", false), ("2", false), ("2", false), ("3", true)] {
+        for (time, is_seen) in [
+            ("1", false),
+            ("1", false),
+            ("2", false),
+            ("2", false),
+            ("3", true),
+        ] {
             state = next(&state, &parsed_at(time), false);
             assert_eq!(state == Evidence::Seen, is_seen, "{time}: {state:?}");
         }
@@ -332,12 +431,22 @@ mod tests {
 
     #[test]
     fn a_changed_helper_reaches_every_dag_file() {
-        let candidates: BTreeMap<String, String> =
-            [("a.py", ""), ("b.py", "")].map(|(path, text)| (path.to_owned(), text.to_owned())).into();
-        let change = |path: &str| TreeDiff { changed: vec![path.to_owned()], ..TreeDiff::default() };
+        let candidates: BTreeMap<String, String> = [("a.py", ""), ("b.py", "")]
+            .map(|(path, text)| (path.to_owned(), text.to_owned()))
+            .into();
+        let change = |path: &str| TreeDiff {
+            changed: vec![path.to_owned()],
+            ..TreeDiff::default()
+        };
         let shown = BTreeMap::new();
-        assert_eq!(affected(&candidates, Some(&change("a.py")), &shown).len(), 1);
-        assert_eq!(affected(&candidates, Some(&change("helper.py")), &shown).len(), 2);
+        assert_eq!(
+            affected(&candidates, Some(&change("a.py")), &shown).len(),
+            1
+        );
+        assert_eq!(
+            affected(&candidates, Some(&change("helper.py")), &shown).len(),
+            2
+        );
         assert_eq!(affected(&candidates, None, &shown).len(), 2);
     }
 }

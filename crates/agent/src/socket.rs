@@ -29,7 +29,10 @@ pub(crate) struct Asked(Arc<Mutex<HashMap<Digest, Instant>>>);
 
 impl Asked {
     fn note(&self, digest: Digest) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, Instant::now());
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(digest, Instant::now());
     }
 
     /// Those that were asked for lately.
@@ -103,8 +106,9 @@ impl AgentSocket {
             return Err(format!("there is no bundle `{}` here", question.bundle));
         }
         self.asked.note(question.version);
-        let live = self.disk.live().map_err(|error| error.to_string())?;
-        let previous = live.and_then(|live| Some(live.release.bundles.get(&question.bundle)?.digest));
+        let now = self.disk.live().map_err(|error| error.to_string())?;
+        let previous =
+            now.and_then(|live| Some(live.release.bundles.get(&question.bundle)?.digest));
         let _writing = self.writing.lock().await;
         let materialized = fetch::materialize(
             &self.disk,
@@ -131,7 +135,10 @@ fn prepare_folder(socket: &Path, root: &Path) -> io::Result<()> {
     }
     let metadata = fs::symlink_metadata(folder)?;
     if !metadata.is_dir() || metadata.uid() != rustix::process::geteuid().as_raw() {
-        return Err(io::Error::other(format!("`{}` belongs to somebody else", folder.display())));
+        return Err(io::Error::other(format!(
+            "`{}` belongs to somebody else",
+            folder.display()
+        )));
     }
     fs::set_permissions(folder, fs::Permissions::from_mode(0o711))
 }

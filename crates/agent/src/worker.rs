@@ -63,9 +63,18 @@ impl Worker {
     pub(crate) fn new(launcher: Launcher) -> Self {
         let (spec, specs) = watch::channel(None);
         let (messages, inbox) = mpsc::unbounded_channel();
-        let keeper = Keeper { launcher, specs, inbox };
+        let keeper = Keeper {
+            launcher,
+            specs,
+            inbox,
+        };
         let task = tokio::spawn(keeper.keep());
-        Self { spec, messages, task, next_id: 1.into() }
+        Self {
+            spec,
+            messages,
+            task,
+            next_id: 1.into(),
+        }
     }
 
     /// Says what to run, and starts it when that is news.
@@ -79,13 +88,25 @@ impl Worker {
 
     /// Asks and waits for the answer. Giving up on this future cancels what was
     /// asked.
-    pub(crate) async fn ask(&self, mut request: Value, limit: Duration) -> Result<Value, WorkerError> {
-        let id = self.next_id.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    pub(crate) async fn ask(
+        &self,
+        mut request: Value,
+        limit: Duration,
+    ) -> Result<Value, WorkerError> {
+        let id = self
+            .next_id
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         request["id"] = id.into();
         let (answer, answered) = oneshot::channel();
         let gone = || WorkerError::Died("the agent is stopping".into());
-        self.messages.send(Message::Ask(Ask { request, answer })).map_err(|_| gone())?;
-        let mut cancel = CancelOnDrop { id, messages: &self.messages, armed: true };
+        self.messages
+            .send(Message::Ask(Ask { request, answer }))
+            .map_err(|_| gone())?;
+        let mut cancel = CancelOnDrop {
+            id,
+            messages: &self.messages,
+            armed: true,
+        };
         let answer = tokio::time::timeout(limit, answered)
             .await
             .map_err(|_| WorkerError::TimedOut)?
@@ -147,7 +168,10 @@ impl Keeper {
 
     async fn end_leftover(&self) {
         if let Some(record) = Record::read_alive(&self.launcher.files(WORKER).record) {
-            tracing::info!(pid = record.process.pid, "ending the worker of an earlier agent");
+            tracing::info!(
+                pid = record.process.pid,
+                "ending the worker of an earlier agent"
+            );
             record.process.signal(Signal::KILL);
             record.process.ended().await;
         }
@@ -164,7 +188,10 @@ impl Keeper {
         };
 
         let mut command = self.launcher.command(spec, true);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut command = tokio::process::Command::from(command);
         let mut child = match command.kill_on_drop(true).spawn() {
             Ok(child) => child,
@@ -178,7 +205,10 @@ impl Keeper {
         if matches!(end, End::ToldToStop | End::AgentEnds) {
             let _ = child.start_kill();
         }
-        let status = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+        let status = child
+            .wait()
+            .await
+            .map_or_else(|error| error.to_string(), |status| status.to_string());
         let error = died(&status);
         for (_, answer) in waiting {
             let _ = answer.send(Err(error.clone()));

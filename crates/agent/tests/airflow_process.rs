@@ -1,6 +1,5 @@
 //! The whole agent with a real Airflow 3.3.2.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
-#![expect(clippy::allow_attributes, reason = "tests say what they see")]
 
 mod support;
 
@@ -157,16 +156,55 @@ async fn airflow_takes_in_deploys() {
     eprintln!("proven after {:?}", begun.elapsed());
     let proof = report.proof.unwrap().proof;
     assert_eq!(proof.outcome, ProofOutcome::Proven, "{proof:#?}");
-    let tasks = rest.call(Method::GET, "dags/hello/tasks", None).await.unwrap();
+    let tasks = rest
+        .call(Method::GET, "dags/hello/tasks", None)
+        .await
+        .unwrap();
     assert_eq!(tasks["total_entries"], 2);
 
     // An import error fails the one after.
-    place.files("project", &[("dags/broken.py", "import nothing_of_that_name  # airflow dag\n")]);
+    place.files(
+        "project",
+        &[(
+            "dags/broken.py",
+            "import nothing_of_that_name  # airflow dag\n",
+        )],
+    );
     let third = control.deploy(image, &[("dags", dags(&control, &project))]);
     let report = control.proof(&third, MINUTE).await;
     let proof = report.proof.unwrap().proof;
     assert_eq!(proof.outcome, ProofOutcome::ImportErrors);
     assert_eq!(proof.import_errors[0].file, "broken.py");
+
+    // What nothing holds goes, and comes back when Airflow asks for it.
+    std::fs::remove_file(project.join("dags/broken.py")).unwrap();
+    place.files("project", &[("dags/hello.py", DAG)]);
+    let fourth = control.deploy(image, &[("dags", dags(&control, &project))]);
+    control.proof(&fourth, MINUTE).await;
+    let digest = third.bundles.values().next().unwrap().digest;
+    let folder = place.root().join(control.deployment().to_string());
+    let version = folder.join("bundles/dags/versions").join(digest.folder());
+    for _ in 0..1200 {
+        if !version.exists() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!version.exists());
+    clock.say("the version that failed was removed");
+    let asked = ask(
+        &folder.join("run/agent.sock"),
+        &format!(r#"{{"bundle":"dags","version":"{digest}"}}"#),
+    )
+    .await;
+    assert_eq!(asked["path"], version.display().to_string(), "{asked}");
+    assert!(version.join("broken.py").exists());
+    let asked = ask(
+        &folder.join("run/agent.sock"),
+        r#"{"bundle":"../x","version":"y"}"#,
+    )
+    .await;
+    assert!(asked["error"].is_string(), "{asked}");
 
     let run = rest.trigger_and_wait("spy", MINUTE).await.unwrap();
     let apart = report.isolation.contains("cannot read the agent's files");
@@ -193,13 +231,17 @@ async fn airflow_outlives_its_agent() {
     control.proof(&first, 5 * MINUTE).await;
     clock.say("proven");
 
-    let secrets = place.root().join(control.deployment().to_string()).join("secrets.json");
-    let secrets: serde_json::Value = serde_json::from_slice(&std::fs::read(secrets).unwrap()).unwrap();
+    let secrets = place
+        .root()
+        .join(control.deployment().to_string())
+        .join("secrets.json");
+    let secrets: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(secrets).unwrap()).unwrap();
     let password = secrets["admin_password"].as_str().unwrap();
     let rest = AirflowRest::new(&format!("http://127.0.0.1:{port}"), "admin", password).unwrap();
     let run = rest.trigger("slow").await.unwrap();
     loop {
-        let path = format!("dags/slow/dagRuns/{}/taskInstances", run.dag_run_id);
+        let path = format!("dags/slow/dagRuns/{}/taskInstances", run.id);
         let tasks = rest.call(Method::GET, &path, None).await.unwrap();
         if tasks["task_instances"][0]["state"] == "running" {
             break;
@@ -217,9 +259,19 @@ async fn airflow_outlives_its_agent() {
     let mut observed = agent.subscribe();
     let adopted = observed.wait_for(|observed| {
         let airflow = observed.airflow.as_ref();
-        airflow.is_some_and(|airflow| airflow.components.iter().filter(|one| one.pid.is_some()).count() == 4)
+        airflow.is_some_and(|airflow| {
+            airflow
+                .components
+                .iter()
+                .filter(|one| one.pid.is_some())
+                .count()
+                == 4
+        })
     });
-    tokio::time::timeout(MINUTE, adopted).await.unwrap().unwrap();
+    tokio::time::timeout(MINUTE, adopted)
+        .await
+        .unwrap()
+        .unwrap();
     clock.say("adopted");
     assert_eq!(components(&place, &control), before);
     // It was proven before, and is not asked about again.
@@ -229,20 +281,29 @@ async fn airflow_outlives_its_agent() {
     let mut ended = run;
     while !ended.is_finished() {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        ended = rest.dag_run("slow", &ended.dag_run_id).await.unwrap();
+        ended = rest.dag_run("slow", &ended.id).await.unwrap();
     }
     assert_eq!(ended.state, "success");
     assert_eq!(components(&place, &control), before);
     clock.say("the task ended well");
 
     // A component that crashes comes back, and nothing else is touched.
-    let scheduler = before.iter().find(|(name, _)| name == "scheduler").unwrap().1;
-    std::process::Command::new("kill").args(["-9", &scheduler.to_string()]).status().unwrap();
+    let scheduler = before
+        .iter()
+        .find(|(name, _)| name == "scheduler")
+        .unwrap()
+        .1;
+    std::process::Command::new("kill")
+        .args(["-9", &scheduler.to_string()])
+        .status()
+        .unwrap();
     let mended = observed.wait_for(|observed| {
         let airflow = observed.airflow.as_ref();
         airflow.is_some_and(|airflow| {
             airflow.components.iter().any(|one| {
-                one.name == "scheduler" && one.restarts == 1 && one.pid.is_some_and(|pid| pid != scheduler)
+                one.name == "scheduler"
+                    && one.restarts == 1
+                    && one.pid.is_some_and(|pid| pid != scheduler)
             })
         })
     });
@@ -254,15 +315,34 @@ async fn airflow_outlives_its_agent() {
     clock.say("done");
 }
 
+/// One question to the agent's socket.
+async fn ask(socket: &Path, question: &str) -> serde_json::Value {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+    stream
+        .write_all(format!("{question}\n").as_bytes())
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).await.unwrap();
+    serde_json::from_str(&answer).unwrap()
+}
+
 /// Components and their processes, by the records.
 fn components(place: &Place, control: &ControlPlane) -> Vec<(String, u32)> {
-    let run = place.root().join(control.deployment().to_string()).join("run");
+    let run = place
+        .root()
+        .join(control.deployment().to_string())
+        .join("run");
     let mut found: Vec<(String, u32)> = ["api-server", "dag-processor", "scheduler", "triggerer"]
         .iter()
         .map(|name| {
             let record = std::fs::read(run.join(format!("{name}.json"))).unwrap();
             let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
-            ((*name).to_owned(), u32::try_from(record["pid"].as_u64().unwrap()).unwrap())
+            (
+                (*name).to_owned(),
+                u32::try_from(record["pid"].as_u64().unwrap()).unwrap(),
+            )
         })
         .collect();
     found.sort();

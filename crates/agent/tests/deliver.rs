@@ -1,7 +1,6 @@
 //! Delivery: fetching, the switch, and what is left when something breaks.
 //! Airflow plays no part here.
 #![allow(clippy::unwrap_used)]
-#![expect(clippy::allow_attributes, reason = "tests say what they see")]
 
 mod support;
 
@@ -28,7 +27,10 @@ const SOON: Duration = Duration::from_secs(20);
 type Tree = BTreeMap<String, String>;
 
 fn tree(files: &[(&str, &str)]) -> Tree {
-    files.iter().map(|(path, content)| ((*path).to_owned(), (*content).to_owned())).collect()
+    files
+        .iter()
+        .map(|(path, content)| ((*path).to_owned(), (*content).to_owned()))
+        .collect()
 }
 
 /// Deploys the folders of this name as the bundles `dags` and `dbt`.
@@ -37,7 +39,10 @@ fn deploy(place: &Place, control: &ControlPlane, version: &str, files: &[(&str, 
     let dbt = place.files(&format!("{version}/dbt"), &[("model.sql", version)]);
     control.deploy(
         Digest::of(b"image"),
-        &[("dags", control.upload(&dags)), ("dbt", control.upload(&dbt))],
+        &[
+            ("dags", control.upload(&dags)),
+            ("dbt", control.upload(&dbt)),
+        ],
     )
 }
 
@@ -51,7 +56,10 @@ async fn what_is_wanted_becomes_what_is_there() {
     let first = deploy(&place, &control, "first", FIRST);
     control.serving(&first, SOON).await;
     assert_eq!(read_tree(&place.offered()), tree(FIRST));
-    assert_eq!(read_tree(&place.offered().with_file_name("dbt")), tree(&[("model.sql", "first")]));
+    assert_eq!(
+        read_tree(&place.offered().with_file_name("dbt")),
+        tree(&[("model.sql", "first")])
+    );
 
     control.asked();
     let second = deploy(&place, &control, "second", SECOND);
@@ -76,7 +84,9 @@ async fn nothing_switches_before_all_agents_have_it() {
 
     control.set_may_switch(false);
     let second = deploy(&place, &control, "second", SECOND);
-    let report = control.reported(SOON, |report| report.staged == Some(second.id)).await;
+    let report = control
+        .reported(SOON, |report| report.staged == Some(second.id))
+        .await;
     assert_eq!(report.serving, Some(first.id));
     assert_eq!(read_tree(&place.offered()), tree(FIRST));
     control.set_may_switch(true);
@@ -98,7 +108,10 @@ async fn a_corrupt_layer_is_never_live_and_is_fetched_again() {
     control.corrupt(layer);
     let second = control.deploy(Digest::of(b"image"), &[("dags", manifest)]);
     let report = control.reported(SOON, |report| {
-        report.problem.as_ref().is_some_and(|problem| problem.message.contains("digest"))
+        report
+            .problem
+            .as_ref()
+            .is_some_and(|problem| problem.message.contains("digest"))
     });
     assert_eq!(report.await.serving, Some(first.id));
     assert_eq!(read_tree(&place.offered()), tree(FIRST));
@@ -127,7 +140,10 @@ async fn a_live_tree_that_was_written_to_is_mended_at_the_start() {
     let _agent = place.start_external(&control);
     control
         .reported(SOON, |report| {
-            let said = report.problem.as_ref().map(|problem| problem.message.as_str());
+            let said = report
+                .problem
+                .as_ref()
+                .map(|problem| problem.message.as_str());
             said.is_some_and(|said| said.contains("was not as it was written"))
         })
         .await;
@@ -146,7 +162,10 @@ async fn without_a_control_plane_it_keeps_what_it_has() {
     let agent = place.start_external(&control);
     let mut observed = agent.subscribe();
     let serves = observed.wait_for(|observed| {
-        observed.serving.as_ref().is_some_and(|serving| serving.id == first.id)
+        observed
+            .serving
+            .as_ref()
+            .is_some_and(|serving| serving.id == first.id)
     });
     tokio::time::timeout(SOON, serves).await.unwrap().unwrap();
     assert_eq!(read_tree(&place.offered()), tree(FIRST));
@@ -162,9 +181,17 @@ async fn killed_anywhere_the_live_tree_is_one_release_and_the_next_agent_gets_on
     let deliver = updraft_agent::FAILPOINTS
         .iter()
         .filter(|name| {
-            ["wanted", "fetch", "materialize", "staged", "switch", "report", "prove.start"]
-                .iter()
-                .any(|step| name.starts_with(&format!("agent.{step}")))
+            [
+                "wanted",
+                "fetch",
+                "materialize",
+                "staged",
+                "switch",
+                "report",
+                "prove.start",
+            ]
+            .iter()
+            .any(|step| name.starts_with(&format!("agent.{step}")))
         })
         .chain(updraft_bundle::FAILPOINTS);
     let (mut reached, mut not_reached) = (BTreeSet::new(), BTreeSet::new());
@@ -199,6 +226,9 @@ async fn killed_anywhere_the_live_tree_is_one_release_and_the_next_agent_gets_on
     let expected = BTreeSet::from([
         "bundle.remove.after_rename", // nothing is collected here
     ]);
-    let missing: Vec<_> = not_reached.iter().filter(|name| !expected.contains(**name)).collect();
+    let missing: Vec<_> = not_reached
+        .iter()
+        .filter(|name| !expected.contains(**name))
+        .collect();
     assert!(missing.is_empty(), "never reached: {missing:?}");
 }

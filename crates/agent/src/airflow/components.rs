@@ -20,11 +20,20 @@ pub(crate) const MIGRATE: &str = "migrate";
 const ADMIN: &str = "admin-user";
 
 /// Everything that may have a record.
-pub(crate) const ALL: &[&str] =
-    &[SCHEDULER, DAG_PROCESSOR, API_SERVER, WEBSERVER, TRIGGERER, MIGRATE, ADMIN, WORKER];
+pub(crate) const ALL: &[&str] = &[
+    SCHEDULER,
+    DAG_PROCESSOR,
+    API_SERVER,
+    WEBSERVER,
+    TRIGGERER,
+    MIGRATE,
+    ADMIN,
+    WORKER,
+];
 
 /// What is meant to run all the time.
-pub(crate) const LONG_RUNNING: &[&str] = &[SCHEDULER, DAG_PROCESSOR, API_SERVER, WEBSERVER, TRIGGERER];
+pub(crate) const LONG_RUNNING: &[&str] =
+    &[SCHEDULER, DAG_PROCESSOR, API_SERVER, WEBSERVER, TRIGGERER];
 
 /// What all components of an Airflow have in common.
 pub(crate) struct Common<'a> {
@@ -57,7 +66,10 @@ impl Common<'_> {
     }
 
     pub(crate) fn migrate(&self) -> Spec {
-        Spec { variables: settings::without_bundles(self.variables.clone()), ..self.airflow(MIGRATE, &["db", "migrate"]) }
+        Spec {
+            variables: settings::without_bundles(self.variables.clone()),
+            ..self.airflow(MIGRATE, &["db", "migrate"])
+        }
     }
 
     /// Makes Airflow 2's admin user. The password goes by environment: command
@@ -75,7 +87,11 @@ sys.exit(subprocess.run(
     }
 
     pub(crate) fn worker(&self) -> Spec {
-        self.spec(WORKER, &["-m", "airflow_updraft.worker"], self.variables.clone())
+        self.spec(
+            WORKER,
+            &["-m", "airflow_updraft.worker"],
+            self.variables.clone(),
+        )
     }
 
     pub(crate) fn components(&self) -> Vec<Spec> {

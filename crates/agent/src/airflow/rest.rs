@@ -22,9 +22,16 @@ pub struct AirflowRest {
 #[derive(Debug, thiserror::Error)]
 pub enum AirflowRestError {
     #[error("Airflow does not answer at {address}")]
-    Unreachable { address: String, source: reqwest::Error },
+    Unreachable {
+        address: String,
+        source: reqwest::Error,
+    },
     #[error("Airflow answered {status} to {what}: {text}")]
-    Refused { what: String, status: StatusCode, text: String },
+    Refused {
+        what: String,
+        status: StatusCode,
+        text: String,
+    },
     #[error("Airflow's answer to {what} makes no sense: {why}")]
     Nonsense { what: String, why: String },
     #[error("{0}")]
@@ -34,7 +41,8 @@ pub enum AirflowRestError {
 /// How a DAG run ended, or how far it is.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct DagRun {
-    pub dag_run_id: String,
+    #[serde(rename = "dag_run_id")]
+    pub id: String,
     pub state: String,
     #[serde(default)]
     pub bundle_version: Option<String>,
@@ -60,7 +68,10 @@ impl AirflowRest {
         }
         let http = http
             .build()
-            .map_err(|source| AirflowRestError::Unreachable { address: base.clone(), source })?;
+            .map_err(|source| AirflowRestError::Unreachable {
+                address: base.clone(),
+                source,
+            })?;
         Ok(Self {
             http,
             base,
@@ -95,21 +106,46 @@ impl AirflowRest {
 
     /// Whether the API server answers at all; needs no sign-in.
     pub async fn is_up(&self) -> bool {
-        let path = if self.basic { "health" } else { "api/v2/monitor/health" };
-        let request = self.http.get(format!("{}/{path}", self.base)).timeout(Duration::from_secs(3));
-        request.send().await.is_ok_and(|response| response.status().is_success())
+        let path = if self.basic {
+            "health"
+        } else {
+            "api/v2/monitor/health"
+        };
+        let request = self
+            .http
+            .get(format!("{}/{path}", self.base))
+            .timeout(Duration::from_secs(3));
+        request
+            .send()
+            .await
+            .is_ok_and(|response| response.status().is_success())
     }
 
     /// Starts a run of a DAG, taking it off pause first.
     pub async fn trigger(&self, dag: &str) -> Result<DagRun, AirflowRestError> {
-        self.call(Method::PATCH, &format!("dags/{dag}"), Some(json!({ "is_paused": false }))).await?;
-        let body = if self.basic { json!({}) } else { json!({ "logical_date": null }) };
-        let run = self.call(Method::POST, &format!("dags/{dag}/dagRuns"), Some(body)).await?;
+        self.call(
+            Method::PATCH,
+            &format!("dags/{dag}"),
+            Some(json!({ "is_paused": false })),
+        )
+        .await?;
+        let body = if self.basic {
+            json!({})
+        } else {
+            json!({ "logical_date": null })
+        };
+        let run = self
+            .call(Method::POST, &format!("dags/{dag}/dagRuns"), Some(body))
+            .await?;
         parse("the new run", run)
     }
 
     pub async fn dag_run(&self, dag: &str, run: &str) -> Result<DagRun, AirflowRestError> {
-        parse("the run", self.call(Method::GET, &format!("dags/{dag}/dagRuns/{run}"), None).await?)
+        parse(
+            "the run",
+            self.call(Method::GET, &format!("dags/{dag}/dagRuns/{run}"), None)
+                .await?,
+        )
     }
 
     /// Starts a run and waits until it has ended, one way or the other.
@@ -124,13 +160,13 @@ impl AirflowRest {
             if tokio::time::Instant::now() > end {
                 return Err(AirflowRestError::TimedOut(format!(
                     "the run `{}` of `{dag}` is still {} after {} s",
-                    run.dag_run_id,
+                    run.id,
                     run.state,
                     limit.as_secs()
                 )));
             }
             tokio::time::sleep(Duration::from_millis(300)).await;
-            run = self.dag_run(dag, &run.dag_run_id).await?;
+            run = self.dag_run(dag, &run.id).await?;
         }
         Ok(run)
     }
@@ -138,11 +174,18 @@ impl AirflowRest {
     /// The ids of the DAGs that Airflow knows and has not retired.
     pub async fn dag_ids(&self) -> Result<Vec<String>, AirflowRestError> {
         let dags = self.list("dags", "dags").await?;
-        Ok(dags.iter().filter_map(|dag| Some(dag["dag_id"].as_str()?.to_owned())).collect())
+        Ok(dags
+            .iter()
+            .filter_map(|dag| Some(dag["dag_id"].as_str()?.to_owned()))
+            .collect())
     }
 
     /// Every row of a listing, page by page.
-    pub(crate) async fn list(&self, path: &str, rows: &str) -> Result<Vec<Value>, AirflowRestError> {
+    pub(crate) async fn list(
+        &self,
+        path: &str,
+        rows: &str,
+    ) -> Result<Vec<Value>, AirflowRestError> {
         let mut all = Vec::new();
         loop {
             let page = format!("{path}?limit=100&offset={}", all.len());
@@ -158,17 +201,33 @@ impl AirflowRest {
     }
 
     /// The source of a DAG's file, as Airflow keeps it.
-    pub(crate) async fn source(&self, dag: &str, token: Option<&str>) -> Result<String, AirflowRestError> {
-        let of = if self.basic { token.unwrap_or_default() } else { dag };
-        let answer = self.call(Method::GET, &format!("dagSources/{of}"), None).await?;
+    pub(crate) async fn source(
+        &self,
+        dag: &str,
+        token: Option<&str>,
+    ) -> Result<String, AirflowRestError> {
+        let of = if self.basic {
+            token.unwrap_or_default()
+        } else {
+            dag
+        };
+        let answer = self
+            .call(Method::GET, &format!("dagSources/{of}"), None)
+            .await?;
         Ok(answer["content"].as_str().unwrap_or_default().to_owned())
     }
 
     /// Has Airflow parse a file ahead of its turn.
     pub(crate) async fn parse_file(&self, token: &str) -> Result<(), AirflowRestError> {
-        match self.call(Method::PUT, &format!("parseDagFile/{token}"), None).await {
+        match self
+            .call(Method::PUT, &format!("parseDagFile/{token}"), None)
+            .await
+        {
             // It is in the queue already.
-            Err(AirflowRestError::Refused { status: StatusCode::CONFLICT, .. }) => Ok(()),
+            Err(AirflowRestError::Refused {
+                status: StatusCode::CONFLICT,
+                ..
+            }) => Ok(()),
             other => other.map(drop),
         }
     }
@@ -181,7 +240,10 @@ impl AirflowRest {
         body: Option<Value>,
     ) -> Result<Value, AirflowRestError> {
         let version = if self.basic { "v1" } else { "v2" };
-        let mut request = self.http.request(method.clone(), format!("{}/api/{version}/{path}", self.base));
+        let mut request = self.http.request(
+            method.clone(),
+            format!("{}/api/{version}/{path}", self.base),
+        );
         request = if self.basic {
             request.basic_auth(&self.user, Some(&self.password))
         } else {
@@ -196,12 +258,22 @@ impl AirflowRest {
 
     async fn token(&self) -> Result<String, AirflowRestError> {
         let credentials = json!({ "username": self.user, "password": self.password });
-        let request = self.http.post(format!("{}/auth/token", self.base)).json(&credentials);
+        let request = self
+            .http
+            .post(format!("{}/auth/token", self.base))
+            .json(&credentials);
         let answer = self.send("the sign-in", request).await?;
-        Ok(answer["access_token"].as_str().unwrap_or_default().to_owned())
+        Ok(answer["access_token"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned())
     }
 
-    async fn send(&self, what: &str, request: reqwest::RequestBuilder) -> Result<Value, AirflowRestError> {
+    async fn send(
+        &self,
+        what: &str,
+        request: reqwest::RequestBuilder,
+    ) -> Result<Value, AirflowRestError> {
         let unreachable = |source: reqwest::Error| AirflowRestError::Unreachable {
             address: self.base.clone(),
             source: source.without_url(),
@@ -209,19 +281,33 @@ impl AirflowRest {
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         if !status.is_success() {
-            let text: String = response.text().await.unwrap_or_default().chars().take(500).collect();
-            return Err(AirflowRestError::Refused { what: what.to_owned(), status, text });
+            let text: String = response
+                .text()
+                .await
+                .unwrap_or_default()
+                .chars()
+                .take(500)
+                .collect();
+            return Err(AirflowRestError::Refused {
+                what: what.to_owned(),
+                status,
+                text,
+            });
         }
         let bytes = response.bytes().await.map_err(unreachable)?;
         if bytes.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&bytes)
-            .map_err(|error| AirflowRestError::Nonsense { what: what.to_owned(), why: error.to_string() })
+        serde_json::from_slice(&bytes).map_err(|error| AirflowRestError::Nonsense {
+            what: what.to_owned(),
+            why: error.to_string(),
+        })
     }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(what: &str, value: Value) -> Result<T, AirflowRestError> {
-    serde_json::from_value(value)
-        .map_err(|error| AirflowRestError::Nonsense { what: what.to_owned(), why: error.to_string() })
+    serde_json::from_value(value).map_err(|error| AirflowRestError::Nonsense {
+        what: what.to_owned(),
+        why: error.to_string(),
+    })
 }

@@ -60,7 +60,7 @@ mod tests {
         let read = Secrets::load_or_make(&path).unwrap();
         assert_eq!(made.fernet_key, read.fernet_key);
         assert_eq!(made.fernet_key.len(), 44);
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let permissions = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(permissions & 0o777, 0o600);
     }
 }

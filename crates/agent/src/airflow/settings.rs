@@ -15,10 +15,23 @@ use crate::environment::Environment;
 /// What passes from the agent's own environment. Everything else stays out:
 /// tokens, our own settings, whatever a service manager put there.
 const PASSED: &[&str] = &[
-    "LANG", "LANGUAGE", "TZ",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
-    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "FTP_PROXY",
-    "http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "FTP_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+    "ftp_proxy",
 ];
 
 /// What a Deployment's variables cannot change: Airflow would run something
@@ -76,9 +89,17 @@ pub(crate) fn variables(
     let mut variables = passed(ours, ask.apart, ask.pass);
     // What the Deployment says may replace a default of ours …
     variables.extend(defaults(ask));
-    for (name, value) in ask.environment.variables.iter().chain(&ask.wanted.environment) {
+    for (name, value) in ask
+        .environment
+        .variables
+        .iter()
+        .chain(&ask.wanted.environment)
+    {
         if RESERVED.contains(&name.as_str()) || name.starts_with("UPDRAFT_") {
-            tracing::warn!(variable = name, "the agent sets this variable itself; the Deployment's is left out");
+            tracing::warn!(
+                variable = name,
+                "the agent sets this variable itself; the Deployment's is left out"
+            );
         } else {
             variables.insert(name.clone(), value.clone());
         }
@@ -92,7 +113,8 @@ pub(crate) fn variables(
         Some(ask.environment.project.display().to_string()),
         variables.get("PYTHONPATH").cloned(),
     ];
-    let joined = |parts: [Option<String>; 2]| parts.into_iter().flatten().collect::<Vec<_>>().join(":");
+    let joined =
+        |parts: [Option<String>; 2]| parts.into_iter().flatten().collect::<Vec<_>>().join(":");
     variables.insert("PATH".into(), joined(path));
     variables.insert("PYTHONPATH".into(), joined(python_path));
     variables.extend(fixed(ask));
@@ -116,13 +138,20 @@ fn passed(
         })
         .filter(|(name, _)| !name.starts_with("UPDRAFT_"))
         .collect();
-    variables.entry("PATH".into()).or_insert_with(|| SYSTEM_PATH.into());
-    variables.entry("LANG".into()).or_insert_with(|| "C.UTF-8".into());
+    variables
+        .entry("PATH".into())
+        .or_insert_with(|| SYSTEM_PATH.into());
+    variables
+        .entry("LANG".into())
+        .or_insert_with(|| "C.UTF-8".into());
     variables
 }
 
 fn own(pairs: impl IntoIterator<Item = (&'static str, String)>) -> Variables {
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    pairs
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 fn defaults(ask: &SettingsFor<'_>) -> Variables {
@@ -134,14 +163,26 @@ fn defaults(ask: &SettingsFor<'_>) -> Variables {
         ("AIRFLOW__CORE__EXECUTOR", ask.wanted.executor.clone()),
         ("AIRFLOW__CORE__LOAD_EXAMPLES", "False".into()),
         ("AIRFLOW__CORE__LAZY_LOAD_PLUGINS", "True".into()),
-        ("AIRFLOW__CORE__PARALLELISM", (processors * 2).clamp(2, 32).to_string()),
+        (
+            "AIRFLOW__CORE__PARALLELISM",
+            (processors * 2).clamp(2, 32).to_string(),
+        ),
         ("AIRFLOW__CORE__FERNET_KEY", ask.secrets.fernet_key.clone()),
-        ("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", "admin:admin".into()),
+        (
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS",
+            "admin:admin".into(),
+        ),
         ("AIRFLOW__API__WORKERS", "1".into()),
         ("AIRFLOW__API__SECRET_KEY", ask.secrets.secret_key.clone()),
         ("AIRFLOW__USAGE_DATA_COLLECTION__ENABLED", "False".into()),
-        ("AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL", again.to_string()),
-        ("AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES", processors.clamp(1, 8).to_string()),
+        (
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL",
+            again.to_string(),
+        ),
+        (
+            "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES",
+            processors.clamp(1, 8).to_string(),
+        ),
         ("AIRFLOW__DAG_PROCESSOR__PRINT_STATS_INTERVAL", "0".into()),
     ]);
     if let Some(url) = ask.metadata_db_url {
@@ -153,9 +194,20 @@ fn defaults(ask: &SettingsFor<'_>) -> Variables {
 fn fixed(ask: &SettingsFor<'_>) -> Variables {
     let home = ask.disk.airflow_home();
     let address = format!("http://127.0.0.1:{}", ask.port);
-    let user = if ask.apart { "airflow".to_owned() } else { own_name() };
+    let user = if ask.apart {
+        "airflow".to_owned()
+    } else {
+        own_name()
+    };
     let mut variables = own([
-        ("HOME", if ask.apart { shown(&home) } else { own_home().unwrap_or_else(|| shown(&home)) }),
+        (
+            "HOME",
+            if ask.apart {
+                shown(&home)
+            } else {
+                own_home().unwrap_or_else(|| shown(&home))
+            },
+        ),
         ("USER", user.clone()),
         ("LOGNAME", user),
         (MARK, shown(ask.disk.root())),
@@ -163,20 +215,38 @@ fn fixed(ask: &SettingsFor<'_>) -> Variables {
         // No bytecode in versions or environments: it would outlive its source.
         ("PYTHONDONTWRITEBYTECODE", "1".into()),
         ("PYTHONUNBUFFERED", "1".into()),
-        ("AIRFLOW__CORE__PLUGINS_FOLDER", shown(&ask.environment.project.join("plugins"))),
+        (
+            "AIRFLOW__CORE__PLUGINS_FOLDER",
+            shown(&ask.environment.project.join("plugins")),
+        ),
         // A second deploy within the default 30 s would move the label only.
-        ("AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL", "0".into()),
+        (
+            "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL",
+            "0".into(),
+        ),
     ]);
     if ask.environment.is_airflow_2() {
         variables.extend(own([
-            ("AIRFLOW__CORE__DAGS_FOLDER", shown(&ask.disk.airflow_link("dags"))),
-            ("AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS", "False".into()),
-            ("AIRFLOW__WEBSERVER__SECRET_KEY", ask.secrets.secret_key.clone()),
+            (
+                "AIRFLOW__CORE__DAGS_FOLDER",
+                shown(&ask.disk.airflow_link("dags")),
+            ),
+            (
+                "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS",
+                "False".into(),
+            ),
+            (
+                "AIRFLOW__WEBSERVER__SECRET_KEY",
+                ask.secrets.secret_key.clone(),
+            ),
             ("AIRFLOW__WEBSERVER__WEB_SERVER_HOST", "127.0.0.1".into()),
             ("AIRFLOW__WEBSERVER__WEB_SERVER_PORT", ask.port.to_string()),
             ("AIRFLOW__WEBSERVER__BASE_URL", address),
             ("AIRFLOW__WEBSERVER__WORKERS", "1".into()),
-            ("AIRFLOW__SCHEDULER__STANDALONE_DAG_PROCESSOR", "True".into()),
+            (
+                "AIRFLOW__SCHEDULER__STANDALONE_DAG_PROCESSOR",
+                "True".into(),
+            ),
             ("AIRFLOW__SCHEDULER__DAG_DIR_LIST_INTERVAL", "5".into()),
             ("AIRFLOW__SCHEDULER__MIN_FILE_PROCESS_INTERVAL", "30".into()),
             (
@@ -189,14 +259,26 @@ fn fixed(ask: &SettingsFor<'_>) -> Variables {
             ("AIRFLOW__API__HOST", "127.0.0.1".into()),
             ("AIRFLOW__API__PORT", ask.port.to_string()),
             ("AIRFLOW__API__BASE_URL", address.clone()),
-            ("AIRFLOW__CORE__EXECUTION_API_SERVER_URL", format!("{address}/execution/")),
-            ("AIRFLOW__API_AUTH__JWT_SECRET", ask.secrets.jwt_secret.clone()),
+            (
+                "AIRFLOW__CORE__EXECUTION_API_SERVER_URL",
+                format!("{address}/execution/"),
+            ),
+            (
+                "AIRFLOW__API_AUTH__JWT_SECRET",
+                ask.secrets.jwt_secret.clone(),
+            ),
             (
                 "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE",
                 shown(&ask.disk.passwords()),
             ),
-            ("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", bundles(ask)),
-            ("AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL", "1".into()),
+            (
+                "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST",
+                bundles(ask),
+            ),
+            (
+                "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL",
+                "1".into(),
+            ),
             ("AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL", "1".into()),
         ]));
     }
@@ -251,8 +333,14 @@ mod tests {
     use super::*;
 
     fn passed_of(ours: &[(&str, &str)], apart: bool) -> Variables {
-        let ours = ours.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        passed(ours, apart, &["EXTRA".to_owned(), "UPDRAFT_TOKEN".to_owned()])
+        let ours = ours
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        passed(
+            ours,
+            apart,
+            &["EXTRA".to_owned(), "UPDRAFT_TOKEN".to_owned()],
+        )
     }
 
     #[test]

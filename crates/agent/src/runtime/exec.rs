@@ -45,12 +45,17 @@ pub(crate) const ALREADY_RUNNING: i32 = 75;
 /// Why the wrapper did not become the component.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    #[error("usage: agent exec --component NAME --run DIR --logs DIR --fingerprint TEXT [--environment DIGEST] [--user UID:GID] [--stdio] -- COMMAND…")]
+    #[error(
+        "usage: agent exec --component NAME --run DIR --logs DIR --fingerprint TEXT [--environment DIGEST] [--user UID:GID] [--stdio] -- COMMAND…"
+    )]
     Usage,
     #[error("the component `{component}` is already running as process {pid}")]
     AlreadyRunning { component: String, pid: u32 },
     #[error("could not {what}")]
-    Io { what: &'static str, source: io::Error },
+    Io {
+        what: &'static str,
+        source: io::Error,
+    },
 }
 
 impl ExecError {
@@ -139,9 +144,7 @@ impl Exec {
 }
 
 /// Becomes the component. Returns only when that did not come about.
-pub fn exec_component(
-    args: impl IntoIterator<Item = OsString>,
-) -> Result<Infallible, ExecError> {
+pub fn exec_component(args: impl IntoIterator<Item = OsString>) -> Result<Infallible, ExecError> {
     let exec = Exec::parse(args).ok_or(ExecError::Usage)?;
     let files = ComponentFiles::new(&exec.run, &exec.logs, &exec.component);
 
@@ -155,12 +158,18 @@ pub fn exec_component(
     lock.lock().map_err(failed("take the component's lock"))?;
     if let Some(record) = Record::read_alive(&files.record) {
         let pid = record.process.pid;
-        return Err(ExecError::AlreadyRunning { component: exec.component, pid });
+        return Err(ExecError::AlreadyRunning {
+            component: exec.component,
+            pid,
+        });
     }
     failpoint("agent.exec.before_record");
 
     let mut log = logs::open(&files.log).map_err(failed("open the component's log"))?;
-    let log_offset = log.metadata().map_err(failed("look at the component's log"))?.len();
+    let log_offset = log
+        .metadata()
+        .map_err(failed("look at the component's log"))?
+        .len();
     let record = Record {
         component: exec.component.clone(),
         process: ProcessIdentity::of_self().map_err(failed("read this process's start time"))?,
@@ -169,7 +178,9 @@ pub fn exec_component(
         started_at: chrono::Utc::now(),
         log_offset,
     };
-    record.write(&files.record).map_err(failed("write the component's record"))?;
+    record
+        .write(&files.record)
+        .map_err(failed("write the component's record"))?;
     failpoint("agent.exec.after_record");
 
     let error = command(&exec, &log).map_or_else(|error| error, |mut command| command.exec());
@@ -179,7 +190,10 @@ pub fn exec_component(
         "updraft: could not start `{}`: {error}",
         Path::new(&exec.command[0]).display()
     );
-    Err(ExecError::Io { what: "start the component", source: error })
+    Err(ExecError::Io {
+        what: "start the component",
+        source: error,
+    })
 }
 
 fn command(exec: &Exec, log: &File) -> io::Result<Command> {
@@ -197,7 +211,12 @@ fn command(exec: &Exec, log: &File) -> io::Result<Command> {
 }
 
 fn open_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
 }
 
 fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ExecError {
@@ -216,7 +235,10 @@ mod tests {
             logs: "/l".into(),
             fingerprint: "f".into(),
             environment: Some(Digest::of(b"e")),
-            user: Some(Ids { uid: 50_000, gid: 50_000 }),
+            user: Some(Ids {
+                uid: 50_000,
+                gid: 50_000,
+            }),
             stdio: true,
             command: vec!["airflow".into(), "scheduler".into(), "--".into()],
         };

@@ -23,7 +23,11 @@ impl ProcessIdentity {
     pub(crate) fn of_self() -> io::Result<Self> {
         let pid = std::process::id();
         let stat = Stat::read(pid)?;
-        Ok(Self { pid, start_time: stat.start_time, boot_id: boot_id()? })
+        Ok(Self {
+            pid,
+            start_time: stat.start_time,
+            boot_id: boot_id()?,
+        })
     }
 
     /// Whether that very process still runs. A zombie does not.
@@ -66,7 +70,10 @@ impl ProcessIdentity {
 }
 
 /// Turns readable when the process ends.
-#[expect(deprecated, reason = "its successor is unsafe; an owned descriptor cannot be closed by others")]
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe; an owned descriptor cannot be closed by others"
+)]
 fn watched(handle: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(handle, Interest::READABLE).ok()
 }
@@ -102,7 +109,9 @@ impl Stat {
 }
 
 fn boot_id() -> io::Result<String> {
-    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim()
+        .to_owned())
 }
 
 /// Every process that belongs to an agent's Airflow: those in the sessions of
@@ -110,7 +119,9 @@ fn boot_id() -> io::Result<String> {
 /// environment (a task's process may have moved to a group of its own and lost
 /// its parent).
 pub(crate) fn family(roots: &[u32], mark: Option<&str>) -> Vec<ProcessIdentity> {
-    let Ok(boot_id) = boot_id() else { return Vec::new() };
+    let Ok(boot_id) = boot_id() else {
+        return Vec::new();
+    };
     let own = std::process::id();
     let all: Vec<(u32, Stat)> = std::fs::read_dir("/proc")
         .into_iter()
@@ -122,9 +133,17 @@ pub(crate) fn family(roots: &[u32], mark: Option<&str>) -> Vec<ProcessIdentity> 
         .collect();
 
     let mut members: Vec<u32> = roots.to_vec();
-    members.extend(all.iter().filter(|(_, stat)| roots.contains(&stat.session)).map(|(pid, _)| pid));
+    members.extend(
+        all.iter()
+            .filter(|(_, stat)| roots.contains(&stat.session))
+            .map(|(pid, _)| pid),
+    );
     if let Some(mark) = mark {
-        members.extend(all.iter().map(|(pid, _)| *pid).filter(|pid| carries(*pid, mark)));
+        members.extend(
+            all.iter()
+                .map(|(pid, _)| *pid)
+                .filter(|pid| carries(*pid, mark)),
+        );
     }
     loop {
         let before = members.len();
@@ -149,8 +168,11 @@ pub(crate) fn family(roots: &[u32], mark: Option<&str>) -> Vec<ProcessIdentity> 
 
 /// Whether a process has this entry in its environment.
 fn carries(pid: u32, mark: &str) -> bool {
-    std::fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()))
+    std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
+        environ
+            .split(|byte| *byte == 0)
+            .any(|entry| entry == mark.as_bytes())
+    })
 }
 
 #[cfg(test)]
@@ -161,7 +183,10 @@ mod tests {
     fn reads_the_stat_of_a_process_with_an_unpleasant_name() {
         let line = "7 (a) b (c) S 1 7 5 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2";
         let stat = Stat::parse(line).unwrap();
-        assert_eq!((stat.state, stat.parent, stat.session, stat.start_time), ('S', 1, 5, 4711));
+        assert_eq!(
+            (stat.state, stat.parent, stat.session, stat.start_time),
+            ('S', 1, 5, 4711)
+        );
         assert!(Stat::parse("7 (a").is_none());
     }
 
@@ -169,15 +194,24 @@ mod tests {
     fn knows_itself_and_not_another_process_of_the_same_number() {
         let own = ProcessIdentity::of_self().unwrap();
         assert!(own.is_alive());
-        let earlier = ProcessIdentity { start_time: own.start_time - 1, ..own.clone() };
+        let earlier = ProcessIdentity {
+            start_time: own.start_time - 1,
+            ..own.clone()
+        };
         assert!(!earlier.is_alive());
-        let other_boot = ProcessIdentity { boot_id: "another".into(), ..own };
+        let other_boot = ProcessIdentity {
+            boot_id: "another".into(),
+            ..own
+        };
         assert!(!other_boot.is_alive());
     }
 
     #[tokio::test]
     async fn a_process_that_nobody_reaped_has_ended() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         let pid = child.id();
         let stat = Stat::read(pid).unwrap();
         let identity = ProcessIdentity {
@@ -187,7 +221,9 @@ mod tests {
         };
         assert!(identity.is_alive());
         identity.signal(Signal::KILL);
-        tokio::time::timeout(Duration::from_secs(5), identity.ended()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), identity.ended())
+            .await
+            .unwrap();
         assert!(!identity.is_alive());
         child.wait().unwrap();
     }

@@ -13,7 +13,11 @@ const KEPT: u32 = 3;
 /// Opens a log for appending. Output may quote variables of the Deployment, so
 /// only the agent's user reads it.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Moves the content of a large log to `.1`, `.1` to `.2`, and so on.
@@ -48,7 +52,10 @@ pub(crate) fn tail(path: &Path, offset: u64, lines: usize) -> String {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     let text = read().unwrap_or_default();
-    let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let all: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 

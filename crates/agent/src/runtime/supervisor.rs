@@ -40,7 +40,11 @@ impl Spec {
     /// Tells whether something that runs was started from this very spec. A
     /// digest, because variables may be secret and records are not.
     pub(crate) fn fingerprint(&self) -> String {
-        let command: Vec<_> = self.command.iter().map(|part| part.to_string_lossy()).collect();
+        let command: Vec<_> = self
+            .command
+            .iter()
+            .map(|part| part.to_string_lossy())
+            .collect();
         let user = self.user.map(|ids| (ids.uid, ids.gid));
         // Not the image's digest: images that differ in nothing that this
         // process sees leave it alone.
@@ -84,7 +88,10 @@ impl Launcher {
             .envs(&spec.variables)
             .current_dir(&spec.folder);
         if !stdio {
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
         }
         command
     }
@@ -138,7 +145,11 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     pub(crate) fn new(launcher: Launcher) -> Self {
-        Self { launcher, components: BTreeMap::new(), changed: Arc::new(watch::Sender::new(0)) }
+        Self {
+            launcher,
+            components: BTreeMap::new(),
+            changed: Arc::new(watch::Sender::new(0)),
+        }
     }
 
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
@@ -150,7 +161,9 @@ impl Supervisor {
     pub(crate) fn want(&mut self, specs: Vec<Spec>) {
         for (name, handle) in &self.components {
             if !specs.iter().any(|spec| spec.component == *name) {
-                handle.spec.send_if_modified(|wanted| wanted.take().is_some());
+                handle
+                    .spec
+                    .send_if_modified(|wanted| wanted.take().is_some());
             }
         }
         for spec in specs {
@@ -168,7 +181,10 @@ impl Supervisor {
     }
 
     pub(crate) fn views(&self) -> Vec<ComponentView> {
-        self.components.values().map(|handle| handle.view.borrow().view.clone()).collect()
+        self.components
+            .values()
+            .map(|handle| handle.view.borrow().view.clone())
+            .collect()
     }
 
     /// The record of a component that runs from its wanted spec.
@@ -188,7 +204,11 @@ impl Supervisor {
     }
 }
 
-fn start_task(name: &'static str, launcher: &Launcher, changed: &Arc<watch::Sender<u64>>) -> Handle {
+fn start_task(
+    name: &'static str,
+    launcher: &Launcher,
+    changed: &Arc<watch::Sender<u64>>,
+) -> Handle {
     let (spec, specs) = watch::channel(None);
     let view = ComponentView {
         name: name.to_owned(),
@@ -206,7 +226,11 @@ fn start_task(name: &'static str, launcher: &Launcher, changed: &Arc<watch::Send
         changed: Arc::clone(changed),
         backoff: Backoff::default(),
     };
-    Handle { spec, view, task: tokio::spawn(component.keep()) }
+    Handle {
+        spec,
+        view,
+        task: tokio::spawn(component.keep()),
+    }
 }
 
 struct Component {
@@ -253,11 +277,23 @@ impl Component {
 
     /// Waits beside a component that runs as wanted.
     async fn attend(&mut self, files: &ComponentFiles, record: Record) {
-        let age = (chrono::Utc::now() - record.started_at).to_std().unwrap_or_default();
+        let age = (chrono::Utc::now() - record.started_at)
+            .to_std()
+            .unwrap_or_default();
         let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-        let state = |age| if age < STARTED { ComponentState::Starting } else { ComponentState::Running };
+        let state = |age| {
+            if age < STARTED {
+                ComponentState::Starting
+            } else {
+                ComponentState::Running
+            }
+        };
         self.show(state(age), Some(record.clone()));
-        let pause = if age < STARTED { STARTED.saturating_sub(age) } else { LOOK };
+        let pause = if age < STARTED {
+            STARTED.saturating_sub(age)
+        } else {
+            LOOK
+        };
         tokio::select! {
             () = record.process.ended() => {
                 if since.elapsed() > SETTLED {
@@ -284,7 +320,8 @@ impl Component {
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => {
-                self.crashed(&format!("could not start the wrapper: {error}")).await;
+                self.crashed(&format!("could not start the wrapper: {error}"))
+                    .await;
                 return;
             }
         };
@@ -300,7 +337,12 @@ impl Component {
             if let Ok(Some(status)) = child.try_wait() {
                 if status.code() != Some(ALREADY_RUNNING) {
                     let tail = logs::tail(&files.log, offset, 20);
-                    self.crashed(if tail.is_empty() { "it ended without a word" } else { &tail }).await;
+                    self.crashed(if tail.is_empty() {
+                        "it ended without a word"
+                    } else {
+                        &tail
+                    })
+                    .await;
                 }
                 return;
             }
@@ -312,7 +354,11 @@ impl Component {
 
     async fn crashed(&mut self, last_lines: &str) {
         let pause = self.backoff.next();
-        tracing::warn!(component = self.name, ?pause, "crashed; it will be started again");
+        tracing::warn!(
+            component = self.name,
+            ?pause,
+            "crashed; it will be started again"
+        );
         self.seen.send_modify(|seen| {
             seen.record = None;
             seen.view.pid = None;
@@ -391,7 +437,9 @@ pub(crate) async fn stop_all(launcher: &Launcher, components: &[&str], mark: &st
             return;
         }
         if begun.elapsed() > POLITE {
-            known.iter().for_each(|process| process.signal(Signal::KILL));
+            for process in &known {
+                process.signal(Signal::KILL);
+            }
         } else {
             // Once each: some take a second request for impatience.
             for process in known.iter().filter(|process| !told.contains(process)) {
@@ -401,7 +449,10 @@ pub(crate) async fn stop_all(launcher: &Launcher, components: &[&str], mark: &st
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    tracing::error!(left = known.len(), "some of Airflow's processes did not end");
+    tracing::error!(
+        left = known.len(),
+        "some of Airflow's processes did not end"
+    );
 }
 
 /// How long all of an Airflow may take to stop by itself.
@@ -442,7 +493,14 @@ mod tests {
             let (run, logs) = (folder.path().join("run"), folder.path().join("logs"));
             std::fs::create_dir(&run).unwrap();
             std::fs::create_dir(&logs).unwrap();
-            Self { launcher: Launcher { wrapper: wrapper.into(), run, logs }, folder }
+            Self {
+                launcher: Launcher {
+                    wrapper: wrapper.into(),
+                    run,
+                    logs,
+                },
+                folder,
+            }
         }
 
         fn spec(&self, script: &str) -> Spec {
@@ -506,8 +564,9 @@ mod tests {
     async fn however_many_ask_one_starts() {
         let place = Place::new();
         let spec = place.spec("exec sleep 300");
-        let mut agents: Vec<Supervisor> =
-            (0..4).map(|_| Supervisor::new(place.launcher.clone())).collect();
+        let mut agents: Vec<Supervisor> = (0..4)
+            .map(|_| Supervisor::new(place.launcher.clone()))
+            .collect();
         for agent in &mut agents {
             agent.want(vec![spec.clone()]);
         }
@@ -542,7 +601,8 @@ mod tests {
     async fn a_crash_is_shown_with_its_last_lines_and_mended() {
         let place = Place::new();
         let mut supervisor = Supervisor::new(place.launcher.clone());
-        let once = "if [ -e seen ]; then exec sleep 300; fi; touch seen; echo about to fall >&2; exit 3";
+        let once =
+            "if [ -e seen ]; then exec sleep 300; fi; touch seen; echo about to fall >&2; exit 3";
         supervisor.want(vec![place.spec(once)]);
         let record = place.running(&supervisor).await;
         // It may be seen running before it falls.
@@ -591,7 +651,10 @@ mod tests {
         place.launcher.run_to_end(&spec).await.unwrap();
         drop(first);
         // One after the other: it cannot be known how the first one ended.
-        assert_eq!(std::fs::read_to_string(place.folder.path().join("ran")).unwrap(), "x\nx\n");
+        assert_eq!(
+            std::fs::read_to_string(place.folder.path().join("ran")).unwrap(),
+            "x\nx\n"
+        );
         let failing = place.spec("echo why it failed >&2; exit 7");
         let error = place.launcher.run_to_end(&failing).await.unwrap_err();
         assert!(error.contains("why it failed"), "{error}");

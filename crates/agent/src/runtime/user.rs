@@ -1,9 +1,9 @@
 //! Which user Airflow runs as, and what that user can reach.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::{fs, io};
 
 /// A user and its group, as numbers: the user need not be in `/etc/passwd`.
@@ -15,12 +15,18 @@ pub(crate) struct Ids {
 
 /// Who Airflow runs as when the agent is root and nobody is named: the number
 /// that Airflow's own container images use.
-const DEFAULT: Ids = Ids { uid: 50_000, gid: 50_000 };
+const DEFAULT: Ids = Ids {
+    uid: 50_000,
+    gid: 50_000,
+};
 
 impl Ids {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (uid, gid) = text.split_once(':')?;
-        Some(Self { uid: uid.parse().ok()?, gid: gid.parse().ok()? })
+        Some(Self {
+            uid: uid.parse().ok()?,
+            gid: gid.parse().ok()?,
+        })
     }
 }
 
@@ -51,7 +57,11 @@ impl WantedUser {
             (None, true) => Ok(Self::Other(look_up("airflow").unwrap_or(DEFAULT))),
             (Some(name), true) => {
                 let ids = look_up(name).ok_or_else(|| UserError::Unknown(name.to_owned()))?;
-                if ids.uid == 0 { Err(UserError::Root) } else { Ok(Self::Other(ids)) }
+                if ids.uid == 0 {
+                    Err(UserError::Root)
+                } else {
+                    Ok(Self::Other(ids))
+                }
             }
         }
     }
@@ -81,14 +91,23 @@ fn look_up(name: &str) -> Option<Ids> {
             if fields.first() != Some(&name) {
                 return None;
             }
-            Some(Ids { uid: fields.get(2)?.parse().ok()?, gid: fields.get(3)?.parse().ok()? })
+            Some(Ids {
+                uid: fields.get(2)?.parse().ok()?,
+                gid: fields.get(3)?.parse().ok()?,
+            })
         })
     };
     // Directory services are asked only where the file does not say.
-    fs::read_to_string("/etc/passwd").ok().and_then(|passwd| from(&passwd)).or_else(|| {
-        let answer = Command::new("getent").args(["passwd", name]).output().ok()?;
-        from(&String::from_utf8_lossy(&answer.stdout))
-    })
+    fs::read_to_string("/etc/passwd")
+        .ok()
+        .and_then(|passwd| from(&passwd))
+        .or_else(|| {
+            let answer = Command::new("getent")
+                .args(["passwd", name])
+                .output()
+                .ok()?;
+            from(&String::from_utf8_lossy(&answer.stdout))
+        })
 }
 
 /// Who Airflow really runs as, and what that means, for `status`.
@@ -101,7 +120,10 @@ pub(crate) struct Isolation {
 impl Isolation {
     /// What is true before there is anything to check.
     pub(crate) fn unknown() -> Self {
-        Self { user: None, text: "Airflow has not been started here yet".into() }
+        Self {
+            user: None,
+            text: "Airflow has not been started here yet".into(),
+        }
     }
 
     pub(crate) fn external() -> Self {
@@ -154,21 +176,27 @@ impl Isolation {
 /// The first folder on the way that the user may not pass.
 fn closed_folder(path: &Path, ids: Ids) -> Option<String> {
     let path = fs::canonicalize(path).ok()?;
-    path.ancestors().collect::<Vec<_>>().into_iter().rev().find_map(|folder| {
-        let metadata = fs::metadata(folder).ok().filter(fs::Metadata::is_dir)?;
-        let mode = metadata.mode();
-        let bit = if metadata.uid() == ids.uid {
-            0o100
-        } else if metadata.gid() == ids.gid {
-            0o010
-        } else {
-            0o001
-        };
-        (mode & bit == 0).then(|| {
-            let folder = folder.display();
-            format!("cannot enter `{folder}`; run `chmod o+x {folder}`, or use another --data-dir")
+    path.ancestors()
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .find_map(|folder| {
+            let metadata = fs::metadata(folder).ok().filter(fs::Metadata::is_dir)?;
+            let mode = metadata.mode();
+            let bit = if metadata.uid() == ids.uid {
+                0o100
+            } else if metadata.gid() == ids.gid {
+                0o010
+            } else {
+                0o001
+            };
+            (mode & bit == 0).then(|| {
+                let folder = folder.display();
+                format!(
+                    "cannot enter `{folder}`; run `chmod o+x {folder}`, or use another --data-dir"
+                )
+            })
         })
-    })
 }
 
 /// Tries what the rights of folders do not tell: whether the interpreter starts.
@@ -237,7 +265,13 @@ mod tests {
     #[test]
     fn finds_users_by_name_and_number() {
         assert_eq!(look_up("root"), Some(Ids { uid: 0, gid: 0 }));
-        assert_eq!(look_up("1234"), Some(Ids { uid: 1234, gid: 1234 }));
+        assert_eq!(
+            look_up("1234"),
+            Some(Ids {
+                uid: 1234,
+                gid: 1234
+            })
+        );
         assert_eq!(look_up("1234:5"), Some(Ids { uid: 1234, gid: 5 }));
         assert_eq!(look_up("no-such-user-here"), None);
     }
@@ -249,9 +283,25 @@ mod tests {
         fs::create_dir_all(&inner).unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
         fs::set_permissions(folder.path().join("a"), fs::Permissions::from_mode(0o700)).unwrap();
-        let text = closed_folder(&inner, Ids { uid: 4711, gid: 4711 }).unwrap();
+        let text = closed_folder(
+            &inner,
+            Ids {
+                uid: 4711,
+                gid: 4711,
+            },
+        )
+        .unwrap();
         assert!(text.contains("/a`; run `chmod o+x"), "{text}");
         fs::set_permissions(folder.path().join("a"), fs::Permissions::from_mode(0o711)).unwrap();
-        assert_eq!(closed_folder(&inner, Ids { uid: 4711, gid: 4711 }), None);
+        assert_eq!(
+            closed_folder(
+                &inner,
+                Ids {
+                    uid: 4711,
+                    gid: 4711
+                }
+            ),
+            None
+        );
     }
 }

@@ -2,7 +2,6 @@
 //! what was reported is kept. It can misbehave, which the real one cannot be
 //! asked to.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
-#![expect(clippy::allow_attributes, reason = "each test uses a part of it")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -107,7 +106,11 @@ impl ControlPlane {
 
     /// Sends other bytes for a digest.
     pub fn corrupt(&self, digest: Digest) {
-        self.shared.blobs.lock().unwrap().insert(digest, Bytes::from_static(b"corrupt"));
+        self.shared
+            .blobs
+            .lock()
+            .unwrap()
+            .insert(digest, Bytes::from_static(b"corrupt"));
     }
 
     pub fn set_down(&self, down: bool) {
@@ -180,14 +183,18 @@ impl ControlPlane {
     }
 
     pub async fn serving(&self, release: &Release, limit: Duration) -> Report {
-        self.reported(limit, |report| report.serving == Some(release.id)).await
+        self.reported(limit, |report| report.serving == Some(release.id))
+            .await
     }
 
     /// Waits for the end of a proof, and takes it as the real one would.
     pub async fn proof(&self, release: &Release, limit: Duration) -> Report {
         let report = self
             .reported(limit, |report| {
-                report.proof.as_ref().is_some_and(|proof| proof.release == release.id)
+                report
+                    .proof
+                    .as_ref()
+                    .is_some_and(|proof| proof.release == release.id)
             })
             .await;
         if report.proof.as_ref().unwrap().proof.outcome == ProofOutcome::Proven {
@@ -215,8 +222,11 @@ async fn take_report(State(shared): State<Arc<Shared>>, Json(report): Json<Repor
     }
     shared.reports.send_replace(Some(report));
     let generation = shared.wanted.borrow().generation;
-    Json(ReportAnswer { generation, lease_until: chrono::Utc::now() + Duration::from_secs(30) })
-        .into_response()
+    Json(ReportAnswer {
+        generation,
+        lease_until: chrono::Utc::now() + Duration::from_secs(30),
+    })
+    .into_response()
 }
 
 async fn send_blobs(State(shared): State<Arc<Shared>>, Json(ask): Json<FetchBlobs>) -> Response {
@@ -249,7 +259,10 @@ impl Place {
                 .with_writer(std::io::stderr)
                 .try_init();
         });
-        let folder = tempfile::Builder::new().prefix("updraft-agent-").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("updraft-agent-")
+            .tempdir()
+            .unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
         Self { folder }
     }
@@ -275,7 +288,10 @@ impl Place {
     }
 
     pub fn config(&self, control: &ControlPlane) -> AgentConfig {
-        let connect = Connect { server: control.address.clone(), ..Connect::default() };
+        let connect = Connect {
+            server: control.address.clone(),
+            ..Connect::default()
+        };
         let token = TokenSource::Value("secret-token".into());
         let mut config = AgentConfig::new(self.root(), connect, token).unwrap();
         config.wrapper = wrapper();
@@ -287,7 +303,10 @@ impl Place {
     /// An agent that only delivers, which is all that these tests look at.
     pub fn start_external(&self, control: &ControlPlane) -> RunningAgent {
         let mut config = self.config(control);
-        config.external = Some(ExternalConfig { folder: self.offered(), airflow: None });
+        config.external = Some(ExternalConfig {
+            folder: self.offered(),
+            airflow: None,
+        });
         Agent::start(config).unwrap()
     }
 
@@ -301,7 +320,11 @@ impl Place {
 
     /// What `live` shows of a bundle, by path.
     pub fn live(&self, control: &ControlPlane, bundle: &str) -> BTreeMap<String, String> {
-        let folder = self.root().join(control.deployment().to_string()).join("live").join(bundle);
+        let folder = self
+            .root()
+            .join(control.deployment().to_string())
+            .join("live")
+            .join(bundle);
         read_tree(&folder.join("current"))
     }
 }
@@ -334,7 +357,13 @@ impl AgentProcess {
 
 impl Place {
     /// Starts an agent as a process, to be killed at a failpoint or by hand.
-    pub fn start_process(&self, control: &ControlPlane, external: Option<&Path>, port: u16, failpoint: &str) -> AgentProcess {
+    pub fn start_process(
+        &self,
+        control: &ControlPlane,
+        external: Option<&Path>,
+        port: u16,
+        failpoint: &str,
+    ) -> AgentProcess {
         let child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["agent_process", "--exact", "--nocapture"])
             .env("UPDRAFT_TEST_ROOT", self.root())
@@ -352,17 +381,24 @@ impl Place {
 
 /// Called by a test named `agent_process` in test binaries that kill agents.
 pub fn be_the_agent() {
-    let Some(root) = std::env::var_os("UPDRAFT_TEST_ROOT") else { return };
+    let Some(root) = std::env::var_os("UPDRAFT_TEST_ROOT") else {
+        return;
+    };
     let text = |name: &str| std::env::var(name).unwrap();
-    let connect = Connect { server: text("UPDRAFT_TEST_SERVER"), ..Connect::default() };
+    let connect = Connect {
+        server: text("UPDRAFT_TEST_SERVER"),
+        ..Connect::default()
+    };
     let token = TokenSource::Value(text("UPDRAFT_TOKEN"));
     let mut config = AgentConfig::new(root.into(), connect, token).unwrap();
     config.wrapper = wrapper();
     config.airflow_port = text("UPDRAFT_TEST_PORT").parse().unwrap();
     config.tools = Some(tools());
     let folder = text("UPDRAFT_TEST_EXTERNAL");
-    config.external = (!folder.is_empty())
-        .then(|| ExternalConfig { folder: folder.into(), airflow: None });
+    config.external = (!folder.is_empty()).then(|| ExternalConfig {
+        folder: folder.into(),
+        airflow: None,
+    });
     let _ = tracing_subscriber::fmt()
         .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| "off".into()))
         .with_writer(std::io::stderr)
@@ -394,7 +430,14 @@ pub fn read_tree(root: &Path) -> BTreeMap<String, String> {
 /// This test binary, started again, is the wrapper: see [`be_the_wrapper`].
 pub fn wrapper() -> Vec<OsString> {
     let exe = std::env::current_exe().unwrap().into_os_string();
-    [exe, "wrapper".into(), "--exact".into(), "--nocapture".into(), "--".into()].into()
+    [
+        exe,
+        "wrapper".into(),
+        "--exact".into(),
+        "--nocapture".into(),
+        "--".into(),
+    ]
+    .into()
 }
 
 /// Called by a test named `wrapper` in each test binary.
@@ -407,7 +450,11 @@ pub fn be_the_wrapper() {
 }
 
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// `uv` and locks, shared by all tests.
@@ -421,7 +468,10 @@ fn tools() -> PathBuf {
 pub fn image(control: &ControlPlane, project: &Path) -> Digest {
     let cache = tools();
     let uv = updraft_image::Uv::find_or_install(&cache, &|_| {}).unwrap();
-    let half = updraft_project::Project::open(project).unwrap().image_half(None).unwrap();
+    let half = updraft_project::Project::open(project)
+        .unwrap()
+        .image_half(None)
+        .unwrap();
     let request = updraft_image::LockRequest {
         airflow: &half.fingerprint.airflow_version,
         python: half.fingerprint.python_version,
