@@ -98,9 +98,24 @@ fn main() {
     conclusion.exit();
 }
 
+/// What Airflow's own examples need registered; Airflow does it itself when it
+/// loads them.
+const EXAMPLES_PLUGIN: &str = "\
+from airflow.example_dags.plugins.decreasing_priority_weight_strategy import DecreasingPriorityStrategy
+from airflow.example_dags.plugins.workday import AfterWorkdayTimetable
+from airflow.plugins_manager import AirflowPlugin
+
+
+class ExamplesPlugin(AirflowPlugin):
+    name = \"examples\"
+    timetables = [AfterWorkdayTimetable]
+    priority_weight_strategies = [DecreasingPriorityStrategy]
+";
+
 /// The project of `dev init`, live.
 fn installed() -> Result<(Installation, Airflow)> {
     let installation = Installation::start("3.3.2")?;
+    installation.project.write("plugins/airflow_examples.py", EXAMPLES_PLUGIN)?;
     let deploy = installation.deploy(&["--timeout", "300"])?;
     if deploy.code != Some(0) {
         anyhow::bail!("the first deploy: {deploy:?}\n{}", installation.logs());
