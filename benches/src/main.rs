@@ -45,7 +45,7 @@ fn main() -> Result<()> {
 }
 
 fn measure_updraft(installation: &Installation, tree: &Tree, rows: &mut Vec<Row>) -> Result<()> {
-    let mut row = |what, times| {
+    let mut add = |what, times| {
         rows.push(Row {
             tool: "updraft",
             what,
@@ -54,18 +54,18 @@ fn measure_updraft(installation: &Installation, tree: &Tree, rows: &mut Vec<Row>
     };
 
     let (disk, parsed) = deploy(installation, &["deploy", "--dags", "--timeout", "600"])?;
-    row("first deploy, on disk", vec![disk]);
-    row("first deploy, parsed", vec![parsed]);
+    add("first deploy, on disk", vec![disk]);
+    add("first deploy, parsed", vec![parsed]);
 
-    let (mut disks, mut parses) = (Vec::new(), Vec::new());
+    let (mut on_disk, mut parsed_by) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         tree.edit(round)?;
         let (disk, parsed) = deploy(installation, &["deploy", "--dags"])?;
-        disks.push(disk);
-        parses.push(parsed);
+        on_disk.push(disk);
+        parsed_by.push(parsed);
     }
-    row("one file changed, on disk", disks);
-    row("one file changed, parsed", parses);
+    add("one file changed, on disk", on_disk);
+    add("one file changed, parsed", parsed_by);
 
     let mut times = Vec::new();
     for _ in 0..2 * ROUNDS {
@@ -75,13 +75,13 @@ fn measure_updraft(installation: &Installation, tree: &Tree, rows: &mut Vec<Row>
             .expect_code(0)?;
         times.push(start.elapsed());
     }
-    row("nothing changed", times);
+    add("nothing changed", times);
 
     let mut disks = Vec::new();
     for _ in 0..ROUNDS {
         disks.push(deploy(installation, &["rollback"])?.0);
     }
-    row("rollback, on disk", disks);
+    add("rollback, on disk", disks);
 
     let mut times = Vec::new();
     for _ in 0..2 * ROUNDS {
@@ -89,7 +89,7 @@ fn measure_updraft(installation: &Installation, tree: &Tree, rows: &mut Vec<Row>
         installation.updraft(&["--version"])?.expect_code(0)?;
         times.push(start.elapsed());
     }
-    row("--version", times);
+    add("--version", times);
     Ok(())
 }
 

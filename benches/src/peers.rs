@@ -9,13 +9,13 @@ use anyhow::{Result, ensure};
 use crate::tree::Tree;
 use crate::{ROUNDS, Row};
 
-pub fn measure(source: &Path, tree: &Tree) -> Result<Vec<Row>> {
+pub(crate) fn measure(source: &Path, tree: &Tree) -> Result<Vec<Row>> {
     let scratch = tempfile::tempdir()?;
-    let mut rows = Vec::new();
+    let mut all = Vec::new();
     for peer in [rsync, git, tar] {
-        rows.extend(peer(source, tree, scratch.path())?);
+        all.extend(peer(source, tree, scratch.path())?);
     }
-    Ok(rows)
+    Ok(all)
 }
 
 /// `rsync -a --delete` into a local folder: no switch, no history.
@@ -63,20 +63,20 @@ fn rounds(
     first: &str,
     again: &str,
     tree: &Tree,
-    edits: usize,
+    from: usize,
 ) -> Result<Vec<Row>> {
     if !shell(&format!("command -v {tool}"))?.0 {
         return Ok(Vec::new());
     }
     let timed = |script: &str| {
-        let (ended_well, took) = shell(script)?;
-        ensure!(ended_well, "{tool} failed");
-        Ok(took)
+        let (success, time) = shell(script)?;
+        ensure!(success, "{tool} failed");
+        Ok(time)
     };
     let first = timed(first)?;
     let mut changed = Vec::new();
     for round in 0..ROUNDS {
-        tree.edit(edits % 150 + round)?;
+        tree.edit(from % 150 + round)?;
         changed.push(timed(again)?);
     }
     Ok(vec![

@@ -10,12 +10,12 @@ const FILES: usize = 5_000;
 const DAG_FILES: usize = 200;
 const SIZE: usize = 4_500;
 
-pub struct Tree {
+pub(crate) struct Tree {
     root: PathBuf,
 }
 
 impl Tree {
-    pub fn write(root: &Path) -> Result<Self> {
+    pub(crate) fn write(root: &Path) -> Result<Self> {
         let tree = Self {
             root: root.to_owned(),
         };
@@ -34,7 +34,7 @@ impl Tree {
     }
 
     /// Changes one DAG file, differently in each round, and gives its path.
-    pub fn edit(&self, round: usize) -> Result<PathBuf> {
+    pub(crate) fn edit(&self, round: usize) -> Result<PathBuf> {
         let path = self.path(round);
         fs::write(&path, content(round, round + 1))?;
         Ok(path)

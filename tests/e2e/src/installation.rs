@@ -63,7 +63,7 @@ pub struct Installation {
     _reaper: Reaper,
 }
 
-pub const DEPLOYMENT: &str = "shop";
+const DEPLOYMENT: &str = "shop";
 
 impl Installation {
     /// A control plane with one Deployment, an enrolled agent, and a project

@@ -115,7 +115,9 @@ class ExamplesPlugin(AirflowPlugin):
 /// The project of `dev init`, live.
 fn installed() -> Result<(Installation, Airflow)> {
     let installation = Installation::start("3.3.2")?;
-    installation.project.write("plugins/airflow_examples.py", EXAMPLES_PLUGIN)?;
+    installation
+        .project
+        .write("plugins/airflow_examples.py", EXAMPLES_PLUGIN)?;
     let deploy = installation.deploy(&["--timeout", "300"])?;
     if deploy.code != Some(0) {
         anyhow::bail!("the first deploy: {deploy:?}\n{}", installation.logs());

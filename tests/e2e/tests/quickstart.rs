@@ -1,4 +1,5 @@
 //! `updraft quickstart`, as a newcomer runs it.
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -20,10 +21,25 @@ struct Newcomer {
 
 impl Newcomer {
     fn new() -> Self {
-        let root = tempfile::Builder::new().prefix("updraft-quickstart-").tempdir().unwrap().keep();
+        let root = tempfile::Builder::new()
+            .prefix("updraft-quickstart-")
+            .tempdir()
+            .unwrap()
+            .keep();
         fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let free = || TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        Self { port: free(), airflow_port: free(), _reaper: Reaper::watch(&root).unwrap(), root }
+        let free = || {
+            TcpListener::bind(("127.0.0.1", 0))
+                .unwrap()
+                .local_addr()
+                .unwrap()
+                .port()
+        };
+        Self {
+            port: free(),
+            airflow_port: free(),
+            _reaper: Reaper::watch(&root).unwrap(),
+            root,
+        }
     }
 
     fn quickstart(&self) -> Command {
@@ -33,7 +49,12 @@ impl Newcomer {
             .arg(self.project())
             .arg("--data-dir")
             .arg(self.root.join("data"))
-            .args(["--port", &self.port.to_string(), "--airflow-port", &self.airflow_port.to_string()]);
+            .args([
+                "--port",
+                &self.port.to_string(),
+                "--airflow-port",
+                &self.airflow_port.to_string(),
+            ]);
         command
     }
 
@@ -56,15 +77,20 @@ impl Newcomer {
     fn left_running(&self) -> Vec<String> {
         let data = self.root.join("data");
         let belongs = |process: &Path| {
-            fs::read(process.join("environ"))
-                .is_ok_and(|environ| String::from_utf8_lossy(&environ).contains(data.to_str().unwrap()))
+            fs::read(process.join("environ")).is_ok_and(|environ| {
+                String::from_utf8_lossy(&environ).contains(data.to_str().unwrap())
+            })
         };
         fs::read_dir("/proc")
             .unwrap()
             .flatten()
             .map(|entry| entry.path())
             .filter(|process| belongs(process))
-            .map(|process| fs::read_to_string(process.join("cmdline")).unwrap_or_default().replace('\0', " "))
+            .map(|process| {
+                fs::read_to_string(process.join("cmdline"))
+                    .unwrap_or_default()
+                    .replace('\0', " ")
+            })
             .collect()
     }
 }
@@ -73,7 +99,8 @@ impl Newcomer {
 fn takes_an_empty_folder_to_a_run_that_succeeded_and_comes_back_to_it() {
     let newcomer = Newcomer::new();
     let first = newcomer.quickstart().arg("--once").output().unwrap();
-    let printed = String::from_utf8_lossy(&first.stdout).into_owned() + &String::from_utf8_lossy(&first.stderr);
+    let printed = String::from_utf8_lossy(&first.stdout).into_owned()
+        + &String::from_utf8_lossy(&first.stderr);
     assert!(first.status.success(), "{printed}");
     for said in [
         format!("http://127.0.0.1:{}", newcomer.port),
@@ -89,23 +116,54 @@ fn takes_an_empty_folder_to_a_run_that_succeeded_and_comes_back_to_it() {
 
     // The second start keeps running until it is told to stop.
     let started = Instant::now();
-    let mut second = newcomer.quickstart().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut second = newcomer
+        .quickstart()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let stdout = BufReader::new(second.stdout.take().unwrap());
-    let ready = stdout.lines().map_while(Result::ok).find(|line| line.contains("updraft rollback"));
+    let ready = stdout
+        .lines()
+        .map_while(Result::ok)
+        .find(|line| line.contains("updraft rollback"));
     assert!(ready.is_some(), "it ended without saying what to try next");
-    println!("back after {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(120),
+        "back only after {:?}",
+        started.elapsed()
+    );
 
     // What it prints works: an edit in the project's folder is one command away.
     let dag = newcomer.project().join("dags/example_basic.py");
     fs::write(&dag, fs::read_to_string(&dag).unwrap() + "\n# edited\n").unwrap();
-    let deploy = newcomer.updraft(&["deploy", "--dags"]).current_dir(newcomer.project()).output().unwrap();
-    assert!(deploy.status.success(), "{}", String::from_utf8_lossy(&deploy.stderr));
-    let history = newcomer.updraft(&["history"]).current_dir(newcomer.project()).output().unwrap();
-    assert!(history.status.success(), "{}", String::from_utf8_lossy(&history.stderr));
+    let deploy = newcomer
+        .updraft(&["deploy", "--dags"])
+        .current_dir(newcomer.project())
+        .output()
+        .unwrap();
+    assert!(
+        deploy.status.success(),
+        "{}",
+        String::from_utf8_lossy(&deploy.stderr)
+    );
+    let history = newcomer
+        .updraft(&["history"])
+        .current_dir(newcomer.project())
+        .output()
+        .unwrap();
+    assert!(
+        history.status.success(),
+        "{}",
+        String::from_utf8_lossy(&history.stderr)
+    );
 
     let pid = Pid::from_child(&second);
     kill_process(pid, Signal::INT).unwrap();
-    let ended = wait_for("quickstart to stop", Duration::from_secs(20), || Ok(second.try_wait()?)).unwrap();
+    let ended = wait_for("quickstart to stop", Duration::from_secs(20), || {
+        Ok(second.try_wait()?)
+    })
+    .unwrap();
     assert_eq!(ended.code(), Some(0));
     assert_eq!(newcomer.left_running(), [""; 0]);
 }
@@ -118,7 +176,10 @@ fn a_port_in_use_is_said_and_nothing_is_left_running() {
     drop(taken);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(16), "{stderr}");
-    assert!(stderr.contains(&newcomer.airflow_port.to_string()), "{stderr}");
+    assert!(
+        stderr.contains(&newcomer.airflow_port.to_string()),
+        "{stderr}"
+    );
     assert!(stderr.contains("--airflow-port"), "{stderr}");
     assert_eq!(newcomer.left_running(), [""; 0]);
 }
@@ -128,7 +189,13 @@ fn a_machine_without_python_is_told_so() {
     let newcomer = Newcomer::new();
     let empty = newcomer.root.join("bin");
     fs::create_dir(&empty).unwrap();
-    let output = newcomer.quickstart().arg("--once").env("PATH", &empty).env_remove("UPDRAFT_UV").output().unwrap();
+    let output = newcomer
+        .quickstart()
+        .arg("--once")
+        .env("PATH", &empty)
+        .env_remove("UPDRAFT_UV")
+        .output()
+        .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(16), "{stderr}");
     assert!(stderr.contains("Python"), "{stderr}");

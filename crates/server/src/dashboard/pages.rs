@@ -332,7 +332,7 @@ impl DeployPage {
             by: deploy.created_by,
             timings,
             git: deploy.git.map(|git| GitFact {
-                commit: git.commit.as_deref().map(short).unwrap_or_else(|| "no commit yet".into()),
+                commit: git.commit.as_deref().map_or_else(|| "no commit yet".into(), short),
                 subject: git.subject.unwrap_or_default(),
                 rest: [
                     git.branch.map(|branch| format!("branch {branch}")),
