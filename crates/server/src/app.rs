@@ -3,7 +3,6 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 use updraft_blob::Blobs;
@@ -45,10 +44,8 @@ impl App {
         Self(Arc::new(parts))
     }
 
-    /// The time, in the steps in which the database keeps it.
-    #[expect(clippy::unused_self, reason = "the clock belongs to the app")]
     pub(crate) fn now(&self) -> Timestamp {
-        now()
+        self.config.clock.now()
     }
 
     /// Says that something about a Deployment changed. Only after the commit:
@@ -56,11 +53,6 @@ impl App {
     pub(crate) fn announce(&self, deployment: DeploymentId) {
         self.news.announce(deployment);
     }
-}
-
-pub(crate) fn now() -> Timestamp {
-    let now = Utc::now();
-    DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
 }
 
 impl Deref for App {

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use updraft_api::VERSION;
 use updraft_store::{Store, StoreError};
 
-use crate::app::now;
 use crate::config::ServerConfig;
 use crate::server::open_store;
 
@@ -91,7 +90,7 @@ async fn fill(config: &ServerConfig, store: &Store, to: &Path) -> Result<Backup,
         .await
         .map_err(|error| at(to)(io::Error::other(error)))??;
     let made = Backup {
-        made_at: now(),
+        made_at: config.clock.now(),
         version: VERSION.into(),
         database,
         blobs,

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use updraft_bundle::Limits as BundleLimits;
 
+use crate::clock::Clock;
+
 /// Everything a control plane is told. [`ServerConfig::new`] has the defaults.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
@@ -30,6 +32,7 @@ pub struct ServerConfig {
     pub retention_days: u32,
     /// How often to look for what ran out of time.
     pub sweep_ms: u64,
+    pub clock: Clock,
 }
 
 #[derive(Debug, Clone)]
@@ -76,6 +79,7 @@ impl ServerConfig {
             proof_grace_s: 15,
             retention_days: 90,
             sweep_ms: 1000,
+            clock: Clock::default(),
         }
     }
 

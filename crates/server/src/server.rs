@@ -1,9 +1,9 @@
 //! Starting and stopping a control plane.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use updraft_model::Digest;
 use updraft_store::{Store, StoreError};
 
 use crate::agent::Leases;
-use crate::app::{App, Parts, now};
+use crate::app::{App, Parts};
 use crate::auth::{KeyError, Keys};
 use crate::bundle::Shelf;
 use crate::config::ServerConfig;
@@ -215,6 +215,8 @@ fn open_data_dir(config: &ServerConfig) -> Result<File, StartError> {
         .mode(0o700)
         .create(path)
         .map_err(failed)?;
+    // Also when somebody made it beforehand: the database is for nobody else.
+    std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
     let lock = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -258,7 +260,7 @@ async fn open_app(config: ServerConfig, public_url: String) -> Result<App, Start
         .put(Digest::of(EMPTY_BLOB), EMPTY_BLOB.into())
         .await?;
 
-    let at = now();
+    let at = config.clock.now();
     let lease = chrono::Duration::seconds(i64::from(config.lease_s));
     let mut tx = store.begin().await?;
     let workspace = tx.ensure_workspace("default", at).await?;

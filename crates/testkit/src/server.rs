@@ -80,6 +80,11 @@ impl TestServer {
         self.running = Some(running.expect("a server"));
     }
 
+    /// Lets time pass for the control plane, but not for its timers.
+    pub fn advance_clock(&self, by: chrono::Duration) {
+        self.config.clock.advance(by);
+    }
+
     pub fn admin_token(&self) -> &str {
         &self.admin
     }

@@ -65,6 +65,7 @@ pub(crate) async fn enroll(app: &App, ask: Enroll) -> Result<NewToken, TokenErro
             days: AGENT_TOKEN_DAYS,
             created_by: enrollment.created_by,
         },
+        app.now(),
     )
     .await?;
     tx.commit().await?;

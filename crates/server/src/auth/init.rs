@@ -1,12 +1,14 @@
 //! The first token of an installation.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+
 use updraft_api::token::NewToken;
-use updraft_model::{Role, Scope};
+use updraft_model::{Role, Scope, Timestamp};
 use updraft_store::StoreError;
 
 use super::tokens::{Issue, issue};
 use super::{KeyError, Keys};
-use crate::app::now;
 use crate::config::ServerConfig;
 use crate::server::open_store;
 
@@ -40,10 +42,14 @@ impl InitError {
 /// Mints the first admin token; with `again`, another one. Works beside a
 /// running server: whoever can write to the data folder is an admin anyway.
 pub async fn init_admin(config: &ServerConfig, again: bool) -> Result<NewToken, InitError> {
-    std::fs::create_dir_all(&config.data_dir).map_err(InitError::Folder)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.data_dir)
+        .map_err(InitError::Folder)?;
     let keys = Keys::open(&config.keys_dir())?;
     let store = open_store(config).await?;
-    let minted = mint(&keys, &store, again).await;
+    let minted = mint(&keys, &store, again, config.clock.now()).await;
     store.close().await;
     minted
 }
@@ -52,10 +58,11 @@ async fn mint(
     keys: &Keys,
     store: &updraft_store::Store,
     again: bool,
+    now: Timestamp,
 ) -> Result<NewToken, InitError> {
     let mut tx = store.begin().await?;
     let first = tx
-        .record_fact("admin_token_made_at", &now().to_rfc3339())
+        .record_fact("admin_token_made_at", &now.to_rfc3339())
         .await?;
     if !first && !again {
         let at = tx.fact("admin_token_made_at").await?;
@@ -71,6 +78,7 @@ async fn mint(
             days: ADMIN_DAYS,
             created_by: "server init".into(),
         },
+        now,
     )
     .await?;
     tx.commit().await?;

@@ -3,14 +3,14 @@
 use chrono::Duration;
 use updraft_api::ErrorCode;
 use updraft_api::token::{CreateToken, NewToken, TokenView};
-use updraft_model::{Role, Scope, TokenId};
+use updraft_model::{Role, Scope, Timestamp, TokenId};
 use updraft_store::{StoreError, Token, Write};
 use uuid::Uuid;
 
 use super::caller::{AccessError, Claims};
 use super::keys::ISSUER;
 use super::{Caller, KeyError, Keys};
-use crate::app::{App, now};
+use crate::app::App;
 use crate::error::{Problem, answers};
 
 const DEFAULT_DAYS: u32 = 90;
@@ -74,8 +74,8 @@ pub(crate) async fn issue(
     keys: &Keys,
     tx: &mut Write,
     issue: Issue,
+    now: Timestamp,
 ) -> Result<NewToken, StoreError> {
-    let now = now();
     let token = Token {
         id: TokenId::new(),
         name: issue.name,
@@ -146,6 +146,7 @@ pub(crate) async fn create_token(
             days,
             created_by: caller.token.name.clone(),
         },
+        app.now(),
     )
     .await?;
     tx.commit().await?;
