@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use updraft_api::agent::{AirflowView, ComponentState, ComponentView, Target, Wanted};
 use updraft_model::{Digest, ImportError, Proof, ProofOutcome, ReleaseId};
 
-use crate::airflow::components::{self, Common, DAG_PROCESSOR};
+use crate::airflow::components::{self, Common, DAG_PROCESSOR, SCHEDULER};
 use crate::airflow::rest::{AirflowRest, AirflowRestError};
 use crate::airflow::secrets::Secrets;
 use crate::airflow::settings::{self, SettingsFor};
@@ -445,7 +445,10 @@ impl Converge {
 
     fn rest(&self) -> Result<AirflowRest, AirflowRestError> {
         let address = format!("http://127.0.0.1:{}", self.config.airflow_port);
-        AirflowRest::new(&address, "admin", &self.secrets.admin_password)
+        let rest = AirflowRest::new(&address, "admin", &self.secrets.admin_password)?;
+        let airflow = self.deliver.board.read().airflow;
+        let is_2 = airflow.is_some_and(|airflow| airflow.version.starts_with("2."));
+        Ok(if is_2 { rest.version_1() } else { rest })
     }
 
     async fn ask_for_proof(
@@ -487,11 +490,16 @@ impl Converge {
     /// The DAG processor that a proof has to wait for: none when the one that
     /// runs started after the switch, as it has seen nothing else.
     async fn processor(&self, live: &Live) -> Option<Record> {
+        let parses = if self.supervisor().wants(DAG_PROCESSOR) {
+            DAG_PROCESSOR
+        } else {
+            SCHEDULER
+        };
         // One that is being replaced still writes what it read before.
         let end = Instant::now() + Duration::from_secs(30);
         loop {
-            let running = self.supervisor().running(DAG_PROCESSOR);
-            let any = Record::read_alive(&self.launcher.files(DAG_PROCESSOR).record);
+            let running = self.supervisor().running(parses);
+            let any = Record::read_alive(&self.launcher.files(parses).record);
             match (running, any) {
                 (Some(record), _) => {
                     return (record.started_at <= live.switched_at).then_some(record);

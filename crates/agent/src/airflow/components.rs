@@ -106,12 +106,16 @@ sys.exit(subprocess.run(
             ..self.airflow(TRIGGERER, &["triggerer", "--skip-serve-logs"])
         };
         if self.environment.is_airflow_2() {
-            vec![
+            let mut components = vec![
                 scheduler(&["scheduler", "--skip-serve-logs"]),
-                self.airflow(DAG_PROCESSOR, &["dag-processor"]),
                 self.airflow(WEBSERVER, &["webserver"]),
                 triggerer,
-            ]
+            ];
+            // With SQLite the scheduler parses by itself.
+            if !settings::uses_sqlite(self.variables) {
+                components.push(self.airflow(DAG_PROCESSOR, &["dag-processor"]));
+            }
+            components
         } else {
             vec![
                 self.airflow(DAG_PROCESSOR, &["dag-processor"]),

@@ -118,7 +118,30 @@ pub(crate) fn variables(
     variables.insert("PATH".into(), joined(path));
     variables.insert("PYTHONPATH".into(), joined(python_path));
     variables.extend(fixed(ask));
+    if ask.environment.is_airflow_2() {
+        // Airflow 2 lets one process at a time write to SQLite.
+        let sqlite = uses_sqlite(&variables);
+        variables.insert(
+            STANDALONE.into(),
+            if sqlite { "False" } else { "True" }.into(),
+        );
+        if sqlite {
+            variables.insert(
+                "AIRFLOW__CORE__EXECUTOR".into(),
+                "SequentialExecutor".into(),
+            );
+        }
+    }
     variables
+}
+
+const STANDALONE: &str = "AIRFLOW__SCHEDULER__STANDALONE_DAG_PROCESSOR";
+
+/// Whether Airflow's database is a file.
+pub(crate) fn uses_sqlite(variables: &Variables) -> bool {
+    variables
+        .get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+        .is_none_or(|url| url.starts_with("sqlite"))
 }
 
 fn passed(
@@ -224,6 +247,11 @@ fn fixed(ask: &SettingsFor<'_>) -> Variables {
             "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL",
             "0".into(),
         ),
+        // And the API server of 3.0 would show the old one for 10 s.
+        (
+            "AIRFLOW__CORE__MIN_SERIALIZED_DAG_FETCH_INTERVAL",
+            "0".into(),
+        ),
     ]);
     if ask.environment.is_airflow_2() {
         variables.extend(own([
@@ -243,11 +271,7 @@ fn fixed(ask: &SettingsFor<'_>) -> Variables {
             ("AIRFLOW__WEBSERVER__WEB_SERVER_PORT", ask.port.to_string()),
             ("AIRFLOW__WEBSERVER__BASE_URL", address),
             ("AIRFLOW__WEBSERVER__WORKERS", "1".into()),
-            (
-                "AIRFLOW__SCHEDULER__STANDALONE_DAG_PROCESSOR",
-                "True".into(),
-            ),
-            ("AIRFLOW__SCHEDULER__DAG_DIR_LIST_INTERVAL", "5".into()),
+            ("AIRFLOW__SCHEDULER__DAG_DIR_LIST_INTERVAL", "10".into()),
             ("AIRFLOW__SCHEDULER__MIN_FILE_PROCESS_INTERVAL", "30".into()),
             (
                 "AIRFLOW__API__AUTH_BACKENDS",
@@ -256,6 +280,8 @@ fn fixed(ask: &SettingsFor<'_>) -> Variables {
         ]));
     } else {
         variables.extend(own([
+            // 3.0 has none, which newer releases of its JWT library refuse.
+            ("AIRFLOW__API_AUTH__JWT_ISSUER", "updraft".into()),
             ("AIRFLOW__API__HOST", "127.0.0.1".into()),
             ("AIRFLOW__API__PORT", ask.port.to_string()),
             ("AIRFLOW__API__BASE_URL", address.clone()),

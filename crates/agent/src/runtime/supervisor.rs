@@ -187,6 +187,12 @@ impl Supervisor {
             .collect()
     }
 
+    pub(crate) fn wants(&self, component: &str) -> bool {
+        self.components
+            .get(component)
+            .is_some_and(|handle| handle.spec.borrow().is_some())
+    }
+
     /// The record of a component that runs from its wanted spec.
     pub(crate) fn running(&self, component: &str) -> Option<Record> {
         let handle = self.components.get(component)?;
