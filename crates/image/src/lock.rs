@@ -18,7 +18,18 @@ use crate::process::{self, Finished};
 use crate::uv::Uv;
 
 /// Counts up when locks are made in another way.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// Libraries that published releases of Airflow allow and do not work with:
+/// their API server does not start, or answers with errors. Tried with 3.0.6,
+/// 3.1.8 and 3.2.2.
+const fn known_bounds(airflow: &AirflowVersion) -> &'static str {
+    match (airflow.major(), airflow.minor()) {
+        (3, 0 | 1) => "fastapi<0.118\ncadwyn<6\n",
+        (3, 2) => "fastapi<0.137\n",
+        _ => "",
+    }
+}
 
 /// What to resolve.
 #[derive(Debug, Clone)]
@@ -166,6 +177,8 @@ fn attempt(
         format!("apache-airflow=={}\n", ask.airflow),
     )
     .map_err(failed)?;
+    let bounds = ".updraft-bounds.txt";
+    fs::write(folder.path().join(bounds), known_bounds(ask.airflow)).map_err(failed)?;
 
     let mut command = uv.command(folder.path());
     command
@@ -182,7 +195,7 @@ fn attempt(
             "--python-version",
             &python.to_string(),
         ])
-        .args(["--output-file", ".updraft-lock.txt", airflow])
+        .args(["--output-file", ".updraft-lock.txt", "--constraints", bounds, airflow])
         .args(ask.requirements.root_file());
     // Set to `--emit-index-url` or the like, they would let addresses in.
     command
