@@ -34,28 +34,31 @@ pub(crate) enum Format {
 
 pub(crate) struct Console {
     format: Format,
-    quiet: bool,
-    /// Whether a person watches standard error, so that lines may be redrawn.
-    live: bool,
+    statuses: Statuses,
     width: Option<usize>,
     bar: Option<ProgressBar>,
     data_error: Option<io::Error>,
-    data_gone: bool,
-    status_gone: bool,
+    /// Sides whose reader has gone away.
+    gone: Vec<To>,
 }
 
 impl Console {
     pub(crate) fn new(format: Format, quiet: bool) -> Self {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let statuses = if quiet {
+            Statuses::Quiet
+        } else if !dumb && io::stderr().is_terminal() {
+            Statuses::Live
+        } else {
+            Statuses::Lines
+        };
         Self {
             format,
-            quiet,
-            live: !quiet && !dumb && io::stderr().is_terminal(),
+            statuses,
             width: width(),
             bar: None,
             data_error: None,
-            data_gone: false,
-            status_gone: false,
+            gone: Vec::new(),
         }
     }
 
@@ -129,7 +132,7 @@ impl Console {
     /// Begins a step that may take a while. One at a time.
     pub(crate) fn step(&mut self, what: impl Into<String>) -> Step {
         let what = what.into();
-        let bar = self.live.then(|| {
+        let bar = (self.statuses == Statuses::Live).then(|| {
             let bar = ProgressBar::new_spinner();
             let style = ProgressStyle::with_template("{spinner:.cyan} {wide_msg} {elapsed:.dim}")
                 .unwrap_or_else(|_| ProgressStyle::default_spinner());
@@ -172,7 +175,7 @@ impl Console {
     /// Ends a step with what came of it and how long it took.
     pub(crate) fn done(&mut self, step: Step, text: &str) {
         let took = step.since.elapsed();
-        step.clear();
+        drop(step);
         self.bar = None;
         self.mark(text, took);
     }
@@ -188,7 +191,7 @@ impl Console {
 
     /// Ends a step that came to nothing; the error says the rest.
     pub(crate) fn abandon(&mut self, step: Step) {
-        step.clear();
+        drop(step);
         self.bar = None;
     }
 
@@ -220,33 +223,41 @@ impl Console {
     }
 
     fn write(&mut self, to: To, text: &[u8]) {
-        match to {
-            To::Status if !self.status_gone => {
-                // Nothing useful can be said when standard error is broken.
-                let written = AutoStream::auto(io::stderr()).write_all(text);
-                self.status_gone = written.is_err();
-            }
-            To::Data if !self.data_gone => {
-                let choice = AutoStream::choice(&io::stdout());
-                let choice = if self.is_json() {
-                    ColorChoice::Never
-                } else {
-                    choice
+        if self.gone.contains(&to) {
+            return;
+        }
+        let written = match to {
+            To::Status => AutoStream::auto(io::stderr()).write_all(text),
+            To::Data => {
+                let choice = match self.format {
+                    Format::Json => ColorChoice::Never,
+                    Format::Text => AutoStream::choice(&io::stdout()),
                 };
                 let mut stream = AutoStream::new(io::stdout(), choice);
-                if let Err(error) = stream.write_all(text).and_then(|()| stream.flush()) {
-                    self.data_gone = true;
-                    if error.kind() != io::ErrorKind::BrokenPipe {
-                        self.data_error = Some(error);
-                    }
-                }
+                stream.write_all(text).and_then(|()| stream.flush())
             }
-            To::Status | To::Data => {}
+        };
+        if let Err(error) = written {
+            self.gone.push(to);
+            // Nothing can be said about a standard error that is broken.
+            if to == To::Data && error.kind() != io::ErrorKind::BrokenPipe {
+                self.data_error = Some(error);
+            }
         }
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+/// How to say what is happening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Statuses {
+    Quiet,
+    /// To a pipe: a line each.
+    Lines,
+    /// To a terminal: a step is redrawn in place.
+    Live,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum To {
     Status,
     Data,
@@ -272,7 +283,7 @@ impl Write for Lines<'_> {
 
 impl Drop for Lines<'_> {
     fn drop(&mut self) {
-        if matches!(self.to, To::Status) && self.console.quiet {
+        if matches!(self.to, To::Status) && self.console.statuses == Statuses::Quiet {
             return;
         }
         let text = std::mem::take(&mut self.text);
@@ -288,17 +299,11 @@ pub(crate) struct Step {
     said: String,
 }
 
-impl Step {
-    fn clear(&self) {
+impl Drop for Step {
+    fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-    }
-}
-
-impl Drop for Step {
-    fn drop(&mut self) {
-        self.clear();
     }
 }
 

@@ -68,15 +68,14 @@ impl Context {
     pub(crate) fn client(&self) -> Result<Client> {
         let client = self.anonymous(None)?;
         let address = address(&client);
-        match self.settings()?.token(&address)? {
-            Some(token) => Ok(client.with_token(token.secret)),
-            None => {
-                let message = format!("there is no token for {address}");
-                let help = format!("sign in with `updraft login {address}`, or set UPDRAFT_TOKEN");
-                Err(Failure::new(Exit::NotSignedIn, message)
-                    .code("token_missing")
-                    .help(help))
-            }
+        if let Some(token) = self.settings()?.token(&address)? {
+            Ok(client.with_token(token.secret))
+        } else {
+            let message = format!("there is no token for {address}");
+            let help = format!("sign in with `updraft login {address}`, or set UPDRAFT_TOKEN");
+            Err(Failure::new(Exit::NotSignedIn, message)
+                .code("token_missing")
+                .help(help))
         }
     }
 
@@ -98,12 +97,11 @@ impl Context {
 
     /// The project that is meant.
     pub(crate) fn project(&self) -> Result<&Project> {
-        match &self.settings()?.project {
-            Some(setting) => Ok(&setting.value),
-            None => {
-                let here = std::env::current_dir().unwrap_or_default();
-                Err(ProjectError::NotHere(here).into())
-            }
+        if let Some(setting) = &self.settings()?.project {
+            Ok(&setting.value)
+        } else {
+            let here = std::env::current_dir().unwrap_or_default();
+            Err(ProjectError::NotHere(here).into())
         }
     }
 

@@ -404,7 +404,7 @@ fn an_error_is_one_json_object_too_when_json_was_asked_for() {
         --- stderr
         error: there is no token for http://127.0.0.1:[PORT]
         help: sign in with `updraft login http://127.0.0.1:[PORT]`, or set UPDRAFT_TOKEN
-        "#)
+        "#);
     });
 }
 
@@ -534,6 +534,6 @@ fn deleting_without_a_terminal_needs_a_yes() {
     --- stderr
     error: deleting `sales` needs a yes
     help: give --yes; nothing is asked without a terminal
-    "#)
+    "#);
     });
 }

@@ -551,7 +551,7 @@ fn values_of_variables_come_from_standard_input_and_are_not_shown() {
         --- stdout
         name           shop
         id             [dep]
-        created        [DATE] 23:59 UTC
+        created        [DATE] 00:09 UTC
         runtime        process, LocalExecutor
         after failure  keep
         proof timeout  300 s
@@ -603,7 +603,7 @@ fn a_port_in_use_stops_the_quickstart_before_it_begins() {
     error: port [PORT], which the control plane needs, cannot be used
       because: Address already in use (os error 98)
     help: stop what listens there (perhaps another quickstart), or choose another port with --port
-    "#)
+    "#);
     });
     assert!(!world.sandbox.path("here/new").exists());
 }

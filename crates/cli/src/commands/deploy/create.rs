@@ -142,16 +142,15 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         return ask.show_plan(out).await;
     }
     let (outcome, ending) = ask.run(&interrupt, out).await?;
-    match ending {
-        Some(ending) => outcome.print(ending, out),
-        None => {
-            if out.is_json() {
-                out.json(&outcome)?;
-            } else if let Some(deploy) = &outcome.deploy {
-                writeln!(out.data(), "{}", deploy.id)?;
-            }
-            Ok(outcome.exit)
+    if let Some(ending) = ending {
+        outcome.print(ending, out)
+    } else {
+        if out.is_json() {
+            out.json(&outcome)?;
+        } else if let Some(deploy) = &outcome.deploy {
+            writeln!(out.data(), "{}", deploy.id)?;
         }
+        Ok(outcome.exit)
     }
 }
 
@@ -589,6 +588,7 @@ async fn join_git(task: JoinHandle<Option<GitState>>) -> Option<GitState> {
     task.await.ok().flatten()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
 pub(crate) fn stopped(error: tokio::task::JoinError) -> Failure {
     Failure::new(Exit::Internal, "a thread ended before its work").cause(&error)
 }

@@ -31,7 +31,7 @@ impl Interrupt {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
-                _ = hung_up(&mut hangup) => {}
+                () = hung_up(&mut hangup) => {}
             }
             tell.send_replace(true);
             // Whoever waits later still sees it.

@@ -19,6 +19,7 @@ const MOST_NAMES: usize = 20;
 
 /// The object that `deploy`, `rollback` and their plans print.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "scripts ask for `outcome`")]
 pub(crate) struct Outcome {
     /// `live`, `nothing_to_do`, `accepted`, `planned`, `failed`, `timed_out`, `superseded`,
     /// `rolled_back`, `expired`, `no_agent` or `interrupted`.
@@ -174,37 +175,8 @@ fn write(
     ending: Ending,
     to: &mut impl Write,
 ) -> std::io::Result<()> {
-    let id = deploy_ref::short(deploy.id);
-    let name = &deploy.deployment_name;
     if let Some(proof) = proof(deploy) {
-        if ending == Ending::Live {
-            writeln!(
-                to,
-                "{GREEN}✓{GREEN:#} parsed by Airflow: {} of {} {DIM}({}){DIM:#}",
-                count(proof.parsed),
-                things(proof.files, "DAG file"),
-                duration(Duration::from_millis(proof_time(outcome))),
-            )?;
-        }
-        write_dags(&proof.dags, to)?;
-        for file in &proof.silent {
-            writeln!(
-                to,
-                "{YELLOW}warning{YELLOW:#}: `{file}` gave neither a DAG nor an error"
-            )?;
-        }
-        let old = proof
-            .import_errors
-            .iter()
-            .filter(|error| !error.new)
-            .count();
-        if old > 0 {
-            let errors = things(old as u64, "import error");
-            writeln!(
-                to,
-                "{YELLOW}warning{YELLOW:#}: {errors} that this deploy did not bring; see `updraft status`"
-            )?;
-        }
+        write_proof(outcome, proof, ending, to)?;
     }
     for host in &deploy.agents_lost {
         writeln!(
@@ -212,6 +184,56 @@ fn write(
             "{YELLOW}warning{YELLOW:#}: the agent on {host} is not connected; it follows when it is"
         )?;
     }
+    write_ending(outcome, deploy, ending, to)
+}
+
+fn write_proof(
+    outcome: &Outcome,
+    proof: &Proof,
+    ending: Ending,
+    to: &mut impl Write,
+) -> std::io::Result<()> {
+    if ending == Ending::Live {
+        writeln!(
+            to,
+            "{GREEN}✓{GREEN:#} parsed by Airflow: {} of {} {DIM}({}){DIM:#}",
+            count(proof.parsed),
+            things(proof.files, "DAG file"),
+            duration(Duration::from_millis(proof_time(outcome))),
+        )?;
+    }
+    if ending == Ending::Live || !is_same(&proof.dags) {
+        write_dags(&proof.dags, to)?;
+    }
+    for file in &proof.silent {
+        writeln!(
+            to,
+            "{YELLOW}warning{YELLOW:#}: `{file}` gave neither a DAG nor an error"
+        )?;
+    }
+    let old = proof
+        .import_errors
+        .iter()
+        .filter(|error| !error.new)
+        .count();
+    if old > 0 {
+        let errors = things(old as u64, "import error");
+        writeln!(
+            to,
+            "{YELLOW}warning{YELLOW:#}: {errors} that this deploy did not bring; see `updraft status`"
+        )?;
+    }
+    Ok(())
+}
+
+fn write_ending(
+    outcome: &Outcome,
+    deploy: &DeployView,
+    ending: Ending,
+    to: &mut impl Write,
+) -> std::io::Result<()> {
+    let id = deploy_ref::short(deploy.id);
+    let name = &deploy.deployment_name;
     let total = duration(Duration::from_millis(outcome.timings_ms.total));
     match ending {
         Ending::Live => writeln!(
@@ -335,6 +357,10 @@ fn write_failure(deploy: &DeployView, to: &mut impl Write) -> std::io::Result<()
         }
         None => writeln!(to, "{RED}error{RED:#}: {id} failed"),
     }
+}
+
+fn is_same(dags: &DagChanges) -> bool {
+    dags.added.is_empty() && dags.changed.is_empty() && dags.removed.is_empty()
 }
 
 pub(crate) fn write_dags(dags: &DagChanges, to: &mut impl Write) -> std::io::Result<()> {

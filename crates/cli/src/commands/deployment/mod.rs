@@ -83,7 +83,7 @@ pub(crate) struct SettingsArgs {
     #[arg(long, value_enum)]
     runtime: Option<RuntimeArg>,
 
-    /// The Airflow executor [default: LocalExecutor]
+    /// The Airflow executor [default: `LocalExecutor`]
     #[arg(long, value_name = "NAME")]
     executor: Option<String>,
 

@@ -47,23 +47,17 @@ fn write(status: &StatusView, now: Timestamp, to: &mut impl Write) -> std::io::R
         )?,
         Some(deploy) => write_wanted(deploy, now, to)?,
     }
-    let proven = match (&deployment.proven, status.proven_deploy) {
-        (None, _) => None,
-        (Some(proven), id)
-            if deployment
-                .wanted
-                .as_ref()
-                .is_none_or(|it| !it.same_content(proven)) =>
-        {
-            Some((names::release(proven), id))
-        }
-        (Some(_), _) => None,
-    };
-    if let Some((release, id)) = proven {
-        let id = id
-            .map(|id| format!(" ({})", deploy_ref::short(id)))
-            .unwrap_or_default();
-        writeln!(to, "  last live  {release}{id}")?;
+    let wanted = deployment.wanted.as_ref();
+    let other = deployment
+        .proven
+        .as_ref()
+        .filter(|proven| wanted.is_none_or(|wanted| !wanted.same_content(proven)));
+    if let Some(proven) = other {
+        let release = names::release(proven);
+        let id = status
+            .proven_deploy
+            .map(|id| format!(" ({})", deploy_ref::short(id)));
+        writeln!(to, "  last live  {release}{}", id.unwrap_or_default())?;
     }
     if let Some(dags) = status.dags {
         let errors = match status.import_errors.len() {
@@ -94,8 +88,7 @@ fn write(status: &StatusView, now: Timestamp, to: &mut impl Write) -> std::io::R
 fn write_wanted(deploy: &DeployView, now: Timestamp, to: &mut impl Write) -> std::io::Result<()> {
     let (colour, when) = match &deploy.state {
         DeployState::Live { since, .. } => (GREEN, Some(*since)),
-        DeployState::Failed { at, .. } => (RED, Some(*at)),
-        DeployState::TimedOut { at, .. } => (RED, Some(*at)),
+        DeployState::Failed { at, .. } | DeployState::TimedOut { at, .. } => (RED, Some(*at)),
         DeployState::RollingOut { since } => (YELLOW, Some(*since)),
         DeployState::Accepted => (YELLOW, deploy.accepted_at),
         DeployState::Created

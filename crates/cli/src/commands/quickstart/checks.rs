@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use serde::Deserialize;
-use updraft_image::{LockRequest, PythonError, PythonRequest, Uv, lock, nearest_python};
-use updraft_project::{Project, ProjectError};
+use updraft_image::{LockRequest, PythonError, PythonRequest, RunAs, Uv, lock, nearest_python};
+use updraft_project::Project;
 
 use crate::commands::deploy::create::stopped;
 use crate::console::Console;
@@ -60,6 +60,18 @@ fn start_time(pid: u32) -> Option<u64> {
         .ok()
 }
 
+/// Whether an Airflow was installed for this agent before. Then nothing has to
+/// be found or fetched.
+pub(super) fn is_installed(agent: &Path) -> bool {
+    let Ok(folders) = std::fs::read_dir(agent) else {
+        return false;
+    };
+    folders.flatten().any(|folder| {
+        let environments = std::fs::read_dir(folder.path().join("environments"));
+        environments.is_ok_and(|mut environments| environments.next().is_some())
+    })
+}
+
 /// Finds a Python and `uv`, and locks what the project needs, which asks the
 /// package index the first time.
 pub(super) async fn environment(project: &Project, cache: &Path, out: &mut Console) -> Result<()> {
@@ -82,26 +94,37 @@ pub(super) async fn environment(project: &Project, cache: &Path, out: &mut Conso
     Ok(())
 }
 
+/// A user without rights of its own, as Airflow's is.
+const NOBODY_SPECIAL: RunAs = RunAs {
+    uid: 50_000,
+    gid: 50_000,
+};
+
 struct Found {
     text: String,
     notes: Vec<String>,
 }
 
 fn find(project: &Project, cache: &Path, say: &dyn Fn(&str)) -> Result<Found> {
-    let half = project.image_half(None).map_err(|error| match error {
-        ProjectError::NoDockerfile => Failure::from(ProjectError::NoDockerfile),
-        other => other.into(),
-    })?;
+    let half = project.image_half(None)?;
     let fingerprint = &half.fingerprint;
     let uv = Uv::find_or_install(cache, say)?;
     let wanted = fingerprint.python_version;
-    let ask = PythonRequest {
-        airflow: &fingerprint.airflow_version,
-        wanted,
-        lock_from: wanted,
-        run_as: None,
+    let python_for = |run_as| {
+        let ask = PythonRequest {
+            airflow: &fingerprint.airflow_version,
+            wanted,
+            lock_from: wanted,
+            run_as,
+        };
+        nearest_python(Some(&uv), &ask)
     };
-    let python = nearest_python(Some(&uv), &ask)?;
+    // Started as root, the agent runs Airflow as somebody else where it can.
+    let python = if rustix::process::geteuid().is_root() {
+        python_for(Some(NOBODY_SPECIAL)).or_else(|_| python_for(None))?
+    } else {
+        python_for(None)?
+    };
     let ask = LockRequest {
         airflow: &fingerprint.airflow_version,
         python: wanted,

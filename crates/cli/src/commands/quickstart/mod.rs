@@ -65,6 +65,7 @@ struct Prepared {
     folders: Folders,
     port: u16,
     airflow_port: u16,
+    once: bool,
 }
 
 /// Where things lie below the data folder.
@@ -165,13 +166,16 @@ async fn prepare(args: &QuickstartArgs, out: &mut Console) -> Result<Prepared> {
     }
     logging::to_file(&folders.log())
         .map_err(|error| Failure::file("write", &folders.log(), &error))?;
-    checks::environment(&project, &folders.cache(), out).await?;
+    if !checks::is_installed(&folders.agent()) {
+        checks::environment(&project, &folders.cache(), out).await?;
+    }
     Ok(Prepared {
         project,
         deployment,
         folders,
         port: args.port,
         airflow_port: args.airflow_port,
+        once: args.once,
     })
 }
 
@@ -209,15 +213,25 @@ async fn bring_up(
         started: Instant::now(),
     };
     let (outcome, ending) = deploy.run(interrupt, out).await?;
-    if let Some(ending) = ending {
-        let exit = outcome.say(ending, out)?;
-        if exit != Exit::Success {
+    let exit = match ending {
+        Some(ending) => outcome.say(ending, out)?,
+        None => outcome.exit,
+    };
+    match exit {
+        Exit::Success => {}
+        // Somebody is editing: what runs is still worth looking at.
+        Exit::DeployFailed | Exit::RolledBack if !prepared.once => {
+            out.warn("the project is not live; Airflow keeps running so that you can mend it");
+        }
+        exit => {
             return Err(Failure::new(exit, "the project could not be deployed")
                 .help("mend what is named above and start the quickstart again"));
         }
     }
     stage.wait_for_airflow(AIRFLOW, out).await?;
-    run_example(prepared, stage, out).await?;
+    if exit == Exit::Success {
+        run_example(prepared, stage, out).await?;
+    }
     summary(prepared, stage, started, out)
 }
 
@@ -339,7 +353,7 @@ fn summary(prepared: &Prepared, stage: &Stage, started: Instant, out: &mut Conso
     writeln!(data)?;
     writeln!(
         data,
-        "{GREEN}{BOLD}`{deployment}` is live{BOLD:#}{GREEN:#} {DIM}(after {took}; log: {}){DIM:#}",
+        "{GREEN}{BOLD}`{deployment}` runs{BOLD:#}{GREEN:#} {DIM}(after {took}; log: {}){DIM:#}",
         log.display()
     )?;
     writeln!(data)?;
@@ -379,10 +393,12 @@ fn summary(prepared: &Prepared, stage: &Stage, started: Instant, out: &mut Conso
     }
     writeln!(data)?;
     drop(data);
-    writeln!(
-        out.status(),
-        "Ctrl-C stops all of it; the same command again brings it back."
-    )?;
+    if !prepared.once {
+        writeln!(
+            out.status(),
+            "Ctrl-C stops all of it; the same command again brings it back."
+        )?;
+    }
     Ok(())
 }
 
@@ -413,17 +429,13 @@ fn target(prepared: &Prepared) -> String {
     let Ok(settings) = Settings::load(&flags) else {
         return String::new();
     };
-    let mut target = String::new();
-    if settings
+    let deployment = settings
         .deployment
-        .is_none_or(|it| it.value != prepared.deployment)
-    {
-        target.push_str(&format!(" {}", prepared.deployment));
-    }
-    if settings.server.value.trim_end_matches('/') != prepared.url() {
-        target.push_str(&format!(" --server {}", prepared.url()));
-    }
-    target
+        .is_none_or(|it| it.value != prepared.deployment);
+    let server = settings.server.value.trim_end_matches('/') != prepared.url();
+    let name = deployment.then(|| format!(" {}", prepared.deployment));
+    let address = server.then(|| format!(" --server {}", prepared.url()));
+    name.unwrap_or_default() + &address.unwrap_or_default()
 }
 
 /// A path as a shell takes it.

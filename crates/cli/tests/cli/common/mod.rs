@@ -138,7 +138,7 @@ impl Printed {
         let mut text = format!("exit code {}\n", self.code.unwrap_or(-1));
         for (name, output) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
             if !output.is_empty() {
-                text.push_str(&format!("--- {name}\n{output}"));
+                text = format!("{text}--- {name}\n{output}");
             }
         }
         text.replace(&self.sandbox, "[SANDBOX]")
