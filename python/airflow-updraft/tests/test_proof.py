@@ -324,7 +324,6 @@ def test_without_the_processor_time_runs_out_and_says_on_what(site: Site) -> Non
     assert site.deploy({"late.py": dag("late", "one")})["outcome"] == "proven"
 
 
-@pytest.mark.smoke
 def test_the_first_proof_of_300_files(site: Site) -> None:
     files = {f"many/f{n:03}.py": dag(f"many_{n:03}", "one", "two") for n in range(300)}
     began = time.monotonic()
