@@ -50,7 +50,7 @@ fn measure_updraft(installation: &Installation, tree: &Tree, rows: &mut Vec<Row>
             tool: "updraft",
             what,
             times,
-        })
+        });
     };
 
     let (disk, parsed) = deploy(installation, &["deploy", "--dags", "--timeout", "600"])?;
