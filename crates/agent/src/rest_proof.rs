@@ -1,12 +1,16 @@
 //! A proof by Airflow's REST API alone, for an Airflow that somebody else runs.
 //!
-//! Parse times say little by themselves: a parse that was under way during the
-//! switch is stamped after it. So each affected file has to be seen parsed
-//! *twice* after the switch, the second time by a request made after the first
-//! was seen: while a file is not being parsed, the next parse of it begins after
-//! the request. The delivered path does not change, so such a parse read the new
-//! content. A file that is new needs to be seen once: there was nothing to parse
-//! before. Finally the source that Airflow shows is compared with the file.
+//! Parse times and sources say little by themselves: a parse that was under way
+//! during the switch is stamped after it, and within
+//! `min_serialized_dag_update_interval` (30 s, if nobody set it) of the last
+//! write Airflow moves the time and shows the new source while it keeps the old
+//! DAG. So each affected file has to be seen parsed *twice* after the switch.
+//!
+//! What the first parse wrote may be old, but nothing that began before the
+//! switch is written later. The second is asked for when the interval has passed
+//! since: it begins after the request, at a path that does not change, so it
+//! reads the new content, and its write is not held back. Where files were only
+//! added, each needs to be seen once: there was nothing to parse or to hold back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -43,7 +47,11 @@ enum Evidence {
     Asked {
         parsed: Option<String>,
     },
-    /// Asked for again after a parse was seen.
+    /// A parse was seen; what it or one before it wrote may hold back the next.
+    Settling {
+        until: Instant,
+    },
+    /// Asked for again after that.
     AskedAgain {
         parsed: Option<String>,
     },
@@ -60,6 +68,12 @@ struct Shown {
     error: Option<String>,
 }
 
+impl Shown {
+    fn is_there(&self) -> bool {
+        !self.dags.is_empty() || self.error.is_some()
+    }
+}
+
 /// How long a new file may yield nothing after everything else was seen.
 const SILENCE: Duration = Duration::from_secs(20);
 
@@ -70,6 +84,7 @@ impl RestProof<'_> {
         let change = base.map(|(_, change)| change);
         let candidates = self.dag_files()?;
         let before = self.known_errors();
+        let interval = self.rest.update_interval().await + Duration::from_secs(1);
         let mut evidence: BTreeMap<String, Evidence> = BTreeMap::new();
         let mut first: Option<BTreeMap<String, Shown>> = None;
         let mut quiet_since = Instant::now();
@@ -87,11 +102,15 @@ impl RestProof<'_> {
             }
             let mut moved = false;
             for (path, state) in &mut evidence {
-                let is_new = change
-                    .as_ref()
-                    .is_none_or(|change| change.added.contains(path));
+                // Next to other changes it may have taken a DAG over from them,
+                // and Airflow may hold back the write.
+                let is_new = change.as_ref().is_some_and(|change| {
+                    change.added.contains(path)
+                        && change.changed.is_empty()
+                        && change.removed.is_empty()
+                });
                 let now = shown.get(path).cloned().unwrap_or_default();
-                let next = next(state, &now, is_new);
+                let next = next(state, &now, is_new, Instant::now(), interval);
                 if let (Evidence::Asked { .. } | Evidence::AskedAgain { .. }, Some(token)) =
                     (&next, &now.token)
                     && next != *state
@@ -104,7 +123,8 @@ impl RestProof<'_> {
                 moved |= next != *state;
                 *state = next;
             }
-            if moved {
+            let settles = |state: &Evidence| matches!(state, Evidence::Settling { .. });
+            if moved || evidence.values().any(settles) {
                 quiet_since = Instant::now();
             }
             let open: Vec<&String> = evidence
@@ -112,7 +132,9 @@ impl RestProof<'_> {
                 .filter(|(_, state)| **state != Evidence::Seen)
                 .map(|(path, _)| path)
                 .collect();
-            let nothing_of_them = open.iter().all(|path| !shown.contains_key(*path));
+            let nothing_of_them = open
+                .iter()
+                .all(|path| !shown.get(*path).is_some_and(Shown::is_there));
             if open.is_empty() || (nothing_of_them && quiet_since.elapsed() > SILENCE) {
                 break (shown, false);
             }
@@ -193,12 +215,16 @@ impl RestProof<'_> {
                 .map(|path| (**path).clone())
         };
         let mut shown: BTreeMap<String, Shown> = BTreeMap::new();
-        for dag in self.rest.list("dags", "dags").await? {
+        for dag in self.rest.all_dags().await? {
             let Some(path) = path_of(&dag, "fileloc") else {
                 continue;
             };
             let file = shown.entry(path).or_default();
-            file.dags.extend(dag["dag_id"].as_str().map(str::to_owned));
+            // A retired DAG still says how to ask for its file.
+            let retired = dag["is_stale"] == true || dag["is_active"] == false;
+            if !retired {
+                file.dags.extend(dag["dag_id"].as_str().map(str::to_owned));
+            }
             file.token = dag["file_token"].as_str().map(str::to_owned);
             let parsed = dag["last_parsed_time"].as_str().map(str::to_owned);
             file.parsed = file.parsed.take().max(parsed);
@@ -283,7 +309,8 @@ impl RestProof<'_> {
             .evidence
             .iter()
             .filter(|(path, state)| {
-                !seen(state) && (found.timed_out || found.shown.contains_key(*path))
+                !seen(state)
+                    && (found.timed_out || found.shown.get(*path).is_some_and(Shown::is_there))
             })
             .map(|(path, _)| path.clone())
             .chain(found.differing.iter().cloned())
@@ -291,7 +318,9 @@ impl RestProof<'_> {
         let silent: Vec<String> = found
             .evidence
             .iter()
-            .filter(|(path, state)| !seen(state) && !found.shown.contains_key(*path))
+            .filter(|(path, state)| {
+                !seen(state) && !found.shown.get(*path).is_some_and(Shown::is_there)
+            })
             .map(|(path, _)| path.clone())
             .collect();
         let parsed = found.evidence.values().filter(|state| seen(state)).count() as u64;
@@ -361,7 +390,9 @@ fn affected(
 ) -> BTreeSet<String> {
     let all = || candidates.keys().cloned().collect();
     let Some(change) = change else { return all() };
-    let is_dag_file = |path: &&String| candidates.contains_key(*path) || shown.contains_key(*path);
+    let is_dag_file = |path: &&String| {
+        candidates.contains_key(*path) || shown.get(*path).is_some_and(Shown::is_there)
+    };
     let paths: Vec<&String> = change
         .changed
         .iter()
@@ -379,8 +410,14 @@ fn affected(
 }
 
 /// What follows from a look at one file.
-fn next(state: &Evidence, now: &Shown, is_new: bool) -> Evidence {
-    let is_shown = !now.dags.is_empty() || now.error.is_some();
+fn next(
+    state: &Evidence,
+    now: &Shown,
+    is_new: bool,
+    clock: Instant,
+    interval: Duration,
+) -> Evidence {
+    let is_shown = now.is_there();
     match state {
         _ if is_new && is_shown => Evidence::Seen,
         Evidence::None => Evidence::Asked {
@@ -393,11 +430,17 @@ fn next(state: &Evidence, now: &Shown, is_new: bool) -> Evidence {
         {
             Evidence::Seen
         }
-        Evidence::Asked { parsed } if *parsed != now.parsed => Evidence::AskedAgain {
+        Evidence::Asked { parsed } if *parsed != now.parsed => Evidence::Settling {
+            until: clock + interval,
+        },
+        Evidence::Settling { until } if clock >= *until => Evidence::AskedAgain {
             parsed: now.parsed.clone(),
         },
         Evidence::AskedAgain { parsed } if *parsed != now.parsed => Evidence::Seen,
-        Evidence::Asked { .. } | Evidence::AskedAgain { .. } | Evidence::Seen => state.clone(),
+        Evidence::Asked { .. }
+        | Evidence::Settling { .. }
+        | Evidence::AskedAgain { .. }
+        | Evidence::Seen => state.clone(),
     }
 }
 
@@ -414,19 +457,27 @@ mod tests {
     }
 
     #[test]
-    fn one_parse_after_the_switch_is_no_evidence_and_two_are() {
+    fn one_parse_after_the_switch_is_no_evidence_nor_are_two_close_together() {
+        let begin = Instant::now();
+        let interval = Duration::from_secs(30);
         let mut state = Evidence::None;
-        for (time, is_seen) in [
-            ("1", false),
-            ("1", false),
-            ("2", false),
-            ("2", false),
-            ("3", true),
-        ] {
-            state = next(&state, &parsed_at(time), false);
+        let looks = [
+            (0, "1", false),
+            (1, "1", false),
+            (2, "2", false),
+            // Within the interval of a write that may have been the old one.
+            (5, "3", false),
+            (33, "3", false),
+            (34, "3", false),
+            (35, "4", true),
+        ];
+        for (second, time, is_seen) in looks {
+            let clock = begin + Duration::from_secs(second);
+            state = next(&state, &parsed_at(time), false, clock, interval);
             assert_eq!(state == Evidence::Seen, is_seen, "{time}: {state:?}");
         }
-        assert_eq!(next(&Evidence::None, &parsed_at("1"), true), Evidence::Seen);
+        let new = next(&Evidence::None, &parsed_at("1"), true, begin, interval);
+        assert_eq!(new, Evidence::Seen);
     }
 
     #[test]

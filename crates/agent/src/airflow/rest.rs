@@ -180,6 +180,39 @@ impl AirflowRest {
             .collect())
     }
 
+    /// Every DAG, also those that Airflow has retired.
+    pub(crate) async fn all_dags(&self) -> Result<Vec<Value>, AirflowRestError> {
+        let all = if self.basic {
+            "dags?only_active=false"
+        } else {
+            "dags?exclude_stale=false"
+        };
+        self.list(all, "dags").await
+    }
+
+    /// How long Airflow does not write a DAG again after it wrote it. An Airflow
+    /// that does not show its settings is taken to have the default.
+    pub(crate) async fn update_interval(&self) -> Duration {
+        const DEFAULT: Duration = Duration::from_secs(30);
+        let path = if self.basic {
+            "config?section=core"
+        } else {
+            "config/section/core/option/min_serialized_dag_update_interval"
+        };
+        let Ok(answer) = self.call(Method::GET, path, None).await else {
+            return DEFAULT;
+        };
+        let sections = answer["sections"].as_array().into_iter().flatten();
+        let mut options =
+            sections.flat_map(|section| section["options"].as_array().into_iter().flatten());
+        let option = options.find(|option| option["key"] == "min_serialized_dag_update_interval");
+        let seconds = option.and_then(|option| match &option["value"] {
+            Value::String(text) => text.parse().ok(),
+            other => other.as_u64(),
+        });
+        seconds.map_or(DEFAULT, Duration::from_secs)
+    }
+
     /// Every row of a listing, page by page.
     pub(crate) async fn list(
         &self,
@@ -188,7 +221,8 @@ impl AirflowRest {
     ) -> Result<Vec<Value>, AirflowRestError> {
         let mut all = Vec::new();
         loop {
-            let page = format!("{path}?limit=100&offset={}", all.len());
+            let more = if path.contains('?') { '&' } else { '?' };
+            let page = format!("{path}{more}limit=100&offset={}", all.len());
             let page = self.call(Method::GET, &page, None).await?;
             let found = page[rows].as_array().cloned().unwrap_or_default();
             let is_last = found.is_empty();

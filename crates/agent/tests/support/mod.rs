@@ -488,6 +488,32 @@ pub fn image(control: &ControlPlane, project: &Path) -> Digest {
     control.put(environment.manifest().to_bytes())
 }
 
+/// A virtual environment with Airflow, made without an agent.
+pub fn airflow(place: &Place, project: &Path) -> PathBuf {
+    let cache = tools();
+    let uv = updraft_image::Uv::find_or_install(&cache, &|_| {}).unwrap();
+    let half = updraft_project::Project::open(project)
+        .unwrap()
+        .image_half(None)
+        .unwrap();
+    let request = updraft_image::LockRequest {
+        airflow: &half.fingerprint.airflow_version,
+        python: half.fingerprint.python_version,
+        requirements: &half.requirements,
+        fresh: false,
+    };
+    let lock = updraft_image::lock(&uv, &request, &cache, &|_| {}).unwrap();
+    let environment = updraft_image::Environment::new(&half, lock);
+    let request = updraft_image::RealiseRequest {
+        config: environment.config(),
+        dir: &place.path().join("environments"),
+        cache: &cache,
+        run_as: None,
+        say: &|_| {},
+    };
+    updraft_image::realise(&uv, &request).unwrap().bin
+}
+
 pub struct Clock(Instant);
 
 impl Clock {
