@@ -196,6 +196,13 @@ impl RunningServer {
         tracing::info!("control plane stopped");
     }
 
+    /// Ends at once the uploads that nobody finished in time.
+    pub async fn expire_uploads(&self) -> Result<(), String> {
+        jobs::expire_uploads(&self.app)
+            .await
+            .map_err(|error| crate::error::chain(&error))
+    }
+
     /// Removes at once what nothing in the retention period names.
     pub async fn collect_garbage(&self) -> Result<u64, String> {
         jobs::collect_garbage(&self.app, Duration::ZERO)

@@ -1,6 +1,8 @@
 //! A real control plane with a data folder of its own.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use tempfile::TempDir;
@@ -43,6 +45,26 @@ impl TestServer {
             config,
             running: Some(running),
             admin: admin.secret,
+        }
+    }
+
+    /// Starts a second one that shares keys and blobs with another, as several
+    /// behind one database do.
+    pub async fn start_beside(other: &Self, change: impl FnOnce(&mut ServerConfig)) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut config = other.config.clone();
+        config.data_dir = folder.path().join("data");
+        fs::create_dir_all(&config.data_dir).expect("a folder");
+        for shared in ["keys", "blobs"] {
+            symlink(other.data_dir().join(shared), config.data_dir.join(shared)).expect("a link");
+        }
+        change(&mut config);
+        let running = Server::start(config.clone()).await.expect("a server");
+        Self {
+            folder,
+            config,
+            running: Some(running),
+            admin: other.admin.clone(),
         }
     }
 
