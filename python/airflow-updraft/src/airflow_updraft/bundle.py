@@ -70,11 +70,11 @@ class UpdraftDagBundle(BaseDagBundle):
     @property
     def path(self) -> Path:
         # Without a version this is the link, not the folder behind it. Airflow's DAG processor expects a path
-        # that stays: its queue keeps the path a file was queued with, however long it waits there, and a
-        # function's serialised name holds a hash of its file's path. With a path that moves, queued files would
-        # be parsed from an old version long after a switch, or be missed and their DAGs retired once the old
-        # version is collected; and each deploy would make a new DAG version of every DAG. What is left is a
-        # parse that runs *during* a switch and may see both sides; the proof waits for those (`_processor.py`).
+        # that stays: its queue keeps the path a file was queued with, however long it waits there. With a path
+        # that moves, queued files would be parsed from an old version long after a switch, or not be found once
+        # that is collected; and a DAG whose serialised form holds its path (in 3.0 that is every DAG with a
+        # Python function) would get another DAG version with each deploy. What is left is a parse that runs
+        # *during* a switch and may see both sides; the proof waits for those (`_processor.py`).
         if self.version is not None:
             return _versions.folder(self._root, self.version)
         return self._root / "current"
