@@ -96,7 +96,10 @@ impl Converge {
         loop {
             let wanted = self.deliver.wanted.borrow_and_update().clone();
             let ended = match wanted {
-                Some(wanted) => self.converge(&wanted).await,
+                Some(wanted) => match self.deliver.begin_pass(&wanted) {
+                    Ok(()) => self.converge(&wanted).await,
+                    refused => refused,
+                },
                 None => Ok(()),
             };
             let Some(pause) = self.deliver.after(ended, &mut backoff) else {
@@ -116,12 +119,20 @@ impl Converge {
         let mut live = self.deliver.live().await?;
         // First of all, and also when nothing new can be reached: what is live
         // keeps running.
-        if let Some(live) = &live {
-            self.keep_airflow(live, wanted).await?;
-        }
-        let Some(target) = &wanted.target else {
-            return Ok(());
+        let kept = match &live {
+            Some(live) => self.keep_airflow(live, wanted).await,
+            None => Ok(()),
         };
+        let Some(target) = &wanted.target else {
+            return kept;
+        };
+        // What is live may not run; what is wanted instead may mend that.
+        let is_live = |live: &Live| live.release.id == target.release.id;
+        if live.as_ref().is_some_and(is_live) {
+            kept?;
+        } else if let Err(error) = kept {
+            tracing::warn!(?error, "Airflow cannot be kept up on what is live");
+        }
         if let Some(refused) = self.refused(target)? {
             return Err(PassError::Stalled(refused.message));
         }
@@ -129,10 +140,7 @@ impl Converge {
         self.environment(target.release.image.digest()).await?;
         self.deliver.is_staged(target);
 
-        if live
-            .as_ref()
-            .is_none_or(|live| live.release.id != target.release.id)
-        {
+        if !live.as_ref().is_some_and(is_live) {
             if !target.may_switch {
                 // The next generation says when.
                 return Ok(());
@@ -182,6 +190,9 @@ impl Converge {
     ) -> Result<Live, PassError> {
         self.deliver.board.busy("switching");
         let next = Live::next(before.as_ref(), target.release.clone(), target.deploy);
+        for bundle in next.release.bundles.keys() {
+            prove::hold_processor(&self.deliver.disk, bundle);
+        }
         self.deliver.switch(&next).await?;
         let Some(before) = before else {
             self.keep_airflow(&next, wanted).await?;

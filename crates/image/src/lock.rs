@@ -21,11 +21,11 @@ use crate::uv::Uv;
 const FORMAT: u32 = 2;
 
 /// Libraries that published releases of Airflow allow and do not work with:
-/// their API server does not start, or answers with errors. Tried with 3.0.6,
-/// 3.1.8 and 3.2.2.
+/// their API server does not start, or their tasks fail. Tried with 3.0.6 and
+/// 3.2.2.
 const fn known_bounds(airflow: &AirflowVersion) -> &'static str {
     match (airflow.major(), airflow.minor()) {
-        (3, 0 | 1) => "fastapi<0.118\ncadwyn<6\n",
+        (3, 0) => "fastapi<0.118\ncadwyn<6\n",
         (3, 2) => "fastapi<0.137\n",
         _ => "",
     }
