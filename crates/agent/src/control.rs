@@ -152,8 +152,6 @@ impl Poller {
             tracing::warn!(%error, "could not keep what is wanted for the next start");
         }
         failpoint("agent.wanted.after_keep");
-        self.board
-            .change(|observed| observed.generation = wanted.generation);
         self.wanted.send_replace(Some(Arc::new(wanted)));
     }
 }

@@ -119,6 +119,24 @@ impl Deliver {
         }
     }
 
+    /// Takes note of what a pass works towards. What was said of an earlier
+    /// generation must not be taken for an answer to this one.
+    pub(crate) fn begin_pass(&self, wanted: &Wanted) -> Result<(), PassError> {
+        self.board.change(|observed| {
+            if observed.generation != wanted.generation {
+                observed.generation = wanted.generation;
+                observed.problem = None;
+            }
+        });
+        let folder = wanted.deployment.to_string();
+        if self.disk.root().ends_with(&folder) {
+            return Ok(());
+        }
+        Err(PassError::Stalled(
+            "the agent's token is now for another Deployment; stop this agent together with its Airflow, and start it in a folder of its own".into(),
+        ))
+    }
+
     /// What is live, once it is known to be what it should be.
     pub(crate) async fn live(&mut self) -> Result<Option<Live>, PassError> {
         let live = self.disk.live()?;

@@ -33,7 +33,10 @@ impl External {
         loop {
             let wanted = self.deliver.wanted.borrow_and_update().clone();
             let ended = match wanted {
-                Some(wanted) => self.converge(&wanted).await,
+                Some(wanted) => match self.deliver.begin_pass(&wanted) {
+                    Ok(()) => self.converge(&wanted).await,
+                    refused => refused,
+                },
                 None => Ok(()),
             };
             let Some(pause) = self.deliver.after(ended, &mut backoff) else {

@@ -232,3 +232,35 @@ async fn killed_anywhere_the_live_tree_is_one_release_and_the_next_agent_gets_on
         .collect();
     assert!(missing.is_empty(), "never reached: {missing:?}");
 }
+
+#[tokio::test]
+async fn what_was_said_of_one_deploy_is_not_said_of_the_next() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let _agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    let stalled = |report: &updraft_api::agent::Report| {
+        report
+            .problem
+            .as_ref()
+            .is_some_and(|problem| problem.stalled)
+    };
+    // Nobody can prove it, so the agent is stuck with it.
+    let said = control
+        .reported(SOON, |report| {
+            report.serving == Some(first.id) && stalled(report)
+        })
+        .await;
+    control.forget_reports();
+    let second = deploy(&place, &control, "second", SECOND);
+    let reports = control
+        .all_reports(SOON, |report| report.serving == Some(second.id))
+        .await;
+    for report in reports {
+        assert!(
+            report.generation <= said.generation
+                || report.serving == Some(second.id)
+                || !stalled(&report),
+            "{report:#?}"
+        );
+    }
+}

@@ -87,6 +87,13 @@ impl Launcher {
             .env_clear()
             .envs(&spec.variables)
             .current_dir(&spec.folder);
+        // The wrapper's own failpoints; it ends at them, so Airflow never sees this.
+        if cfg!(debug_assertions)
+            && let Ok(name) = std::env::var("UPDRAFT_FAILPOINT")
+            && name.starts_with("agent.exec.")
+        {
+            command.env("UPDRAFT_FAILPOINT", name);
+        }
         if !stdio {
             command
                 .stdin(Stdio::null())

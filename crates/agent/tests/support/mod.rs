@@ -38,6 +38,7 @@ struct Shared {
     wanted: watch::Sender<Wanted>,
     blobs: Mutex<HashMap<Digest, Bytes>>,
     reports: watch::Sender<Option<Report>>,
+    all: Mutex<Vec<Report>>,
     /// Blobs that were asked for, in order.
     asked: Mutex<Vec<Digest>>,
     /// Answers with errors while set.
@@ -71,6 +72,7 @@ impl ControlPlane {
             wanted: watch::Sender::new(wanted),
             blobs: Mutex::default(),
             reports: watch::Sender::new(None),
+            all: Mutex::default(),
             asked: Mutex::default(),
             down: Mutex::new(false),
             may_switch: Mutex::new(true),
@@ -182,6 +184,20 @@ impl ControlPlane {
         found.unwrap_or_else(|_| panic!("the last report: {:#?}", self.shared.reports.borrow()))
     }
 
+    pub fn forget_reports(&self) {
+        self.shared.all.lock().unwrap().clear();
+    }
+
+    /// Every report until one says yes.
+    pub async fn all_reports(
+        &self,
+        limit: Duration,
+        wanted: impl Fn(&Report) -> bool,
+    ) -> Vec<Report> {
+        self.reported(limit, wanted).await;
+        self.shared.all.lock().unwrap().clone()
+    }
+
     pub async fn serving(&self, release: &Release, limit: Duration) -> Report {
         self.reported(limit, |report| report.serving == Some(release.id))
             .await
@@ -220,6 +236,7 @@ async fn take_report(State(shared): State<Arc<Shared>>, Json(report): Json<Repor
     if *shared.down.lock().unwrap() {
         return StatusCode::BAD_GATEWAY.into_response();
     }
+    shared.all.lock().unwrap().push(report.clone());
     shared.reports.send_replace(Some(report));
     let generation = shared.wanted.borrow().generation;
     Json(ReportAnswer {
