@@ -372,6 +372,34 @@ pub(crate) async fn status(
     }
 }
 
+/// How long the DAG processor keeps off a new version without hearing from the
+/// worker, which takes the hold over when it begins to prove.
+const HOLD: Duration = Duration::from_secs(20);
+
+/// Asks Airflow's DAG processor not to take over the next version by itself
+/// yet. It looks for one each second: between the switch and the worker's
+/// first write it would make rows of the same new DAGs, and one of both fails.
+pub(crate) fn hold_processor(disk: &Disk, bundle: &BundleName) {
+    let hold = || {
+        let own = ProcessIdentity::of_self()?;
+        let until = std::time::SystemTime::now() + HOLD;
+        let until = until
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        files::write_json(
+            &disk.notes().join(format!("{bundle}.hold.json")),
+            &serde_json::json!({
+                "pid": own.pid, "start_time": own.start_time, "until": until.as_secs_f64(),
+            }),
+            0o644,
+        )
+    };
+    if let Err(error) = hold() {
+        // Before the first start of Airflow there is nobody to hold.
+        tracing::debug!(%error, %bundle, "the DAG processor was not asked to wait");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use updraft_bundle::{Entry, EntryKind};
@@ -428,31 +456,5 @@ mod tests {
         assert_eq!(whole.reason, "dbt: broken");
         assert_eq!(whole.parsed, 2);
         assert_eq!(whole.silent, ["dags/f.py", "dbt/f.py"]);
-    }
-}
-
-/// How long the DAG processor keeps off a new version without hearing from the
-/// worker, which takes the hold over when it begins to prove.
-const HOLD: Duration = Duration::from_secs(20);
-
-/// Asks Airflow's DAG processor not to take over the next version by itself
-/// yet. It looks for one each second: between the switch and the worker's
-/// first write it would make rows of the same new DAGs, and one of both fails.
-pub(crate) fn hold_processor(disk: &Disk, bundle: &BundleName) {
-    let hold = || {
-        let own = ProcessIdentity::of_self()?;
-        let until = std::time::SystemTime::now() + HOLD;
-        let until = until.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        files::write_json(
-            &disk.notes().join(format!("{bundle}.hold.json")),
-            &serde_json::json!({
-                "pid": own.pid, "start_time": own.start_time, "until": until.as_secs_f64(),
-            }),
-            0o644,
-        )
-    };
-    if let Err(error) = hold() {
-        // Before the first start of Airflow there is nobody to hold.
-        tracing::debug!(%error, %bundle, "the DAG processor was not asked to wait");
     }
 }
