@@ -20,6 +20,7 @@ use crate::deliver::Deliver;
 use crate::disk::{Disk, RootError, RootLock};
 use crate::environment::Environments;
 use crate::external::External;
+use crate::fetch::blocking_ended;
 use crate::files;
 use crate::observed::{Board, Observed};
 use crate::runtime::record::Record;
@@ -366,6 +367,7 @@ impl RunningAgent {
     pub async fn stop_agent_only(mut self) {
         self.halt();
         let _ = (&mut self.work).await;
+        blocking_ended(Duration::from_secs(10)).await;
         // The worker serves nobody without its agent.
         if let Some(made) = self.shared.made() {
             let record = made.launcher.files(crate::worker::WORKER).record;
@@ -384,5 +386,6 @@ impl RunningAgent {
             let mark = format!("{MARK}={}", made.disk.root().display());
             stop_all(&made.launcher, components::ALL, &mark).await;
         }
+        blocking_ended(Duration::from_secs(1)).await;
     }
 }

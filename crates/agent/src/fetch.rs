@@ -7,6 +7,8 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use updraft_api::{Client, ClientError};
@@ -273,11 +275,35 @@ async fn reuse(
     .await?
 }
 
+/// Blocking work that is under way in this process.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
 /// Runs what blocks where it may block.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, FetchError> {
+    struct Counted;
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            UNDER_WAY.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    UNDER_WAY.fetch_add(1, Ordering::SeqCst);
+    let counted = Counted;
+    let work = move || {
+        let _counted = counted;
+        work()
+    };
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| FetchError::Interrupted)
+}
+
+/// Waits for work that goes on after its task was cut off: an agent that stops
+/// inside a living process must not write to a root that the next one has taken.
+pub(crate) async fn blocking_ended(limit: Duration) {
+    let end = tokio::time::Instant::now() + limit;
+    while UNDER_WAY.load(Ordering::SeqCst) > 0 && tokio::time::Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
