@@ -126,22 +126,13 @@ fn deploy(installation: &Installation, arguments: &[&str]) -> Result<(Duration, 
     ))
 }
 
-/// The link that Airflow's DAG processor follows.
+/// The link through which Airflow sees the live Release.
 fn current_link(agent: &Path) -> Result<PathBuf> {
-    let mut folders = vec![agent.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let link = folder.join("bundles/dags/current");
-        if link.is_symlink() {
-            return Ok(link);
-        }
-        let inner = std::fs::read_dir(&folder)?
-            .flatten()
-            .map(|entry| entry.path());
-        folders.extend(inner.filter(|path| {
-            path.is_dir() && path.components().count() < agent.components().count() + 3
-        }));
-    }
-    anyhow::bail!("no bundle was ever switched to below {}", agent.display())
+    std::fs::read_dir(agent)?
+        .flatten()
+        .map(|entry| entry.path().join("live"))
+        .find(|link| link.is_symlink())
+        .with_context(|| format!("nothing was ever switched to below {}", agent.display()))
 }
 
 fn print(rows: &[Row]) {

@@ -120,10 +120,14 @@ impl Blobs {
 
     /// Stores many, several at a time. When one fails, others may be there.
     pub async fn put_many(&self, blobs: Vec<(Digest, Bytes)>) -> Result<(), BlobError> {
-        stream::iter(blobs.into_iter().map(|(digest, bytes)| self.put(digest, bytes)))
-            .buffer_unordered(CONCURRENT)
-            .try_collect()
-            .await
+        stream::iter(
+            blobs
+                .into_iter()
+                .map(|(digest, bytes)| self.put(digest, bytes)),
+        )
+        .buffer_unordered(CONCURRENT)
+        .try_collect()
+        .await
     }
 
     async fn put_verified(&self, digest: Digest, bytes: Bytes) -> Result<(), BlobError> {
@@ -198,10 +202,7 @@ impl Blobs {
             .await
     }
 
-    async fn not_there(
-        &self,
-        blobs: Vec<(Digest, Option<u64>)>,
-    ) -> Result<Vec<Digest>, BlobError> {
+    async fn not_there(&self, blobs: Vec<(Digest, Option<u64>)>) -> Result<Vec<Digest>, BlobError> {
         if let Some(root) = self.local.clone() {
             return tokio::task::spawn_blocking(move || not_there_locally(&root, &blobs))
                 .await
@@ -209,7 +210,9 @@ impl Blobs {
         }
         let ask = |(digest, size): (Digest, Option<u64>)| async move {
             match self.store.head(&path_of(&digest)).await {
-                Ok(found) => Ok(size.is_some_and(|size| size != found.size).then_some(digest)),
+                Ok(found) => Ok(size
+                    .is_some_and(|size| size != found.size)
+                    .then_some(digest)),
                 Err(object_store::Error::NotFound { .. }) => Ok(Some(digest)),
                 Err(error) => Err(BlobError::of(error)),
             }
@@ -287,7 +290,10 @@ mod tests {
     use super::*;
 
     fn blob(text: &'static str) -> (Digest, Bytes) {
-        (Digest::of(text.as_bytes()), Bytes::from_static(text.as_bytes()))
+        (
+            Digest::of(text.as_bytes()),
+            Bytes::from_static(text.as_bytes()),
+        )
     }
 
     /// One store on this machine's disk, one as an object store elsewhere.
@@ -303,7 +309,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for blobs in stores(folder.path()) {
             let (one, two) = (blob("one"), blob("two"));
-            blobs.put_many(vec![one.clone(), one.clone()]).await.unwrap();
+            blobs
+                .put_many(vec![one.clone(), one.clone()])
+                .await
+                .unwrap();
             assert_eq!(blobs.get(&one.0).await.unwrap(), Some(one.1.clone()));
             assert_eq!(blobs.get(&two.0).await.unwrap(), None);
             assert_eq!(
@@ -312,7 +321,10 @@ mod tests {
             );
             assert_eq!(blobs.missing(vec![(one.0, 4)]).await.unwrap(), [one.0]);
             let stored: Vec<_> = blobs.list().await.unwrap();
-            assert_eq!((stored.len(), stored[0].digest, stored[0].size), (1, one.0, 3));
+            assert_eq!(
+                (stored.len(), stored[0].digest, stored[0].size),
+                (1, one.0, 3)
+            );
             blobs.delete(&one.0).await.unwrap();
             blobs.delete(&one.0).await.unwrap();
             assert_eq!(blobs.get(&one.0).await.unwrap(), None);
@@ -337,7 +349,9 @@ mod tests {
         let path = local_path(folder.path(), &digest);
 
         std::fs::write(&path, "eno").unwrap();
-        assert!(matches!(blobs.get(&digest).await, Err(BlobError::Corrupt(found)) if found == digest));
+        assert!(
+            matches!(blobs.get(&digest).await, Err(BlobError::Corrupt(found)) if found == digest)
+        );
         assert!(folder.path().join("corrupt").join(digest.hex()).exists());
         assert_eq!(blobs.missing(vec![(digest, 3)]).await.unwrap(), [digest]);
         blobs.put(digest, bytes.clone()).await.unwrap();

@@ -195,7 +195,13 @@ fn attempt(
             "--python-version",
             &python.to_string(),
         ])
-        .args(["--output-file", ".updraft-lock.txt", "--constraints", bounds, airflow])
+        .args([
+            "--output-file",
+            ".updraft-lock.txt",
+            "--constraints",
+            bounds,
+            airflow,
+        ])
         .args(ask.requirements.root_file());
     // Set to `--emit-index-url` or the like, they would let addresses in.
     command

@@ -189,7 +189,10 @@ fn sync(folder: &Path) -> Result<(), BackupError> {
 }
 
 fn sync_parent(path: &Path) -> Result<(), BackupError> {
-    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+    match path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
         Some(parent) => sync(parent),
         None => Ok(()),
     }

@@ -13,13 +13,14 @@ use tokio_util::io::ReaderStream;
 use updraft_api::{ErrorCode, VERSION};
 
 use crate::error::ApiError;
+use crate::openapi::Binary;
 
 /// Computed once: the file that runs does not change while it does.
 static CHECKSUM: OnceCell<String> = OnceCell::const_new();
 
 /// Sends the control plane's own executable
-#[utoipa::path(get, path = "/install", tag = "server", security(()),
-    responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream")))]
+#[utoipa::path(get, path = "/install", operation_id = "install", tag = "server", security(()),
+    responses((status = 200, body = Binary, content_type = "application/octet-stream")))]
 pub(crate) async fn executable() -> Result<Response, ApiError> {
     let file = open().await.map_err(unreadable)?;
     let length = file.metadata().await.map_err(unreadable)?.len();
@@ -37,7 +38,7 @@ pub(crate) async fn executable() -> Result<Response, ApiError> {
 }
 
 /// The executable's SHA-256, as `sha256sum` writes it
-#[utoipa::path(get, path = "/install/sha256", tag = "server", security(()),
+#[utoipa::path(get, path = "/install/sha256", operation_id = "install_checksum", tag = "server", security(()),
     responses((status = 200, body = String)))]
 pub(crate) async fn checksum() -> Result<String, ApiError> {
     let hex = CHECKSUM

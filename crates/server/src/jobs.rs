@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
-use updraft_model::{DeployId, DeploymentId, Timestamp};
+use updraft_model::{DeployId, DeploymentId, Digest, Timestamp};
 
 use crate::app::App;
 use crate::deploy::{DeployError, advance};
@@ -26,9 +26,12 @@ const FORGET_AGENTS: chrono::Duration = chrono::Duration::days(7);
 /// Starts the jobs; they end when the server stops.
 pub(crate) fn start(app: &App) {
     let sweep = Duration::from_millis(app.config.sweep_ms.max(10));
-    every(app, "look for what ran out of time", sweep, |app| async move {
-        give_up_waiting(&app).await
-    });
+    every(
+        app,
+        "look for what ran out of time",
+        sweep,
+        |app| async move { give_up_waiting(&app).await },
+    );
     every(app, "write leases", WRITE_LEASES, |app| async move {
         Ok(app.leases.write(&app.store, app.now()).await?)
     });
@@ -141,35 +144,28 @@ async fn expire(app: &App, id: DeployId, before: Timestamp) -> Result<(), Deploy
 /// Removes blobs, manifests and tables that nothing in the retention period
 /// names. Returns how many blobs that were.
 pub(crate) async fn collect_garbage(app: &App, young: Duration) -> Result<u64, DeployError> {
+    // Listing may take long, so it happens while everybody goes on.
+    let stored = app.blobs.list().await?;
+    let bytes = stored.iter().map(|blob| blob.size).sum();
+    app.metrics.blobs(stored.len(), bytes);
+    let keep = blobs_to_keep(app).await?;
+    let doomed: Vec<Digest> = stored
+        .iter()
+        .filter(|blob| blob.age >= young && !keep.contains(&blob.digest))
+        .map(|blob| blob.digest)
+        .collect();
+
     // Nobody counts on a blob while they go.
     let _gate = app.blob_gate.write().await;
+    let keep = blobs_to_keep(app).await?;
+    let mut removed = 0;
+    for digest in doomed.iter().filter(|digest| !keep.contains(*digest)) {
+        app.blobs.delete(digest).await?;
+        removed += 1;
+    }
     let now = app.now();
-    let since = now - chrono::Duration::days(i64::from(app.config.retention_days));
-    let mut read = app.store.read().await?;
-    let mut keep = HashSet::new();
-    keep.insert(updraft_model::Digest::of(updraft_bundle::EMPTY_BLOB));
-    for digest in read.manifests_to_keep(since).await? {
-        if keep.insert(digest) {
-            let manifest = app.shelf.manifest(&mut read, digest).await?;
-            keep.extend(manifest.blobs.iter().map(|(digest, _)| *digest));
-        }
-    }
-    drop(read);
-
-    let (mut left, mut left_bytes, mut removed) = (0, 0, 0);
-    for blob in app.blobs.list().await? {
-        if keep.contains(&blob.digest) || blob.age < young {
-            left += 1;
-            left_bytes += blob.size;
-        } else {
-            app.blobs.delete(&blob.digest).await?;
-            removed += 1;
-        }
-    }
-    app.metrics.blobs(left, left_bytes);
-
-    let mut tx = app.store.begin().await?;
     let young = chrono::Duration::from_std(young).unwrap_or_default();
+    let mut tx = app.store.begin().await?;
     tx.forget_unused(&keep, now - young).await?;
     tx.forget_agents(now - FORGET_AGENTS).await?;
     tx.commit().await?;
@@ -177,6 +173,21 @@ pub(crate) async fn collect_garbage(app: &App, young: Duration) -> Result<u64, D
         tracing::info!(removed, "removed blobs that nothing names");
     }
     Ok(removed)
+}
+
+/// Every blob that a deploy in the retention period, an upload, or what is
+/// wanted, proven or kept on agents names.
+async fn blobs_to_keep(app: &App) -> Result<HashSet<Digest>, DeployError> {
+    let since = app.now() - chrono::Duration::days(i64::from(app.config.retention_days));
+    let mut read = app.store.read().await?;
+    let mut keep = HashSet::from([Digest::of(updraft_bundle::EMPTY_BLOB)]);
+    for digest in read.manifests_to_keep(since).await? {
+        if keep.insert(digest) {
+            let manifest = app.shelf.manifest(&mut read, digest).await?;
+            keep.extend(manifest.blobs.iter().map(|(digest, _)| *digest));
+        }
+    }
+    Ok(keep)
 }
 
 /// Announces what other processes on the same database changed.

@@ -27,7 +27,9 @@ mod router;
 mod server;
 
 pub use app::App;
-pub use auth::{AccessError, AuthError, Caller, InitError, KeyError, Needs, init_admin, rotate_keys};
+pub use auth::{
+    AccessError, AuthError, Caller, InitError, KeyError, Needs, init_admin, rotate_keys,
+};
 pub use backup::{Backup, BackupError, backup, restore};
 pub use clock::Clock;
 pub use config::{Limits, ServerConfig, TlsFiles};

@@ -30,7 +30,9 @@ fn request_buckets() -> Histogram {
 }
 
 fn deploy_buckets() -> Histogram {
-    Histogram::new([0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0, 1800.0])
+    Histogram::new([
+        0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0, 1800.0,
+    ])
 }
 
 impl Metrics {
@@ -38,15 +40,18 @@ impl Metrics {
         let mut registry = Registry::with_prefix("updraft");
         let requests = Family::default();
         registry.register("requests", "Requests by route and status", requests.clone());
-        let request_seconds =
-            Family::new_with_constructor(request_buckets as fn() -> Histogram);
+        let request_seconds = Family::new_with_constructor(request_buckets as fn() -> Histogram);
         registry.register(
             "request_duration_seconds",
             "Time to answer, by route",
             request_seconds.clone(),
         );
         let deploys = Family::default();
-        registry.register("deploys", "Deploys by the state they came to", deploys.clone());
+        registry.register(
+            "deploys",
+            "Deploys by the state they came to",
+            deploys.clone(),
+        );
         let deploy_seconds = Family::new_with_constructor(deploy_buckets as fn() -> Histogram);
         registry.register(
             "deploy_duration_seconds",
@@ -54,7 +59,11 @@ impl Metrics {
             deploy_seconds.clone(),
         );
         let agents = Gauge::default();
-        registry.register("agents_connected", "Agents that hold a lease", agents.clone());
+        registry.register(
+            "agents_connected",
+            "Agents that hold a lease",
+            agents.clone(),
+        );
         let blob_bytes = Gauge::default();
         registry.register("blob_bytes", "Bytes in the blob store", blob_bytes.clone());
         let blobs = Gauge::default();
@@ -107,7 +116,8 @@ impl Metrics {
 
     pub(crate) fn blobs(&self, count: usize, bytes: u64) {
         self.blobs.set(i64::try_from(count).unwrap_or(i64::MAX));
-        self.blob_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.blob_bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn text(&self) -> String {

@@ -3,7 +3,9 @@
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
+use utoipa::openapi::schema::{KnownFormat, SchemaFormat, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{Modify, OpenApi};
 
 use crate::app::App;
@@ -42,6 +44,21 @@ impl Modify for BearerToken {
     }
 }
 
+/// Bytes, whichever: a body that is not JSON.
+pub(crate) struct Binary;
+
+impl utoipa::PartialSchema for Binary {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+            .build()
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Binary {}
+
 /// The document as text, with a line break at its end.
 pub(crate) fn text(app: &App) -> String {
     let (_, document, _) = router::router(app);
@@ -53,7 +70,7 @@ pub(crate) fn text(app: &App) -> String {
 }
 
 /// Describes this API
-#[utoipa::path(get, path = "/api/v1/openapi.json", tag = "server", security(()),
+#[utoipa::path(get, path = "/api/v1/openapi.json", operation_id = "openapi_document", tag = "server", security(()),
     responses((status = 200, description = "An OpenAPI 3.1 document", content_type = "application/json")))]
 pub(crate) async fn serve(State(app): State<App>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], text(&app))

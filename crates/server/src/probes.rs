@@ -10,13 +10,13 @@ use crate::app::App;
 use crate::error::{ApiError, chain};
 
 /// Says that the process is alive
-#[utoipa::path(get, path = "/healthz", tag = "server", security(()), responses((status = 200)))]
+#[utoipa::path(get, path = "/healthz", operation_id = "healthz", tag = "server", security(()), responses((status = 200)))]
 pub(crate) async fn alive() -> &'static str {
     "ok\n"
 }
 
 /// Says whether requests can be answered: the database is there, and nobody is stopping
-#[utoipa::path(get, path = "/readyz", tag = "server", security(()),
+#[utoipa::path(get, path = "/readyz", operation_id = "readyz", tag = "server", security(()),
     responses((status = 200), (status = 503, body = updraft_api::ErrorBody)))]
 pub(crate) async fn ready(State(app): State<App>) -> Result<&'static str, ApiError> {
     let unavailable = |message: String| ApiError {
@@ -38,7 +38,7 @@ pub(crate) async fn ready(State(app): State<App>) -> Result<&'static str, ApiErr
 }
 
 /// Numbers for Prometheus
-#[utoipa::path(get, path = "/metrics", tag = "server", security(()), responses((status = 200, body = String)))]
+#[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "server", security(()), responses((status = 200, body = String)))]
 pub(crate) async fn metrics(State(app): State<App>) -> impl IntoResponse {
     (
         StatusCode::OK,

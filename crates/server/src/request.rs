@@ -128,9 +128,7 @@ fn from_framework(status: StatusCode, text: &str) -> ApiError {
             let text = text
                 .strip_prefix("Invalid URL: ")
                 .or_else(|| {
-                    text.strip_prefix(
-                        "Failed to deserialize the JSON body into the target type: ",
-                    )
+                    text.strip_prefix("Failed to deserialize the JSON body into the target type: ")
                 })
                 .unwrap_or(text);
             (
@@ -167,10 +165,9 @@ fn render(error: ApiError, id: &str) -> Response {
     )
         .into_response();
     if response.status() == StatusCode::UNAUTHORIZED {
-        response.headers_mut().insert(
-            header::WWW_AUTHENTICATE,
-            HeaderValue::from_static("Bearer"),
-        );
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
 }

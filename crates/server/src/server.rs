@@ -263,9 +263,7 @@ async fn open_app(config: ServerConfig, public_url: String) -> Result<App, Start
     let blobs = Blobs::local(&config.data_dir)?;
     let store = open_store(&config).await?;
     // Part of every bundle, so nobody has to send it.
-    blobs
-        .put(Digest::of(EMPTY_BLOB), EMPTY_BLOB.into())
-        .await?;
+    blobs.put(Digest::of(EMPTY_BLOB), EMPTY_BLOB.into()).await?;
 
     let at = config.clock.now();
     let lease = chrono::Duration::seconds(i64::from(config.lease_s));

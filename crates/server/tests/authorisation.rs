@@ -1,4 +1,5 @@
 //! Every route, asked by everybody who may not.
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use reqwest::StatusCode;
 use updraft_api::token::{CreateToken, Enroll};
@@ -95,10 +96,14 @@ impl World {
 fn body(route: &Route) -> serde_json::Value {
     use serde_json::json;
     match (route.method, route.path.as_str()) {
-        ("POST", "/api/v1/tokens") => json!({ "name": "x", "role": "viewer", "deployment": "shop" }),
+        ("POST", "/api/v1/tokens") => {
+            json!({ "name": "x", "role": "viewer", "deployment": "shop" })
+        }
         ("POST", "/api/v1/deployments") => json!({ "name": "new" }),
         ("POST", "/api/v1/deployments/{deployment}/plan") => json!({ "parts": parts() }),
-        ("POST", "/api/v1/deployments/{deployment}/deploys") => json!({ "parts": parts(), "key": "k" }),
+        ("POST", "/api/v1/deployments/{deployment}/deploys") => {
+            json!({ "parts": parts(), "key": "k" })
+        }
         ("POST", "/api/v1/deployments/{deployment}/rollbacks") => json!({ "key": "k" }),
         ("POST", "/api/v1/agent/blobs") => json!({ "digests": [] }),
         ("POST", "/api/v1/agent/report") => json!({
@@ -174,12 +179,20 @@ async fn every_route_refuses_a_token_that_was_revoked_or_whose_deployment_is_gon
         let token = admin.create_token(&ask).await.unwrap();
         admin.revoke_token(token.token.id).await.unwrap();
         let token = bearer(&token.secret);
-        world.refused(route, Some(&token), ErrorCode::TokenRevoked).await;
+        world
+            .refused(route, Some(&token), ErrorCode::TokenRevoked)
+            .await;
     }
     let agent = world.server.token(Role::Agent, Some(&office)).await;
     admin.delete_deployment(&office).await.unwrap();
-    let route = world.guarded().into_iter().find(|r| r.path.ends_with("/wanted")).unwrap();
-    world.refused(&route, Some(&bearer(&agent)), ErrorCode::TokenRevoked).await;
+    let route = world
+        .guarded()
+        .into_iter()
+        .find(|r| r.path.ends_with("/wanted"))
+        .unwrap();
+    world
+        .refused(&route, Some(&bearer(&agent)), ErrorCode::TokenRevoked)
+        .await;
 }
 
 #[tokio::test]
@@ -188,12 +201,17 @@ async fn every_route_refuses_a_token_that_expired() {
     let mut expired = Vec::new();
     for route in world.guarded() {
         let deployment = "shop".parse().unwrap();
-        let token = world.server.token(role(route.needs), Some(&deployment)).await;
+        let token = world
+            .server
+            .token(role(route.needs), Some(&deployment))
+            .await;
         expired.push((route, bearer(&token)));
     }
     world.server.advance_clock(chrono::Duration::days(91));
     for (route, token) in &expired {
-        world.refused(route, Some(token), ErrorCode::TokenExpired).await;
+        world
+            .refused(route, Some(token), ErrorCode::TokenExpired)
+            .await;
     }
 }
 
@@ -210,7 +228,9 @@ async fn every_route_refuses_a_role_that_is_too_little() {
             }
             let shop = "shop".parse().unwrap();
             let token = world.server.token(role, Some(&shop)).await;
-            world.refused(route, Some(&bearer(&token)), ErrorCode::Forbidden).await;
+            world
+                .refused(route, Some(&bearer(&token)), ErrorCode::Forbidden)
+                .await;
         }
     }
 }
@@ -234,7 +254,9 @@ async fn every_route_refuses_a_token_for_another_deployment() {
             let (status, body) = world.ask(route, Some(&token)).await;
             assert!(status.is_success(), "{route:?}: {body:?}");
         } else {
-            world.refused(route, Some(&token), ErrorCode::Forbidden).await;
+            world
+                .refused(route, Some(&token), ErrorCode::Forbidden)
+                .await;
         }
     }
 }
@@ -245,8 +267,15 @@ async fn lists_show_only_what_the_token_is_for() {
     let office = "office".parse().unwrap();
     let token = world.server.token(Role::Admin, Some(&office)).await;
     let narrow = world.server.with_token(Some(token));
-    let names: Vec<_> = narrow.deployments().await.unwrap().deployments.into_iter().map(|d| d.name).collect();
-    assert_eq!(names, [office.clone()]);
+    let names: Vec<_> = narrow
+        .deployments()
+        .await
+        .unwrap()
+        .deployments
+        .into_iter()
+        .map(|d| d.name)
+        .collect();
+    assert_eq!(names, std::slice::from_ref(&office));
     let tokens = narrow.tokens().await.unwrap().tokens;
     assert_eq!(tokens.len(), 1);
     assert!(world.server.as_admin().tokens().await.unwrap().tokens.len() > 2);
@@ -260,7 +289,10 @@ async fn lists_show_only_what_the_token_is_for() {
     };
     let new = narrow.create_token(&ask).await.unwrap().token;
     assert_eq!(new.scope, tokens[0].scope);
-    let ask = CreateToken { deployment: Some("shop".parse().unwrap()), ..ask };
+    let ask = CreateToken {
+        deployment: Some("shop".parse().unwrap()),
+        ..ask
+    };
     let refused = narrow.create_token(&ask).await.err().unwrap();
     assert_eq!(refused.code(), Some(ErrorCode::Forbidden));
     // And the nearest name is one that it may see.
@@ -268,27 +300,56 @@ async fn lists_show_only_what_the_token_is_for() {
     let refused = narrow.deployment(&near_shop).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::DeploymentNotFound));
     assert!(!refused.to_string().contains("shop"), "{refused}");
-    let refused = world.server.as_admin().deployment(&near_shop).await.unwrap_err();
-    assert_eq!(refused.to_string(), "there is no Deployment `shpo`; did you mean `shop`?");
+    let refused = world
+        .server
+        .as_admin()
+        .deployment(&near_shop)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "there is no Deployment `shpo`; did you mean `shop`?"
+    );
 }
 
 #[tokio::test]
 async fn an_agent_enrols_once_with_a_code() {
     let world = World::new().await;
     let shop = "shop".parse().unwrap();
-    let code = world.server.as_admin().create_enrollment_code(&shop).await.unwrap();
+    let code = world
+        .server
+        .as_admin()
+        .create_enrollment_code(&shop)
+        .await
+        .unwrap();
     let anybody = world.server.with_token(None);
-    let enroll = |code: &str| Enroll { code: code.into(), host: "node-1".into() };
-    let wrong = anybody.enroll(&enroll("AAAAA-AAAAA-AAAAA-AAAAA")).await.err().unwrap();
+    let enroll = |code: &str| Enroll {
+        code: code.into(),
+        host: "node-1".into(),
+    };
+    let wrong = anybody
+        .enroll(&enroll("AAAAA-AAAAA-AAAAA-AAAAA"))
+        .await
+        .err()
+        .unwrap();
     assert_eq!(wrong.code(), Some(ErrorCode::EnrollmentCodeRefused));
     // As people type it.
     let typed = code.code.to_lowercase().replace('-', " ");
     let token = anybody.enroll(&enroll(&typed)).await.unwrap();
-    assert_eq!((token.token.role, token.token.name.as_str()), (Role::Agent, "agent on node-1"));
+    assert_eq!(
+        (token.token.role, token.token.name.as_str()),
+        (Role::Agent, "agent on node-1")
+    );
     let again = anybody.enroll(&enroll(&code.code)).await.err().unwrap();
     assert_eq!(again.code(), Some(ErrorCode::EnrollmentCodeRefused));
     let agent = world.server.with_token(Some(token.secret));
-    assert!(agent.wanted(0, std::time::Duration::ZERO).await.unwrap().is_some());
+    assert!(
+        agent
+            .wanted(0, std::time::Duration::ZERO)
+            .await
+            .unwrap()
+            .is_some()
+    );
     let stored = std::fs::read(world.server.data_dir().join("updraft.db")).unwrap();
     assert!(!stored.windows(23).any(|part| part == code.code.as_bytes()));
 }
@@ -315,6 +376,11 @@ async fn no_secret_is_stored_or_shown_again() {
     assert!(!listed.contains(signature));
     for file in ["updraft.db", "updraft.db-wal"] {
         let bytes = std::fs::read(world.server.data_dir().join(file)).unwrap();
-        assert!(!bytes.windows(signature.len()).any(|part| part == signature.as_bytes()), "{file}");
+        assert!(
+            !bytes
+                .windows(signature.len())
+                .any(|part| part == signature.as_bytes()),
+            "{file}"
+        );
     }
 }

@@ -1,13 +1,16 @@
 //! What becomes of a deploy, whatever else happens meanwhile.
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use std::time::Duration;
 
-use updraft_api::deploy::{ComparisonOutcome, CreateDeploy, DeployView, PlanRequest, RollbackRequest};
+use updraft_api::deploy::{
+    ComparisonOutcome, CreateDeploy, DeployView, PlanRequest, RollbackRequest,
+};
 use updraft_api::deployment::DeploymentSettings;
 use updraft_api::{Client, ErrorCode};
 use updraft_model::{
-    AfterFailure, BundleName, DeployId, DeployKind, DeployState, DeploymentName, Failure,
-    ImageRef, ProofOutcome,
+    AfterFailure, BundleName, DeployId, DeployKind, DeployState, DeploymentName, Failure, ImageRef,
+    ProofOutcome,
 };
 use updraft_testkit::{TestAgent, TestServer, Tree, environment, parts};
 
@@ -63,18 +66,30 @@ impl World {
     }
 
     async fn dags(&self, content: &str) -> DeployView {
-        self.server.deploy(&self.shop, Some(&tree(content)), None).await
+        self.server
+            .deploy(&self.shop, Some(&tree(content)), None)
+            .await
     }
 
     async fn image(&self, content: &str) -> DeployView {
-        self.server.deploy(&self.shop, None, Some(&environment(content))).await
+        self.server
+            .deploy(&self.shop, None, Some(&environment(content)))
+            .await
     }
 
     async fn newest(&self) -> DeployView {
-        self.admin().history(&self.shop, 1, None).await.unwrap().deploys.remove(0)
+        self.admin()
+            .history(&self.shop, 1, None)
+            .await
+            .unwrap()
+            .deploys
+            .remove(0)
     }
 
-    async fn roll_back(&self, to: Option<DeployId>) -> Result<DeployView, updraft_api::ClientError> {
+    async fn roll_back(
+        &self,
+        to: Option<DeployId>,
+    ) -> Result<DeployView, updraft_api::ClientError> {
         let ask = RollbackRequest {
             to,
             key: DeployId::new().to_string(),
@@ -111,11 +126,26 @@ async fn two_deploys_at_once_are_both_recorded_in_one_order_and_neither_is_lost(
     let world = World::new(AfterFailure::Keep).await;
     let (dags, image) = (tree("two"), environment("two"));
     // Both were compared with the same Release before either was accepted.
-    let created_dags = world.server.create(&world.shop, parts(Some(&dags), None)).await;
-    let created_image = world.server.create(&world.shop, parts(None, Some(&image))).await;
-    let (id_dags, id_image) = (created_dags.deploy.as_ref().unwrap().id, created_image.deploy.as_ref().unwrap().id);
-    world.server.upload(id_dags, &created_dags, [Some(&dags), None]).await;
-    world.server.upload(id_image, &created_image, [None, Some(&image)]).await;
+    let created_dags = world
+        .server
+        .create(&world.shop, parts(Some(&dags), None))
+        .await;
+    let created_image = world
+        .server
+        .create(&world.shop, parts(None, Some(&image)))
+        .await;
+    let (id_dags, id_image) = (
+        created_dags.deploy.as_ref().unwrap().id,
+        created_image.deploy.as_ref().unwrap().id,
+    );
+    world
+        .server
+        .upload(id_dags, &created_dags, [Some(&dags), None])
+        .await;
+    world
+        .server
+        .upload(id_image, &created_image, [None, Some(&image)])
+        .await;
     let admin = world.admin();
     let (one, other) = tokio::join!(admin.accept_deploy(id_dags), admin.accept_deploy(id_image));
     let (one, other) = (one.unwrap(), other.unwrap());
@@ -123,7 +153,10 @@ async fn two_deploys_at_once_are_both_recorded_in_one_order_and_neither_is_lost(
     assert_eq!(wanted.bundles[&BundleName::dags()].digest, dags.digest());
     assert_eq!(wanted.image.digest(), image.digest());
     let states = [world.state(one.id).await, world.state(other.id).await];
-    assert!(states.contains(&"superseded".into()) && states.contains(&"accepted".into()), "{states:?}");
+    assert!(
+        states.contains(&"superseded".into()) && states.contains(&"accepted".into()),
+        "{states:?}"
+    );
 }
 
 #[tokio::test]
@@ -138,7 +171,13 @@ async fn many_deploys_of_one_part_at_once_end_with_the_last_accepted() {
         });
     }
     let accepted = futures_util::future::join_all(waiting).await;
-    let wanted = world.admin().deployment(&world.shop).await.unwrap().wanted.unwrap();
+    let wanted = world
+        .admin()
+        .deployment(&world.shop)
+        .await
+        .unwrap()
+        .wanted
+        .unwrap();
     let mut unfinished = 0;
     for deploy in accepted {
         if world.state(deploy.id).await == "accepted" {
@@ -152,30 +191,36 @@ async fn many_deploys_of_one_part_at_once_end_with_the_last_accepted() {
 #[tokio::test]
 async fn asking_twice_with_one_key_makes_one_deploy() {
     let world = World::new(AfterFailure::Keep).await;
-    let tree = tree("two");
+    let dags = tree("two");
     let ask = CreateDeploy {
-        parts: parts(Some(&tree), None),
+        parts: parts(Some(&dags), None),
         description: "why".into(),
         git: None,
         key: "the same".into(),
     };
     let admin = world.admin();
-    let one = admin.create_deploy(&world.shop, &ask).await.unwrap();
-    let two = admin.create_deploy(&world.shop, &ask).await.unwrap();
-    assert_eq!(one.deploy.as_ref().unwrap().id, two.deploy.as_ref().unwrap().id);
-    assert_eq!(one.missing, two.missing);
-    assert_eq!(two.outcome, ComparisonOutcome::Changes);
-    let id = one.deploy.as_ref().unwrap().id;
-    world.server.upload(id, &one, [Some(&tree), None]).await;
-    world.server.upload(id, &one, [Some(&tree), None]).await;
-    let once = admin.accept_deploy(id).await.unwrap();
-    let twice = admin.accept_deploy(id).await.unwrap();
-    assert_eq!(once, twice);
+    let first = admin.create_deploy(&world.shop, &ask).await.unwrap();
+    let repeated = admin.create_deploy(&world.shop, &ask).await.unwrap();
+    assert_eq!(
+        first.deploy.as_ref().unwrap().id,
+        repeated.deploy.as_ref().unwrap().id
+    );
+    assert_eq!(first.missing, repeated.missing);
+    assert_eq!(repeated.outcome, ComparisonOutcome::Changes);
+    let id = first.deploy.as_ref().unwrap().id;
+    world.server.upload(id, &first, [Some(&dags), None]).await;
+    world.server.upload(id, &first, [Some(&dags), None]).await;
+    let accepted = admin.accept_deploy(id).await.unwrap();
+    let again = admin.accept_deploy(id).await.unwrap();
+    assert_eq!(accepted, again);
     // Also after it was accepted the key finds it.
-    let three = admin.create_deploy(&world.shop, &ask).await.unwrap();
-    assert_eq!(three.deploy.unwrap().id, id);
-    assert!(three.missing.is_empty());
-    let other = CreateDeploy { parts: parts(Some(&Tree::of([("c.py", "")])), None), ..ask };
+    let found = admin.create_deploy(&world.shop, &ask).await.unwrap();
+    assert_eq!(found.deploy.unwrap().id, id);
+    assert!(found.missing.is_empty());
+    let other = CreateDeploy {
+        parts: parts(Some(&Tree::of([("c.py", "")])), None),
+        ..ask
+    };
     let refused = admin.create_deploy(&world.shop, &other).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::InvalidRequest));
 }
@@ -183,13 +228,20 @@ async fn asking_twice_with_one_key_makes_one_deploy() {
 #[tokio::test]
 async fn a_plan_records_nothing_and_names_the_tables_it_would_replace() {
     let world = World::new(AfterFailure::Keep).await;
-    let ask = PlanRequest { parts: parts(Some(&tree("two")), None) };
+    let ask = PlanRequest {
+        parts: parts(Some(&tree("two")), None),
+    };
     let plan = world.admin().plan(&world.shop, &ask).await.unwrap();
     assert_eq!(plan.outcome, ComparisonOutcome::Changes);
     assert_eq!(plan.deploy, None);
     assert_eq!(plan.missing.len(), 1);
     let replaced = &plan.replaced[&BundleName::dags()];
-    assert!(replaced.iter().flat_map(|table| &table.entries).any(|entry| entry.path == "a.py"));
+    assert!(
+        replaced
+            .iter()
+            .flat_map(|table| &table.entries)
+            .any(|entry| entry.path == "a.py")
+    );
     assert_eq!(world.newest().await.id, world.first);
 }
 
@@ -197,7 +249,10 @@ async fn a_plan_records_nothing_and_names_the_tables_it_would_replace() {
 async fn an_equal_deploy_waits_for_the_one_that_rolls_out() {
     let world = World::new(AfterFailure::Keep).await;
     let second = world.dags("two").await;
-    let again = world.server.create(&world.shop, parts(Some(&tree("two")), None)).await;
+    let again = world
+        .server
+        .create(&world.shop, parts(Some(&tree("two")), None))
+        .await;
     assert_eq!(again.outcome, ComparisonOutcome::RollingOut);
     assert_eq!(again.deploy.unwrap().id, second.id);
 }
@@ -209,21 +264,34 @@ async fn the_same_failed_tree_again_is_proven_again_and_not_green_by_itself() {
     world.agent.poll(Duration::ZERO).await;
     world.agent.prove(ProofOutcome::ImportErrors).await;
     let failed = world.show(second.id).await;
-    let DeployState::Failed { failure: Failure::ImportErrors { proof }, .. } = &failed.state else {
+    let DeployState::Failed {
+        failure: Failure::ImportErrors { proof },
+        ..
+    } = &failed.state
+    else {
         panic!("{:?}", failed.state);
     };
-    assert!(proof.import_errors[0].traceback.contains("ModuleNotFoundError"));
+    assert!(
+        proof.import_errors[0]
+            .traceback
+            .contains("ModuleNotFoundError")
+    );
     assert_eq!(failed.failure.is_some(), failed.ended_at.is_some());
 
     // A proof that comes late does not turn it green.
     world.agent.prove(ProofOutcome::Proven).await;
     assert_eq!(world.state(second.id).await, "failed");
 
-    let plan = PlanRequest { parts: parts(Some(&tree("broken")), None) };
+    let plan = PlanRequest {
+        parts: parts(Some(&tree("broken")), None),
+    };
     let plan = world.admin().plan(&world.shop, &plan).await.unwrap();
     assert_eq!(plan.outcome, ComparisonOutcome::ProvingAgain);
     assert_eq!(world.state(second.id).await, "failed");
-    let again = world.server.create(&world.shop, parts(Some(&tree("broken")), None)).await;
+    let again = world
+        .server
+        .create(&world.shop, parts(Some(&tree("broken")), None))
+        .await;
     assert_eq!(again.outcome, ComparisonOutcome::ProvingAgain);
     assert_eq!(again.deploy.unwrap().id, second.id);
     assert_eq!(world.state(second.id).await, "rolling_out");
@@ -231,10 +299,24 @@ async fn the_same_failed_tree_again_is_proven_again_and_not_green_by_itself() {
     world.agent.send().await;
     assert_eq!(world.state(second.id).await, "rolling_out");
     assert!(world.agent.poll(Duration::ZERO).await);
-    assert_eq!(world.agent.wanted.as_ref().unwrap().target.as_ref().unwrap().attempt, 2);
+    assert_eq!(
+        world
+            .agent
+            .wanted
+            .as_ref()
+            .unwrap()
+            .target
+            .as_ref()
+            .unwrap()
+            .attempt,
+        2
+    );
     world.agent.prove(ProofOutcome::ImportErrors).await;
     assert_eq!(world.state(second.id).await, "failed");
-    world.server.create(&world.shop, parts(Some(&tree("broken")), None)).await;
+    world
+        .server
+        .create(&world.shop, parts(Some(&tree("broken")), None))
+        .await;
     world.agent.poll(Duration::ZERO).await;
     world.agent.prove(ProofOutcome::Proven).await;
     assert_eq!(world.state(second.id).await, "live");
@@ -255,7 +337,10 @@ async fn repeated_and_late_reports_change_nothing() {
     world.agent.client().report(&old).await.unwrap();
     assert_eq!(world.show(second.id).await.revision, live.revision);
     assert_eq!(world.state(world.first).await, "superseded");
-    assert_eq!(world.admin().deployment(&world.shop).await.unwrap().proven, live.release);
+    assert_eq!(
+        world.admin().deployment(&world.shop).await.unwrap().proven,
+        live.release
+    );
 }
 
 #[tokio::test]
@@ -266,7 +351,16 @@ async fn several_agents_switch_together_and_all_have_to_prove() {
     let second = world.dags("two").await;
     world.agent.poll(Duration::ZERO).await;
     other.poll(Duration::ZERO).await;
-    let may_switch = |agent: &TestAgent| agent.wanted.as_ref().unwrap().target.as_ref().unwrap().may_switch;
+    let may_switch = |agent: &TestAgent| {
+        agent
+            .wanted
+            .as_ref()
+            .unwrap()
+            .target
+            .as_ref()
+            .unwrap()
+            .may_switch
+    };
     assert!(!may_switch(&world.agent));
     world.agent.stage().await;
     assert!(!world.agent.poll(Duration::ZERO).await);
@@ -276,7 +370,10 @@ async fn several_agents_switch_together_and_all_have_to_prove() {
 
     world.agent.prove(ProofOutcome::Proven).await;
     let half = world.show(second.id).await;
-    assert_eq!((half.state.name(), half.on_disk_at, half.agents_connected), ("rolling_out", None, 2));
+    assert_eq!(
+        (half.state.name(), half.on_disk_at, half.agents_connected),
+        ("rolling_out", None, 2)
+    );
     assert_eq!(world.state(world.first).await, "live");
     other.prove(ProofOutcome::Proven).await;
     assert_eq!(world.state(second.id).await, "live");
@@ -290,7 +387,10 @@ async fn an_agent_whose_lease_ran_out_is_named_and_not_waited_for() {
     world.server.advance_clock(chrono::Duration::seconds(20));
     world.agent.send().await;
     let second = world.dags("two").await;
-    assert_eq!((second.agents_connected, second.agents_lost.as_slice()), (1, &["node-2".to_owned()][..]));
+    assert_eq!(
+        (second.agents_connected, second.agents_lost.as_slice()),
+        (1, &["node-2".to_owned()][..])
+    );
     world.agent.converge().await;
     assert_eq!(world.state(second.id).await, "live");
     // It comes back, converges, and changes nothing.
@@ -313,7 +413,11 @@ async fn an_agent_that_goes_in_the_middle_is_waited_for_only_as_long_as_its_leas
     world.server.advance_clock(chrono::Duration::seconds(10));
     // Nobody reports anything new: the control plane looks again by itself.
     let seen = world.show(second.id).await.revision;
-    world.admin().follow_deploy(second.id, seen, Duration::from_secs(5)).await.unwrap();
+    world
+        .admin()
+        .follow_deploy(second.id, seen, Duration::from_secs(5))
+        .await
+        .unwrap();
     assert_eq!(world.state(second.id).await, "live");
 }
 
@@ -322,10 +426,16 @@ async fn no_agent_is_its_own_outcome_and_time_runs_out() {
     let server = TestServer::start().await;
     let shop = server.deployment("shop").await.name;
     let deploy = server.deploy_tree(&shop, &[("a.py", "one")]).await;
-    assert_eq!((deploy.state.name(), deploy.agents_connected), ("accepted", 0));
+    assert_eq!(
+        (deploy.state.name(), deploy.agents_connected),
+        ("accepted", 0)
+    );
     server.advance_clock(chrono::Duration::seconds(316));
     let admin = server.as_admin();
-    let late = admin.follow_deploy(deploy.id, deploy.revision, Duration::from_secs(5)).await.unwrap();
+    let late = admin
+        .follow_deploy(deploy.id, deploy.revision, Duration::from_secs(5))
+        .await
+        .unwrap();
     let DeployState::TimedOut { seen, .. } = &late.state else {
         panic!("{:?}", late.state);
     };
@@ -333,7 +443,17 @@ async fn no_agent_is_its_own_outcome_and_time_runs_out() {
     // It is still wanted, and evidence that comes late counts.
     let mut agent = server.agent(&shop, "late").await;
     agent.poll(Duration::ZERO).await;
-    assert_eq!(agent.wanted.as_ref().unwrap().target.as_ref().unwrap().proof_timeout_s, 300);
+    assert_eq!(
+        agent
+            .wanted
+            .as_ref()
+            .unwrap()
+            .target
+            .as_ref()
+            .unwrap()
+            .proof_timeout_s,
+        300
+    );
     agent.prove(ProofOutcome::Proven).await;
     assert_eq!(admin.deploy(deploy.id).await.unwrap().state.name(), "live");
 }
@@ -362,7 +482,11 @@ async fn an_agent_that_stalls_fails_the_deploy_with_its_own_words() {
     world.agent.poll(Duration::ZERO).await;
     world.agent.stall("the disk is full").await;
     let failed = world.show(second.id).await;
-    let DeployState::Failed { failure: Failure::Agent { message }, .. } = &failed.state else {
+    let DeployState::Failed {
+        failure: Failure::Agent { message },
+        ..
+    } = &failed.state
+    else {
         panic!("{:?}", failed.state);
     };
     assert_eq!(message, "node-1: the disk is full");
@@ -382,7 +506,12 @@ async fn with_the_policy_a_failed_deploy_goes_back_by_itself_once() {
     let back = world.newest().await;
     assert_eq!(back.kind, DeployKind::AutomaticRollback);
     assert_eq!(back.returns_to, Some(world.first));
-    assert!(back.release.as_ref().unwrap().same_content(first.release.as_ref().unwrap()));
+    assert!(
+        back.release
+            .as_ref()
+            .unwrap()
+            .same_content(first.release.as_ref().unwrap())
+    );
     assert_eq!(back.files[&BundleName::dags()].changed, ["a.py"]);
     // An automatic rollback that fails is not rolled back.
     world.agent.poll(Duration::ZERO).await;
@@ -394,13 +523,25 @@ async fn with_the_policy_a_failed_deploy_goes_back_by_itself_once() {
 #[tokio::test]
 async fn a_first_deploy_that_fails_has_nothing_to_go_back_to() {
     let server = TestServer::start().await;
-    let settings = DeploymentSettings { after_failure: Some(AfterFailure::Rollback), ..DeploymentSettings::default() };
+    let settings = DeploymentSettings {
+        after_failure: Some(AfterFailure::Rollback),
+        ..DeploymentSettings::default()
+    };
     let shop = server.deployment_with("shop", settings).await.name;
     let mut agent = server.agent(&shop, "one").await;
     let deploy = server.deploy_tree(&shop, &[("a.py", "broken")]).await;
     agent.poll(Duration::ZERO).await;
     agent.prove(ProofOutcome::ImportErrors).await;
-    assert_eq!(server.as_admin().deploy(deploy.id).await.unwrap().state.name(), "failed");
+    assert_eq!(
+        server
+            .as_admin()
+            .deploy(deploy.id)
+            .await
+            .unwrap()
+            .state
+            .name(),
+        "failed"
+    );
 }
 
 #[tokio::test]
@@ -463,7 +604,10 @@ async fn a_rollback_returns_to_the_last_proven_release_that_differs() {
     world.agent.poll(Duration::ZERO).await;
     world.agent.prove(ProofOutcome::ImportErrors).await;
     let back = world.roll_back(None).await.unwrap();
-    assert_eq!((back.kind, back.returns_to), (DeployKind::Rollback, Some(second.id)));
+    assert_eq!(
+        (back.kind, back.returns_to),
+        (DeployKind::Rollback, Some(second.id))
+    );
     assert_eq!(world.state(broken.id).await, "rolled_back");
     // The proof of the earlier time does not count.
     assert_eq!(world.state(back.id).await, "accepted");
@@ -481,10 +625,18 @@ async fn a_rollback_says_what_can_be_returned_to() {
     let world = World::new(AfterFailure::Keep).await;
     let nothing = world.roll_back(None).await.unwrap_err();
     assert_eq!(nothing.code(), Some(ErrorCode::NotARollbackTarget));
-    let unfinished = world.server.create(&world.shop, parts(Some(&tree("two")), None)).await.deploy.unwrap();
+    let unfinished = world
+        .server
+        .create(&world.shop, parts(Some(&tree("two")), None))
+        .await
+        .deploy
+        .unwrap();
     let refused = world.roll_back(Some(unfinished.id)).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::NotARollbackTarget));
-    assert_eq!(refused.help().unwrap(), format!("these can: {}", world.first));
+    assert_eq!(
+        refused.help().unwrap(),
+        format!("these can: {}", world.first)
+    );
     let unknown = world.roll_back(Some(DeployId::new())).await.unwrap_err();
     assert_eq!(unknown.code(), Some(ErrorCode::DeployNotFound));
     let office = world.server.deployment("office").await.name;
@@ -502,13 +654,19 @@ async fn a_diff_names_files_and_dags() {
     world.agent.prove(ProofOutcome::Proven).await;
     let admin = world.admin();
     let alone = admin.diff(second.id, None).await.unwrap();
-    assert_eq!((alone.from, alone.to, alone.image_changed), (world.first, second.id, false));
+    assert_eq!(
+        (alone.from, alone.to, alone.image_changed),
+        (world.first, second.id, false)
+    );
     assert_eq!(alone.bundles[&BundleName::dags()].changed, ["a.py"]);
     assert_eq!(alone.dags.added, ["a_dag"]);
     let back = admin.diff(second.id, Some(world.first)).await.unwrap();
     assert_eq!(back.dags.removed, ["a_dag"]);
     let first = admin.diff(world.first, None).await.unwrap();
-    assert_eq!(first.bundles[&BundleName::dags()].added, ["a.py", "helper/b.py"]);
+    assert_eq!(
+        first.bundles[&BundleName::dags()].added,
+        ["a.py", "helper/b.py"]
+    );
     assert!(first.image_changed);
 }
 
@@ -528,7 +686,10 @@ async fn following_waits_for_the_next_revision() {
     let followed = followed.unwrap();
     assert!(followed.revision > second.revision && started.elapsed() < Duration::from_secs(5));
     assert_eq!(followed.state.name(), "rolling_out");
-    let nothing = admin.follow_deploy(second.id, followed.revision, Duration::from_secs(1)).await.unwrap();
+    let nothing = admin
+        .follow_deploy(second.id, followed.revision, Duration::from_secs(1))
+        .await
+        .unwrap();
     assert_eq!(nothing.revision, followed.revision);
 }
 
@@ -537,9 +698,17 @@ async fn an_agent_gets_only_blobs_that_its_deployment_names() {
     let world = World::new(AfterFailure::Keep).await;
     let office = world.server.deployment("office").await.name;
     let secret = Tree::of([("secret.py", "theirs")]);
-    world.server.deploy(&office, Some(&secret), Some(&environment("theirs"))).await;
+    world
+        .server
+        .deploy(&office, Some(&secret), Some(&environment("theirs")))
+        .await;
     let layer = *secret.blobs.keys().next().unwrap();
-    let refused = world.agent.client().fetch_blobs(vec![layer], 1 << 20, |_, _| Ok(())).await.unwrap_err();
+    let refused = world
+        .agent
+        .client()
+        .fetch_blobs(vec![layer], 1 << 20, |_, _| Ok(()))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::BlobNotFound));
     let refused = world.admin().blob(&world.shop, layer).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::BlobNotFound));
@@ -548,20 +717,37 @@ async fn an_agent_gets_only_blobs_that_its_deployment_names() {
     let mut all: Vec<_> = mine.blobs.keys().copied().collect();
     all.push(mine.digest());
     let mut got = Vec::new();
-    let fetched = world.agent.client().fetch_blobs(all.clone(), 1 << 20, |digest, _| {
-        got.push(digest);
-        Ok(())
-    });
+    let fetched = world
+        .agent
+        .client()
+        .fetch_blobs(all.clone(), 1 << 20, |digest, _| {
+            got.push(digest);
+            Ok(())
+        });
     fetched.await.unwrap().unwrap();
     assert_eq!(got, all);
-    assert_eq!(world.admin().blob(&world.shop, mine.digest()).await.unwrap(), mine.manifest);
+    assert_eq!(
+        world
+            .admin()
+            .blob(&world.shop, mine.digest())
+            .await
+            .unwrap(),
+        mine.manifest
+    );
 }
 
 #[tokio::test]
 async fn what_agents_keep_follows_the_setting() {
     let mut world = World::new(AfterFailure::Keep).await;
-    let settings = DeploymentSettings { keep_releases: Some(1), ..DeploymentSettings::default() };
-    world.admin().update_deployment(&world.shop, &settings).await.unwrap();
+    let settings = DeploymentSettings {
+        keep_releases: Some(1),
+        ..DeploymentSettings::default()
+    };
+    world
+        .admin()
+        .update_deployment(&world.shop, &settings)
+        .await
+        .unwrap();
     for content in ["2", "3", "4", "5"] {
         world.dags(content).await;
         world.agent.converge().await;
@@ -582,20 +768,35 @@ async fn variables_reach_the_agent_and_nobody_else() {
         ..DeploymentSettings::default()
     };
     let admin = world.admin();
-    let shown = admin.update_deployment(&world.shop, &set("API_KEY", Some("s3cr3t-value"))).await.unwrap();
+    let shown = admin
+        .update_deployment(&world.shop, &set("API_KEY", Some("s3cr3t-value")))
+        .await
+        .unwrap();
     assert_eq!(shown.environment, ["API_KEY"]);
     world.agent.poll(Duration::ZERO).await;
-    assert_eq!(world.agent.wanted.as_ref().unwrap().environment["API_KEY"], "s3cr3t-value");
+    assert_eq!(
+        world.agent.wanted.as_ref().unwrap().environment["API_KEY"],
+        "s3cr3t-value"
+    );
     let status = serde_json::to_string(&admin.status(&world.shop).await.unwrap()).unwrap();
     assert!(!status.contains("s3cr3t-value"));
     for file in ["updraft.db", "updraft.db-wal"] {
         let bytes = std::fs::read(world.server.data_dir().join(file)).unwrap();
-        assert!(!bytes.windows(12).any(|part| part == b"s3cr3t-value"), "{file}");
+        assert!(
+            !bytes.windows(12).any(|part| part == b"s3cr3t-value"),
+            "{file}"
+        );
     }
-    let shown = admin.update_deployment(&world.shop, &set("API_KEY", None)).await.unwrap();
+    let shown = admin
+        .update_deployment(&world.shop, &set("API_KEY", None))
+        .await
+        .unwrap();
     assert!(shown.environment.is_empty());
     for wrong in ["", "1A", "A-B", "UPDRAFT_TOKEN"] {
-        let refused = admin.update_deployment(&world.shop, &set(wrong, Some("x"))).await.unwrap_err();
+        let refused = admin
+            .update_deployment(&world.shop, &set(wrong, Some("x")))
+            .await
+            .unwrap_err();
         assert_eq!(refused.code(), Some(ErrorCode::InvalidRequest), "{wrong}");
     }
 }
@@ -607,7 +808,10 @@ async fn a_deployment_with_agents_goes_only_by_force() {
     let refused = admin.delete_deployment(&world.shop).await.unwrap_err();
     assert!(refused.to_string().contains("node-1"), "{refused}");
     admin.force_delete_deployment(&world.shop).await.unwrap();
-    assert_eq!(admin.deployment(&world.shop).await.unwrap_err().code(), Some(ErrorCode::DeploymentNotFound));
+    assert_eq!(
+        admin.deployment(&world.shop).await.unwrap_err().code(),
+        Some(ErrorCode::DeploymentNotFound)
+    );
     let refused = admin.deploy(world.first).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::DeployNotFound));
     // The name is free again.

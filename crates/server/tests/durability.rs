@@ -1,4 +1,5 @@
 //! What survives: restarts, damage, time, and a move to another folder.
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,14 +21,24 @@ impl World {
         let server = TestServer::start().await;
         let shop = server.deployment("shop").await.name;
         let mut agent = server.agent(&shop, "one").await;
-        server.deploy(&shop, Some(&tree("one")), Some(&environment("x"))).await;
+        server
+            .deploy(&shop, Some(&tree("one")), Some(&environment("x")))
+            .await;
         agent.converge().await;
-        Self { server, shop, agent }
+        Self {
+            server,
+            shop,
+            agent,
+        }
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
-        self.server.data_dir().join("blobs/sha256").join(&hex[..2]).join(hex)
+        self.server
+            .data_dir()
+            .join("blobs/sha256")
+            .join(&hex[..2])
+            .join(hex)
     }
 }
 
@@ -42,7 +53,10 @@ fn layer(content: &str) -> Digest {
 #[tokio::test]
 async fn everything_is_there_after_a_restart() {
     let mut world = World::new().await;
-    let second = world.server.deploy(&world.shop, Some(&tree("two")), None).await;
+    let second = world
+        .server
+        .deploy(&world.shop, Some(&tree("two")), None)
+        .await;
     let before = world.server.as_admin().status(&world.shop).await.unwrap();
     world.server.restart().await;
     let after = world.server.as_admin().status(&world.shop).await.unwrap();
@@ -50,7 +64,10 @@ async fn everything_is_there_after_a_restart() {
     assert_eq!(after.wanted_deploy.unwrap().state.name(), "accepted");
     // The agent was there a moment ago, so it still counts.
     assert!(after.agents[0].connected);
-    let token = world.server.token(updraft_model::Role::Agent, Some(&world.shop)).await;
+    let token = world
+        .server
+        .token(updraft_model::Role::Agent, Some(&world.shop))
+        .await;
     let mut agent = TestAgent::new(&world.server.with_token(Some(token)), "one");
     agent.report.agent = world.agent.report.agent;
     agent.converge().await;
@@ -63,12 +80,17 @@ async fn a_long_poll_is_cut_at_once_when_the_server_stops() {
     let mut world = World::new().await;
     let client = world.agent.client().clone();
     let generation = world.agent.report.generation;
-    let waiting = tokio::spawn(async move { client.wanted(generation, Duration::from_secs(60)).await });
+    let waiting =
+        tokio::spawn(async move { client.wanted(generation, Duration::from_secs(60)).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
     let started = std::time::Instant::now();
     world.server.stop().await;
     assert!(waiting.await.unwrap().unwrap().is_none());
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -76,12 +98,27 @@ async fn a_long_poll_wakes_at_once_and_otherwise_ends_in_time() {
     let mut world = World::new().await;
     let client = world.agent.client().clone();
     let generation = world.agent.report.generation;
-    assert!(client.wanted(generation, Duration::from_millis(1000)).await.unwrap().is_none());
-    let waiting = tokio::spawn(async move { client.wanted(generation, Duration::from_secs(60)).await });
+    assert!(
+        client
+            .wanted(generation, Duration::from_millis(1000))
+            .await
+            .unwrap()
+            .is_none()
+    );
+    let waiting =
+        tokio::spawn(async move { client.wanted(generation, Duration::from_secs(60)).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let second = world.server.deploy(&world.shop, Some(&tree("two")), None).await;
-    let wanted = tokio::time::timeout(Duration::from_secs(2), waiting).await.unwrap();
-    assert_eq!(wanted.unwrap().unwrap().unwrap().target.unwrap().deploy, second.id);
+    let second = world
+        .server
+        .deploy(&world.shop, Some(&tree("two")), None)
+        .await;
+    let wanted = tokio::time::timeout(Duration::from_secs(2), waiting)
+        .await
+        .unwrap();
+    assert_eq!(
+        wanted.unwrap().unwrap().unwrap().target.unwrap().deploy,
+        second.id
+    );
     // A generation from a future that a restored backup forgot is news as well.
     world.agent.report.generation = 1_000_000;
     assert!(world.agent.poll(Duration::from_secs(30)).await);
@@ -92,28 +129,52 @@ async fn a_damaged_blob_is_found_named_and_repaired_by_deploying_again() {
     let world = World::new().await;
     let digest = layer("one");
     std::fs::write(world.blob(&digest), "rotten").unwrap();
-    let fetch = || world.agent.client().fetch_blobs(vec![digest], 1 << 20, |_, _| Ok(()));
+    let fetch = || {
+        world
+            .agent
+            .client()
+            .fetch_blobs(vec![digest], 1 << 20, |_, _| Ok(()))
+    };
     // Found while it is sent, which cuts the connection; then it is known.
     fetch().await.unwrap_err();
     let known = fetch().await.unwrap_err();
     assert_eq!(known.code(), Some(ErrorCode::BlobCorrupt));
     assert!(known.to_string().contains(&digest.to_string()), "{known}");
-    assert!(world.server.data_dir().join("corrupt").join(digest.hex()).exists());
+    assert!(
+        world
+            .server
+            .data_dir()
+            .join("corrupt")
+            .join(digest.hex())
+            .exists()
+    );
 
-    let again = world.server.create(&world.shop, parts(Some(&tree("one")), None)).await;
+    let again = world
+        .server
+        .create(&world.shop, parts(Some(&tree("one")), None))
+        .await;
     assert_eq!(again.outcome, ComparisonOutcome::NothingToDo);
     assert_eq!(again.missing, [digest]);
     let id = again.deploy.as_ref().unwrap().id;
-    world.server.upload(id, &again, [Some(&tree("one")), None]).await;
+    world
+        .server
+        .upload(id, &again, [Some(&tree("one")), None])
+        .await;
     fetch().await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn a_blob_that_goes_bad_before_acceptance_is_never_activated() {
     let world = World::new().await;
-    let created = world.server.create(&world.shop, parts(Some(&tree("two")), None)).await;
+    let created = world
+        .server
+        .create(&world.shop, parts(Some(&tree("two")), None))
+        .await;
     let id = created.deploy.as_ref().unwrap().id;
-    world.server.upload(id, &created, [Some(&tree("two")), None]).await;
+    world
+        .server
+        .upload(id, &created, [Some(&tree("two")), None])
+        .await;
     let path = world.blob(&layer("two"));
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[3] ^= 1;
@@ -123,18 +184,30 @@ async fn a_blob_that_goes_bad_before_acceptance_is_never_activated() {
     assert_eq!(refused.code(), Some(ErrorCode::BlobCorrupt));
     let missing = admin.accept_deploy(id).await.unwrap_err();
     assert_eq!(missing.code(), Some(ErrorCode::BlobsMissing));
-    world.server.upload(id, &created, [Some(&tree("two")), None]).await;
+    world
+        .server
+        .upload(id, &created, [Some(&tree("two")), None])
+        .await;
     admin.accept_deploy(id).await.unwrap();
 }
 
 #[tokio::test]
 async fn an_upload_that_nobody_finished_expires_and_its_blobs_go() {
     let world = World::new().await;
-    let created = world.server.create(&world.shop, parts(Some(&tree("two")), None)).await;
+    let created = world
+        .server
+        .create(&world.shop, parts(Some(&tree("two")), None))
+        .await;
     let id = created.deploy.as_ref().unwrap().id;
-    world.server.upload(id, &created, [Some(&tree("two")), None]).await;
+    world
+        .server
+        .upload(id, &created, [Some(&tree("two")), None])
+        .await;
     world.server.running().collect_garbage().await.unwrap();
-    assert!(world.blob(&layer("two")).exists(), "an upload under way keeps its blobs");
+    assert!(
+        world.blob(&layer("two")).exists(),
+        "an upload under way keeps its blobs"
+    );
 
     world.server.advance_clock(chrono::Duration::hours(2));
     world.server.running().expire_uploads().await.unwrap();
@@ -142,7 +215,10 @@ async fn an_upload_that_nobody_finished_expires_and_its_blobs_go() {
     assert_eq!(admin.deploy(id).await.unwrap().state.name(), "expired");
     let refused = admin.accept_deploy(id).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::DeployState));
-    let refused = admin.upload_blobs(id, &tree("two").pick(&created.missing)).await.unwrap_err();
+    let refused = admin
+        .upload_blobs(id, &tree("two").pick(&created.missing))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::DeployState));
     // Within the retention period its blobs stay; after it they go.
     world.server.advance_clock(chrono::Duration::days(100));
@@ -154,18 +230,32 @@ async fn an_upload_that_nobody_finished_expires_and_its_blobs_go() {
 #[tokio::test]
 async fn garbage_is_what_no_deploy_in_the_retention_period_names() {
     let mut world = World::new().await;
-    let settings = updraft_api::deployment::DeploymentSettings { keep_releases: Some(0), ..Default::default() };
+    let settings = updraft_api::deployment::DeploymentSettings {
+        keep_releases: Some(0),
+        ..Default::default()
+    };
     let admin = world.server.as_admin();
-    admin.update_deployment(&world.shop, &settings).await.unwrap();
+    admin
+        .update_deployment(&world.shop, &settings)
+        .await
+        .unwrap();
     for content in ["two", "three", "four"] {
-        world.server.deploy(&world.shop, Some(&tree(content)), None).await;
+        world
+            .server
+            .deploy(&world.shop, Some(&tree(content)), None)
+            .await;
         world.agent.converge().await;
     }
     let history = admin.history(&world.shop, 10, None).await.unwrap().deploys;
     assert_eq!(world.server.running().collect_garbage().await.unwrap(), 0);
     world.server.advance_clock(chrono::Duration::days(100));
     assert!(world.server.running().collect_garbage().await.unwrap() > 0);
-    for (content, stays) in [("four", true), ("three", true), ("two", false), ("one", false)] {
+    for (content, stays) in [
+        ("four", true),
+        ("three", true),
+        ("two", false),
+        ("one", false),
+    ] {
         assert_eq!(world.blob(&layer(content)).exists(), stays, "{content}");
     }
     // History stays; what is gone cannot be returned to, and says so.
@@ -176,16 +266,26 @@ async fn garbage_is_what_no_deploy_in_the_retention_period_names() {
         key: "back".into(),
         description: String::new(),
     };
-    let refused = world.server.as_admin().roll_back(&world.shop, &ask).await.unwrap_err();
+    let refused = world
+        .server
+        .as_admin()
+        .roll_back(&world.shop, &ask)
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::BlobCorrupt), "{refused}");
     // Deployed again, it is there again.
-    world.server.deploy(&world.shop, Some(&tree("one")), None).await;
+    world
+        .server
+        .deploy(&world.shop, Some(&tree("one")), None)
+        .await;
 }
 
 #[tokio::test]
 async fn one_data_folder_has_one_server() {
     let world = World::new().await;
-    let refused = Server::start(world.server.config().clone()).await.unwrap_err();
+    let refused = Server::start(world.server.config().clone())
+        .await
+        .unwrap_err();
     assert!(matches!(refused, StartError::DataDirInUse(_)), "{refused}");
     assert!(refused.help().is_some());
 }
@@ -193,24 +293,40 @@ async fn one_data_folder_has_one_server() {
 #[tokio::test]
 async fn a_backup_of_a_running_server_starts_in_another_folder() {
     let mut world = World::new().await;
-    let second = world.server.deploy(&world.shop, Some(&tree("two")), None).await;
+    let second = world
+        .server
+        .deploy(&world.shop, Some(&tree("two")), None)
+        .await;
     let copy = world.server.folder().join("backup");
     let made = backup(world.server.config(), &copy).await.unwrap();
     assert!(made.database && made.blobs >= 5, "{made:?}");
-    assert!(matches!(backup(world.server.config(), &copy).await, Err(BackupError::There(_))));
+    assert!(matches!(
+        backup(world.server.config(), &copy).await,
+        Err(BackupError::There(_))
+    ));
     // What happens later is not in it.
-    world.server.deploy(&world.shop, Some(&tree("three")), None).await;
+    world
+        .server
+        .deploy(&world.shop, Some(&tree("three")), None)
+        .await;
     world.server.stop().await;
 
     let data = world.server.folder().join("restored");
     restore(&copy, &data).unwrap();
     assert!(matches!(restore(&copy, &data), Err(BackupError::There(_))));
-    assert!(matches!(restore(world.server.folder(), &data), Err(BackupError::NotABackup(_))));
+    assert!(matches!(
+        restore(world.server.folder(), &data),
+        Err(BackupError::NotABackup(_))
+    ));
     let mut config = world.server.config().clone();
     config.data_dir = data;
     let restored = Server::start(config).await.unwrap();
-    let connect = updraft_api::client::Connect { server: restored.url().to_owned(), ..Default::default() };
-    let admin = updraft_api::Client::new(&connect, Some(world.server.admin_token().to_owned())).unwrap();
+    let connect = updraft_api::client::Connect {
+        server: restored.url().to_owned(),
+        ..Default::default()
+    };
+    let admin =
+        updraft_api::Client::new(&connect, Some(world.server.admin_token().to_owned())).unwrap();
     let status = admin.status(&world.shop).await.unwrap();
     assert_eq!(status.wanted_deploy.unwrap().id, second.id);
     let bytes = admin.blob(&world.shop, layer("two")).await.unwrap();
@@ -220,34 +336,48 @@ async fn a_backup_of_a_running_server_starts_in_another_folder() {
 
 #[tokio::test]
 async fn the_same_happens_on_postgresql() {
-    let Some(postgres) = updraft_testkit::Postgres::start_or_skip("the server on PostgreSQL") else {
+    let Some(postgres) = updraft_testkit::Postgres::start_or_skip("the server on PostgreSQL")
+    else {
         return;
     };
     let url = postgres.database();
     let server = TestServer::start_with(|config| config.database_url = Some(url.clone())).await;
     let shop = server.deployment("shop").await.name;
     let mut agent = server.agent(&shop, "one").await;
-    let first = server.deploy(&shop, Some(&tree("one")), Some(&environment("x"))).await;
+    let first = server
+        .deploy(&shop, Some(&tree("one")), Some(&environment("x")))
+        .await;
     agent.converge().await;
     let admin = server.as_admin();
     assert_eq!(admin.deploy(first.id).await.unwrap().state.name(), "live");
 
     // A second server on the same database hears what the first one does.
     let data = server.data_dir().to_owned();
-    let other = TestServer::start_beside(&server, |config| config.database_url = Some(url.clone())).await;
+    let other =
+        TestServer::start_beside(&server, |config| config.database_url = Some(url.clone())).await;
     let elsewhere = other.with_token(Some(server.admin_token().to_owned()));
     let generation = agent.report.generation;
     let waiting = {
-        let client = other.with_token(Some(server.token(updraft_model::Role::Agent, Some(&shop)).await));
+        let client = other.with_token(Some(
+            server.token(updraft_model::Role::Agent, Some(&shop)).await,
+        ));
         tokio::spawn(async move { client.wanted(generation, Duration::from_secs(30)).await })
     };
     tokio::time::sleep(Duration::from_millis(200)).await;
     let second = server.deploy(&shop, Some(&tree("two")), None).await;
-    let wanted = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap();
-    assert_eq!(wanted.unwrap().unwrap().unwrap().target.unwrap().deploy, second.id);
+    let wanted = tokio::time::timeout(Duration::from_secs(10), waiting)
+        .await
+        .unwrap();
+    assert_eq!(
+        wanted.unwrap().unwrap().unwrap().target.unwrap().deploy,
+        second.id
+    );
     assert_eq!(elsewhere.deploy(second.id).await.unwrap().id, second.id);
     agent.poll(Duration::ZERO).await;
     agent.prove(ProofOutcome::Proven).await;
-    assert_eq!(elsewhere.deploy(second.id).await.unwrap().state.name(), "live");
+    assert_eq!(
+        elsewhere.deploy(second.id).await.unwrap().state.name(),
+        "live"
+    );
     assert!(data.join("keys").exists());
 }

@@ -38,7 +38,9 @@ async fn a_deploy_goes_live_when_its_agent_has_proven_it() {
 
     // The same again is nothing to do.
     let dags = Tree::of([("a.py", "one"), ("b.py", "two")]);
-    let again = server.create(&deployment.name, parts(Some(&dags), None)).await;
+    let again = server
+        .create(&deployment.name, parts(Some(&dags), None))
+        .await;
     assert_eq!(again.outcome, ComparisonOutcome::NothingToDo);
     assert_eq!(again.deploy.unwrap().id, deploy.id);
 
@@ -51,7 +53,10 @@ async fn a_deploy_goes_live_when_its_agent_has_proven_it() {
     assert_eq!(files.removed, ["b.py"]);
     assert_eq!(admin.deploy(deploy.id).await.unwrap().state.name(), "live");
     agent.converge().await;
-    assert_eq!(admin.deploy(deploy.id).await.unwrap().state.name(), "superseded");
+    assert_eq!(
+        admin.deploy(deploy.id).await.unwrap().state.name(),
+        "superseded"
+    );
     assert_eq!(admin.deploy(second.id).await.unwrap().state.name(), "live");
 
     let back = admin
@@ -66,13 +71,28 @@ async fn a_deploy_goes_live_when_its_agent_has_proven_it() {
         .unwrap();
     assert_eq!(back.kind, DeployKind::Rollback);
     assert_eq!(back.returns_to, Some(deploy.id));
-    assert!(back.release.as_ref().unwrap().same_content(deploy.release.as_ref().unwrap()));
-    assert_eq!(admin.deploy(second.id).await.unwrap().state.name(), "rolled_back");
+    assert!(
+        back.release
+            .as_ref()
+            .unwrap()
+            .same_content(deploy.release.as_ref().unwrap())
+    );
+    assert_eq!(
+        admin.deploy(second.id).await.unwrap().state.name(),
+        "rolled_back"
+    );
     agent.converge().await;
     assert_eq!(admin.deploy(back.id).await.unwrap().state.name(), "live");
 
-    let history = admin.history(&deployment.name, 10, None).await.unwrap().deploys;
-    assert_eq!(history.iter().map(|d| d.id).collect::<Vec<_>>(), [back.id, second.id, deploy.id]);
+    let history = admin
+        .history(&deployment.name, 10, None)
+        .await
+        .unwrap()
+        .deploys;
+    assert_eq!(
+        history.iter().map(|d| d.id).collect::<Vec<_>>(),
+        [back.id, second.id, deploy.id]
+    );
     let status = admin.status(&deployment.name).await.unwrap();
     assert_eq!(status.proven_deploy, Some(back.id));
     assert!(status.agents[0].connected);
@@ -96,6 +116,8 @@ async fn a_first_deploy_without_an_environment_is_refused() {
         .unwrap_err();
     assert_eq!(refused.code(), Some(updraft_api::ErrorCode::ImageMissing));
     let environment = environment("x");
-    let plan = server.create(&deployment.name, parts(Some(&dags), Some(&environment))).await;
+    let plan = server
+        .create(&deployment.name, parts(Some(&dags), Some(&environment)))
+        .await;
     assert_eq!(plan.outcome, ComparisonOutcome::Changes);
 }

@@ -1,4 +1,5 @@
 //! What somebody with a deployer's token and bad intentions can send.
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use updraft_api::deploy::{Comparison, ComparisonOutcome, CreateDeploy, Parts};
 use updraft_api::{Client, ClientError, ErrorCode, frames};
@@ -15,7 +16,12 @@ struct Raw<'a> {
 }
 
 const fn file<'a>(path: &'a str, content: &'a [u8]) -> Raw<'a> {
-    Raw { path, kind: b'0', link: "", content }
+    Raw {
+        path,
+        kind: b'0',
+        link: "",
+        content,
+    }
 }
 
 fn tar(entries: &[Raw<'_>]) -> Vec<u8> {
@@ -23,7 +29,11 @@ fn tar(entries: &[Raw<'_>]) -> Vec<u8> {
     for entry in entries {
         let mut header = [0u8; 512];
         header[..entry.path.len()].copy_from_slice(entry.path.as_bytes());
-        let mode: &[u8; 7] = if entry.kind == b'2' { b"0000777" } else { b"0000644" };
+        let mode: &[u8; 7] = if entry.kind == b'2' {
+            b"0000777"
+        } else {
+            b"0000644"
+        };
         header[100..107].copy_from_slice(mode);
         header[108..115].copy_from_slice(b"0000000");
         header[116..123].copy_from_slice(b"0000000");
@@ -55,9 +65,15 @@ fn bundle_of(layer: Vec<u8>) -> Tree {
     let manifest = honest
         .manifest
         .replace(&old.to_string(), &digest.to_string())
-        .replace(&format!("\"size\":{},\"annotations\"", bytes.len()), &format!("\"size\":{},\"annotations\"", layer.len()));
+        .replace(
+            &format!("\"size\":{},\"annotations\"", bytes.len()),
+            &format!("\"size\":{},\"annotations\"", layer.len()),
+        );
     assert_ne!(manifest, honest.manifest);
-    Tree { manifest, blobs: [(digest, layer.into())].into() }
+    Tree {
+        manifest,
+        blobs: [(digest, layer.into())].into(),
+    }
 }
 
 struct World {
@@ -75,7 +91,11 @@ impl World {
         let server = TestServer::start_with(|config| change(&mut config.limits)).await;
         let shop = server.deployment("shop").await.name;
         let admin = server.as_admin();
-        Self { server, shop, admin }
+        Self {
+            server,
+            shop,
+            admin,
+        }
     }
 
     async fn create(&self, parts: Parts) -> Result<Comparison, ClientError> {
@@ -106,28 +126,68 @@ impl World {
         assert!(error.to_string().contains(says), "{error}");
         assert!(error.help().is_some(), "{error}");
         // Nothing became wanted, and nothing is half done.
-        assert_eq!(self.admin.deployment(&self.shop).await.unwrap().wanted, None);
+        assert_eq!(
+            self.admin.deployment(&self.shop).await.unwrap().wanted,
+            None
+        );
     }
 }
 
 #[tokio::test]
 async fn archives_that_reach_outside_are_refused_by_name() {
     let world = World::new().await;
-    let link = |path, link| Raw { path, kind: b'2', link, content: b"" };
+    let link = |path, link| Raw {
+        path,
+        kind: b'2',
+        link,
+        content: b"",
+    };
     let cases: Vec<(&str, Vec<Raw<'_>>)> = vec![
         ("../evil.py", vec![file("../evil.py", b"x")]),
         ("/etc/evil.py", vec![file("/etc/evil.py", b"x")]),
         ("a/../../evil.py", vec![file("a/../../evil.py", b"x")]),
         ("out", vec![link("out", "../../etc/passwd")]),
         ("out", vec![link("out", "/etc/passwd")]),
-        ("hard", vec![file("a", b"x"), Raw { path: "hard", kind: b'1', link: "a", content: b"" }]),
-        ("device", vec![Raw { path: "device", kind: b'3', link: "", content: b"" }]),
-        ("pipe", vec![Raw { path: "pipe", kind: b'6', link: "", content: b"" }]),
-        ("twice.py", vec![file("twice.py", b"x"), file("twice.py", b"y")]),
+        (
+            "hard",
+            vec![
+                file("a", b"x"),
+                Raw {
+                    path: "hard",
+                    kind: b'1',
+                    link: "a",
+                    content: b"",
+                },
+            ],
+        ),
+        (
+            "device",
+            vec![Raw {
+                path: "device",
+                kind: b'3',
+                link: "",
+                content: b"",
+            }],
+        ),
+        (
+            "pipe",
+            vec![Raw {
+                path: "pipe",
+                kind: b'6',
+                link: "",
+                content: b"",
+            }],
+        ),
+        (
+            "twice.py",
+            vec![file("twice.py", b"x"), file("twice.py", b"y")],
+        ),
     ];
     for (name, entries) in cases {
         let layer = zstd::bulk::compress(&tar(&entries), 3).unwrap();
-        world.refused(&bundle_of(layer), ErrorCode::BundleRefused, name).await;
+        world
+            .refused(&bundle_of(layer), ErrorCode::BundleRefused, name)
+            .await;
     }
 }
 
@@ -135,7 +195,13 @@ async fn archives_that_reach_outside_are_refused_by_name() {
 async fn what_is_no_archive_at_all_is_refused() {
     let world = World::new().await;
     for layer in [&b"not an archive"[..], &[0; 4096], &[]] {
-        world.refused(&bundle_of(layer.to_vec()), ErrorCode::BundleRefused, "layer").await;
+        world
+            .refused(
+                &bundle_of(layer.to_vec()),
+                ErrorCode::BundleRefused,
+                "layer",
+            )
+            .await;
     }
 }
 
@@ -149,7 +215,9 @@ async fn a_bomb_is_refused_before_it_goes_off() {
     let zeros = vec![0; 64 << 20];
     let layer = zstd::bulk::compress(&tar(&[file("bomb.bin", &zeros)]), 3).unwrap();
     assert!(layer.len() < 64 << 10);
-    world.refused(&bundle_of(layer), ErrorCode::LimitExceeded, "bomb.bin").await;
+    world
+        .refused(&bundle_of(layer), ErrorCode::LimitExceeded, "bomb.bin")
+        .await;
 }
 
 #[tokio::test]
@@ -164,9 +232,18 @@ async fn manifests_are_checked_before_anything_is_sent() {
     let cases = [
         ("{}".to_owned(), ErrorCode::BundleRefused),
         (honest.manifest.replace(':', ": "), ErrorCode::BundleRefused),
-        (honest.manifest.replace("tar+zstd", "tar+gzip"), ErrorCode::BundleRefused),
+        (
+            honest.manifest.replace("tar+zstd", "tar+gzip"),
+            ErrorCode::BundleRefused,
+        ),
         (environment.manifest.clone(), ErrorCode::BundleRefused),
-        (honest.manifest.replace("\"files\":\"1\"", "\"files\":\"101\"").replace("layer.files\":\"1\"", "layer.files\":\"101\""), ErrorCode::LimitExceeded),
+        (
+            honest
+                .manifest
+                .replace("\"files\":\"1\"", "\"files\":\"101\"")
+                .replace("layer.files\":\"1\"", "layer.files\":\"101\""),
+            ErrorCode::LimitExceeded,
+        ),
         ("x".repeat(5 << 20), ErrorCode::BundleRefused),
     ];
     for (manifest, code) in cases {
@@ -175,32 +252,60 @@ async fn manifests_are_checked_before_anything_is_sent() {
             environment: Some(environment.manifest.clone()),
         };
         let error = world.create(parts).await.unwrap_err();
-        assert_eq!(error.code(), Some(code), "{}: {error}", &manifest[..manifest.len().min(200)]);
+        assert_eq!(
+            error.code(),
+            Some(code),
+            "{}: {error}",
+            &manifest[..manifest.len().min(200)]
+        );
     }
     let nothing = world.create(Parts::default()).await.unwrap_err();
     assert_eq!(nothing.code(), Some(ErrorCode::InvalidRequest));
-    assert!(world.admin.history(&world.shop, 10, None).await.unwrap().deploys.is_empty());
+    assert!(
+        world
+            .admin
+            .history(&world.shop, 10, None)
+            .await
+            .unwrap()
+            .deploys
+            .is_empty()
+    );
 }
 
 #[tokio::test]
 async fn a_manifest_that_lies_about_its_layer_is_refused() {
     let world = World::new().await;
     let honest = Tree::of([("a.py", "x"), ("b.py", "y")]);
-    let manifest = honest.manifest.replacen("layer.size\":\"1\"", "layer.size\":\"2\"", 1);
+    let manifest = honest
+        .manifest
+        .replacen("layer.size\":\"1\"", "layer.size\":\"2\"", 1);
     assert_ne!(manifest, honest.manifest);
     let lying = Tree { manifest, ..honest };
-    world.refused(&lying, ErrorCode::BundleRefused, "not what the manifest says").await;
+    world
+        .refused(
+            &lying,
+            ErrorCode::BundleRefused,
+            "not what the manifest says",
+        )
+        .await;
 }
 
 #[tokio::test]
 async fn only_missing_blobs_that_the_deploy_names_are_taken() {
     let world = World::new().await;
     let (tree, environment) = (Tree::of([("a.py", "x")]), environment("x"));
-    let created = world.create(parts(Some(&tree), Some(&environment))).await.unwrap();
+    let created = world
+        .create(parts(Some(&tree), Some(&environment)))
+        .await
+        .unwrap();
     assert_eq!(created.outcome, ComparisonOutcome::Changes);
     let id = created.deploy.as_ref().unwrap().id;
     let other: &[u8] = b"something else";
-    let refused = world.admin.upload_blobs(id, &[(Digest::of(other), other.into())]).await.unwrap_err();
+    let refused = world
+        .admin
+        .upload_blobs(id, &[(Digest::of(other), other.into())])
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::InvalidRequest));
 
     // Wrong bytes under a right name; a body cut short; a blob without end.
@@ -211,7 +316,10 @@ async fn only_missing_blobs_that_the_deploy_names_are_taken() {
     let cases = [
         ([&head[..], &flipped].concat(), ErrorCode::BlobCorrupt),
         ([&head[..], &bytes[..5]].concat(), ErrorCode::InvalidRequest),
-        (frames::head(*digest, u64::MAX).to_vec(), ErrorCode::LimitExceeded),
+        (
+            frames::head(*digest, u64::MAX).to_vec(),
+            ErrorCode::LimitExceeded,
+        ),
     ];
     let http = reqwest::Client::new();
     for (body, code) in cases {
@@ -228,39 +336,120 @@ async fn only_missing_blobs_that_the_deploy_names_are_taken() {
     let refused = world.admin.accept_deploy(id).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::BlobsMissing));
     // The same deploy still can be finished.
-    world.server.upload(id, &created, [Some(&tree), Some(&environment)]).await;
+    world
+        .server
+        .upload(id, &created, [Some(&tree), Some(&environment)])
+        .await;
     world.admin.accept_deploy(id).await.unwrap();
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a list of requests")]
 async fn requests_of_a_wrong_form_say_what_is_wrong() {
     let world = World::with(|limits| limits.request_bytes = 64 << 10).await;
     let http = reqwest::Client::new();
     let ask = async |method: &str, path: &str, body: &str| -> updraft_api::ErrorBody {
         let url = format!("{}{path}", world.server.url());
-        let request = http.request(method.parse().unwrap(), url).bearer_auth(world.server.admin_token());
-        let response = request.header("content-type", "application/json").body(body.to_owned()).send().await.unwrap();
+        let request = http
+            .request(method.parse().unwrap(), url)
+            .bearer_auth(world.server.admin_token());
+        let response = request
+            .header("content-type", "application/json")
+            .body(body.to_owned())
+            .send()
+            .await
+            .unwrap();
         response.json().await.unwrap()
     };
     let large = format!("{{\"name\":\"{}\"}}", "x".repeat(70 << 10));
     let cases = [
-        ("POST", "/api/v1/deployments", "{", ErrorCode::InvalidRequest, ""),
-        ("POST", "/api/v1/deployments", "{\"name\":\"Not A Name\"}", ErrorCode::InvalidRequest, "Not A Name"),
-        ("POST", "/api/v1/deployments", "{\"name\":\"x\",\"settings\":{\"colour\":1}}", ErrorCode::InvalidRequest, "colour"),
-        ("POST", "/api/v1/deployments", &large, ErrorCode::LimitExceeded, "larger"),
-        ("GET", "/api/v1/deploys/rel_0", "", ErrorCode::InvalidRequest, "dpl_"),
-        ("GET", "/api/v1/deployments/UPPER", "", ErrorCode::InvalidRequest, "UPPER"),
+        (
+            "POST",
+            "/api/v1/deployments",
+            "{",
+            ErrorCode::InvalidRequest,
+            "",
+        ),
+        (
+            "POST",
+            "/api/v1/deployments",
+            "{\"name\":\"Not A Name\"}",
+            ErrorCode::InvalidRequest,
+            "Not A Name",
+        ),
+        (
+            "POST",
+            "/api/v1/deployments",
+            "{\"name\":\"x\",\"settings\":{\"colour\":1}}",
+            ErrorCode::InvalidRequest,
+            "colour",
+        ),
+        (
+            "POST",
+            "/api/v1/deployments",
+            &large,
+            ErrorCode::LimitExceeded,
+            "larger",
+        ),
+        (
+            "GET",
+            "/api/v1/deploys/rel_0",
+            "",
+            ErrorCode::InvalidRequest,
+            "dpl_",
+        ),
+        (
+            "GET",
+            "/api/v1/deployments/UPPER",
+            "",
+            ErrorCode::InvalidRequest,
+            "UPPER",
+        ),
         ("GET", "/api/v1/nothing", "", ErrorCode::RouteNotFound, ""),
-        ("PUT", "/api/v1/deployments", "", ErrorCode::RouteNotFound, ""),
-        ("PATCH", "/api/v1/deployments/shop", "{\"proof_timeout_s\":0}", ErrorCode::InvalidRequest, "proof_timeout_s"),
-        ("POST", "/api/v1/tokens", "{\"name\":\"\",\"role\":\"viewer\"}", ErrorCode::InvalidRequest, "name"),
-        ("POST", "/api/v1/tokens", "{\"name\":\"x\",\"role\":\"king\"}", ErrorCode::InvalidRequest, "king"),
-        ("POST", "/api/v1/tokens", "{\"name\":\"x\",\"role\":\"agent\"}", ErrorCode::InvalidRequest, "Deployment"),
+        (
+            "PUT",
+            "/api/v1/deployments",
+            "",
+            ErrorCode::RouteNotFound,
+            "",
+        ),
+        (
+            "PATCH",
+            "/api/v1/deployments/shop",
+            "{\"proof_timeout_s\":0}",
+            ErrorCode::InvalidRequest,
+            "proof_timeout_s",
+        ),
+        (
+            "POST",
+            "/api/v1/tokens",
+            "{\"name\":\"\",\"role\":\"viewer\"}",
+            ErrorCode::InvalidRequest,
+            "name",
+        ),
+        (
+            "POST",
+            "/api/v1/tokens",
+            "{\"name\":\"x\",\"role\":\"king\"}",
+            ErrorCode::InvalidRequest,
+            "king",
+        ),
+        (
+            "POST",
+            "/api/v1/tokens",
+            "{\"name\":\"x\",\"role\":\"agent\"}",
+            ErrorCode::InvalidRequest,
+            "Deployment",
+        ),
     ];
     for (method, path, body, code, says) in cases {
         let error = ask(method, path, body).await;
         assert_eq!(error.code, code, "{method} {path}: {}", error.message);
-        assert!(error.message.contains(says), "{method} {path}: {}", error.message);
+        assert!(
+            error.message.contains(says),
+            "{method} {path}: {}",
+            error.message
+        );
         assert_eq!(error.request_id.len(), 32);
     }
 }

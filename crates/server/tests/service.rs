@@ -1,4 +1,5 @@
 //! What every request gets, and how the server starts.
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use std::net::SocketAddr;
 
@@ -24,7 +25,10 @@ async fn every_answer_has_a_request_id_that_is_also_in_the_error() {
     assert_eq!(fine.headers()["updraft-version"], VERSION);
     let refused = get(&server, "/api/v1/whoami", &[]).await;
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
-    let id = refused.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let id = refused.headers()["x-request-id"]
+        .to_str()
+        .unwrap()
+        .to_owned();
     let body: ErrorBody = refused.json().await.unwrap();
     assert_eq!(body.request_id, id);
 }
@@ -34,14 +38,24 @@ async fn clients_far_away_in_versions_are_told_where_to_get_another() {
     let server = TestServer::start().await;
     let admin = format!("Bearer {}", server.admin_token());
     for far in ["0.3.0", "1.0.0", "banana"] {
-        let refused = get(&server, "/api/v1/whoami", &[("updraft-version", far), ("authorization", &admin)]).await;
+        let refused = get(
+            &server,
+            "/api/v1/whoami",
+            &[("updraft-version", far), ("authorization", &admin)],
+        )
+        .await;
         assert_eq!(refused.status(), StatusCode::UPGRADE_REQUIRED);
         let body: ErrorBody = refused.json().await.unwrap();
         assert_eq!(body.code, ErrorCode::VersionSkew);
         assert!(body.help.unwrap().contains("/install"));
     }
     for near in ["0.1.7", "0.2.0", "0.0.9"] {
-        let fine = get(&server, "/api/v1/whoami", &[("updraft-version", near), ("authorization", &admin)]).await;
+        let fine = get(
+            &server,
+            "/api/v1/whoami",
+            &[("updraft-version", near), ("authorization", &admin)],
+        )
+        .await;
         assert_eq!(fine.status(), StatusCode::OK);
     }
 }
@@ -72,29 +86,56 @@ async fn probes_and_metrics_answer_without_a_token() {
 async fn the_server_gives_its_own_executable_with_a_checksum() {
     let server = TestServer::start().await;
     let bytes = get(&server, "/install", &[]).await.bytes().await.unwrap();
-    let sum = get(&server, "/install/sha256", &[]).await.text().await.unwrap();
+    let sum = get(&server, "/install/sha256", &[])
+        .await
+        .text()
+        .await
+        .unwrap();
     assert_eq!(sum, format!("{}  updraft\n", Digest::of(&bytes).hex()));
-    let own = std::fs::metadata(std::env::current_exe().unwrap()).unwrap().len();
+    let own = std::fs::metadata(std::env::current_exe().unwrap())
+        .unwrap()
+        .len();
     assert_eq!(bytes.len() as u64, own);
 }
 
 #[tokio::test]
 async fn reference_openapi_is_up_to_date() {
     let server = TestServer::start().await;
-    let served = get(&server, "/api/v1/openapi.json", &[]).await.text().await.unwrap();
-    assert_eq!(served, server.running().openapi());
-    let document: serde_json::Value = serde_json::from_str(&served).unwrap();
+    let document_text = get(&server, "/api/v1/openapi.json", &[])
+        .await
+        .text()
+        .await
+        .unwrap();
+    assert_eq!(document_text, server.running().openapi());
+    let document: serde_json::Value = serde_json::from_str(&document_text).unwrap();
+    let mut names = std::collections::BTreeSet::new();
     for route in server.running().routes() {
         let operation = &document["paths"][&route.path][route.method.to_lowercase()];
-        assert!(operation.is_object(), "{} {} is not described", route.method, route.path);
+        assert!(
+            operation.is_object(),
+            "{} {} is not described",
+            route.method,
+            route.path
+        );
+        assert!(
+            names.insert(operation["operationId"].as_str().unwrap()),
+            "{operation} has another's name"
+        );
     }
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/openapi.json");
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../docs/reference/openapi.json"
+    );
     if std::env::var_os("UPDATE_REFERENCES").is_some() {
-        std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference")).unwrap();
-        std::fs::write(file, &served).unwrap();
+        std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference"))
+            .unwrap();
+        std::fs::write(file, &document_text).unwrap();
     }
     let kept = std::fs::read_to_string(file).unwrap_or_default();
-    assert!(kept == served, "docs/reference/openapi.json is stale: run `make docs`");
+    assert!(
+        kept == document_text,
+        "docs/reference/openapi.json is stale: run `make docs`"
+    );
 }
 
 #[tokio::test]
@@ -123,10 +164,28 @@ async fn a_port_in_use_is_its_own_error() {
 #[tokio::test]
 async fn serves_tls_with_a_certificate() {
     let folder = tempfile::tempdir().unwrap();
-    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let (certificate, key) = (
+        folder.path().join("cert.pem"),
+        folder.path().join("key.pem"),
+    );
     let made = std::process::Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args([
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        ])
         .args(["-addext", "basicConstraints=critical,CA:FALSE"])
         .arg("-keyout")
         .arg(&key)
@@ -137,7 +196,10 @@ async fn serves_tls_with_a_certificate() {
     assert!(made.status.success(), "{made:?}");
     let mut config = ServerConfig::new(folder.path().join("data"));
     config.listen = "127.0.0.1:0".parse().unwrap();
-    config.tls = Some(updraft_server::TlsFiles { certificate: certificate.clone(), key });
+    config.tls = Some(updraft_server::TlsFiles {
+        certificate: certificate.clone(),
+        key,
+    });
     let token = init_admin(&config, false).await.unwrap();
     let running = Server::start(config.clone()).await.unwrap();
     assert!(running.url().starts_with("https://"));
@@ -152,7 +214,10 @@ async fn serves_tls_with_a_certificate() {
 
     std::fs::write(folder.path().join("key.pem"), "no key").unwrap();
     let refused = Server::start(config).await.unwrap_err();
-    assert!(matches!(refused, StartError::Certificate { .. }), "{refused}");
+    assert!(
+        matches!(refused, StartError::Certificate { .. }),
+        "{refused}"
+    );
 }
 
 #[tokio::test]

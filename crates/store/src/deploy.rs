@@ -324,10 +324,7 @@ impl Read {
 
     /// The manifests that have to stay: of deploys since a moment, of uploads,
     /// and of what is wanted, proven, or among the newest `keep_releases`.
-    pub async fn manifests_to_keep(
-        &mut self,
-        since: Timestamp,
-    ) -> Result<Vec<Digest>, StoreError> {
+    pub async fn manifests_to_keep(&mut self, since: Timestamp) -> Result<Vec<Digest>, StoreError> {
         let mut manifests = Vec::new();
         let rows = sql(select!(
             "WHERE deploy.created_at >= $1 OR deploy.state IN ('created', 'uploading')"

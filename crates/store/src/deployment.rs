@@ -137,11 +137,9 @@ impl Read {
 
     /// Those whose wanted Release waits for evidence.
     pub async fn deployments_in_progress(&mut self) -> Result<Vec<DeploymentId>, StoreError> {
-        let rows = sql(
-            "SELECT deployment.id AS id FROM deploy
+        let rows = sql("SELECT deployment.id AS id FROM deploy
              JOIN deployment ON deployment.target_deploy = deploy.id
-             WHERE deploy.state IN ('accepted', 'rolling_out')",
-        )
+             WHERE deploy.state IN ('accepted', 'rolling_out')")
         .all(&mut self.on)
         .await?;
         rows.iter().map(|row| row.get("id")).collect()
@@ -183,10 +181,7 @@ impl Write {
     }
 
     /// False when the name is taken.
-    pub async fn insert_deployment(
-        &mut self,
-        deployment: &Deployment,
-    ) -> Result<bool, StoreError> {
+    pub async fn insert_deployment(&mut self, deployment: &Deployment) -> Result<bool, StoreError> {
         let rows = sql(
             "INSERT INTO deployment
                 (id, name, workspace_id, created_at, changed_at, settings, environment, environment_names, generation)

@@ -15,7 +15,9 @@ pub enum StoreError {
     Conflict,
     #[error("could not bring the database up to date")]
     Migrate(#[from] sqlx::migrate::MigrateError),
-    #[error("the database was made by a newer Updraft (its format is {found}, this one knows {known})")]
+    #[error(
+        "the database was made by a newer Updraft (its format is {found}, this one knows {known})"
+    )]
     TooNew { found: i64, known: i64 },
     #[error("could not copy the database to `{}`", path.display())]
     Copy { path: PathBuf, source: sqlx::Error },
@@ -26,9 +28,9 @@ impl StoreError {
         match self {
             Self::Full(_) => Some("free some space and try again; nothing was lost"),
             Self::Unavailable(_) => Some("see whether the database is up, then try again"),
-            Self::TooNew { .. } => {
-                Some("use the newer version, or restore the backup that it left beside the database")
-            }
+            Self::TooNew { .. } => Some(
+                "use the newer version, or restore the backup that it left beside the database",
+            ),
             Self::Copy { .. } => Some("see whether the folder is writable and has space"),
             Self::Database(_) | Self::Unreadable { .. } | Self::Conflict | Self::Migrate(_) => None,
         }
@@ -51,5 +53,28 @@ impl From<sqlx::Error> for StoreError {
             },
             _ => Self::Database(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::sqlite::SqlitePoolOptions;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_is_its_own_error() {
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect("sqlite::memory:")
+            .await
+            .unwrap();
+        let run = async |statement: &'static str| sqlx::query(statement).execute(&pool).await;
+        run("CREATE TABLE t (x BLOB)").await.unwrap();
+        run("PRAGMA max_page_count = 4").await.unwrap();
+        let full = run("INSERT INTO t VALUES (zeroblob(1000000))")
+            .await
+            .unwrap_err();
+        assert!(matches!(StoreError::from(full), StoreError::Full(_)));
     }
 }

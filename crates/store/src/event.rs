@@ -13,7 +13,10 @@ pub struct DeployEvent {
 }
 
 impl Read {
-    pub async fn deploy_events(&mut self, deploy: DeployId) -> Result<Vec<DeployEvent>, StoreError> {
+    pub async fn deploy_events(
+        &mut self,
+        deploy: DeployId,
+    ) -> Result<Vec<DeployEvent>, StoreError> {
         let rows = sql("SELECT * FROM deploy_event WHERE deploy_id = $1 ORDER BY revision")
             .bind(deploy)
             .all(&mut self.on)

@@ -53,8 +53,10 @@ impl Write {
         at: Timestamp,
     ) -> Result<(), StoreError> {
         for layer in layers {
-            sql("INSERT INTO layer (digest, file_table, created_at) VALUES ($1, $2, $3)
-                 ON CONFLICT (digest) DO NOTHING")
+            sql(
+                "INSERT INTO layer (digest, file_table, created_at) VALUES ($1, $2, $3)
+                 ON CONFLICT (digest) DO NOTHING",
+            )
             .bind(layer.digest)
             .bind(layer.file_table.clone())
             .bind(at)

@@ -9,11 +9,8 @@ use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr, SqlitePool};
 use crate::{StoreError, quoted};
 
 /// The migrations, oldest first. One that was released is never edited.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(
-    1,
-    "initial",
-    include_str!("migrations/0001_initial.sql"),
-)];
+const MIGRATIONS: &[(i64, &str, &str)] =
+    &[(1, "initial", include_str!("migrations/0001_initial.sql"))];
 
 fn migrator() -> Migrator {
     let migrations = MIGRATIONS.iter().map(|&(version, name, text)| {
@@ -117,7 +114,10 @@ mod tests {
         let options = SqliteConnectOptions::new()
             .filename(file)
             .create_if_missing(true);
-        SqlitePoolOptions::new().connect_with(options).await.unwrap()
+        SqlitePoolOptions::new()
+            .connect_with(options)
+            .await
+            .unwrap()
     }
 
     async fn set_version(pool: &SqlitePool, version: i64) {
@@ -138,13 +138,21 @@ mod tests {
         set_version(&pool, newest() - 1).await;
         let _ = on_sqlite(&pool, &file).await;
         let _ = on_sqlite(&pool, &file).await;
-        let copy = folder.path().join(format!("updraft.db.format-{}", newest() - 1));
-        let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_master WHERE name = 'deploy'")
-            .fetch_one(&open(&copy).await)
-            .await
-            .unwrap();
+        let copy = folder
+            .path()
+            .join(format!("updraft.db.format-{}", newest() - 1));
+        let tables: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM sqlite_master WHERE name = 'deploy'")
+                .fetch_one(&open(&copy).await)
+                .await
+                .unwrap();
         assert_eq!(tables, 1);
-        assert!(folder.path().join(format!("updraft.db.format-{}.2", newest() - 1)).exists());
+        assert!(
+            folder
+                .path()
+                .join(format!("updraft.db.format-{}.2", newest() - 1))
+                .exists()
+        );
     }
 
     #[tokio::test]

@@ -24,13 +24,12 @@ impl Read {
         deployment: DeploymentId,
         limit: u32,
     ) -> Result<Vec<Release>, StoreError> {
-        let rows = sql(
-            "SELECT content FROM release WHERE deployment_id = $1 ORDER BY id DESC LIMIT $2",
-        )
-        .bind(deployment)
-        .bind(limit)
-        .all(&mut self.on)
-        .await?;
+        let rows =
+            sql("SELECT content FROM release WHERE deployment_id = $1 ORDER BY id DESC LIMIT $2")
+                .bind(deployment)
+                .bind(limit)
+                .all(&mut self.on)
+                .await?;
         rows.iter().map(|row| row.json("content")).collect()
     }
 
@@ -113,8 +112,10 @@ impl Write {
         content: &str,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        sql("INSERT INTO manifest (digest, content, created_at) VALUES ($1, $2, $3)
-             ON CONFLICT (digest) DO NOTHING")
+        sql(
+            "INSERT INTO manifest (digest, content, created_at) VALUES ($1, $2, $3)
+             ON CONFLICT (digest) DO NOTHING",
+        )
         .bind(digest)
         .bind(content)
         .bind(at)

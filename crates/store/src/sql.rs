@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Postgres, Row as _, Sqlite, SqlSafeStr, SqlStr, Transaction};
+use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr, SqlStr, Sqlite, Transaction};
 use updraft_model::{
     AgentId, BundleName, DeployId, DeployKind, DeploymentId, DeploymentName, Digest, EnrollmentId,
     ReleaseId, Role, Timestamp, TokenId, WorkspaceId,
@@ -232,7 +232,10 @@ impl Row {
         })
     }
 
-    pub(crate) fn optional<T: Column>(&self, column: &'static str) -> Result<Option<T>, StoreError> {
+    pub(crate) fn optional<T: Column>(
+        &self,
+        column: &'static str,
+    ) -> Result<Option<T>, StoreError> {
         T::read(self, column)
     }
 
@@ -327,10 +330,11 @@ fn parse<T: FromStr<Err: std::fmt::Display>>(
     column: &'static str,
 ) -> Result<Option<T>, StoreError> {
     text.map(|text| {
-        text.parse().map_err(|error: T::Err| StoreError::Unreadable {
-            column,
-            why: error.to_string(),
-        })
+        text.parse()
+            .map_err(|error: T::Err| StoreError::Unreadable {
+                column,
+                why: error.to_string(),
+            })
     })
     .transpose()
 }

@@ -1,4 +1,5 @@
 //! One suite, run on SQLite and on PostgreSQL.
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -33,7 +34,9 @@ fn postgres() -> Option<&'static Postgres> {
 async fn databases() -> Vec<Database> {
     let folder = tempfile::tempdir().unwrap();
     let mut all = vec![Database {
-        store: Store::sqlite(&folder.path().join("updraft.db")).await.unwrap(),
+        store: Store::sqlite(&folder.path().join("updraft.db"))
+            .await
+            .unwrap(),
         _folder: Some(folder),
     }];
     if let Some(server) = postgres() {
@@ -121,14 +124,30 @@ async fn keeps_deployments() {
         let mut tx = store.begin().await.unwrap();
         let mut shop = deployment(&mut tx, "shop").await;
         let other = deployment(&mut tx, "another").await;
-        assert!(!tx.insert_deployment(&Deployment { id: DeploymentId::new(), ..shop.clone() }).await.unwrap());
+        assert!(
+            !tx.insert_deployment(&Deployment {
+                id: DeploymentId::new(),
+                ..shop.clone()
+            })
+            .await
+            .unwrap()
+        );
         tx.commit().await.unwrap();
 
         let mut read = store.read().await.unwrap();
         assert_eq!(read.deployment(shop.id).await.unwrap(), Some(shop.clone()));
-        assert_eq!(read.deployment_named(&shop.name).await.unwrap(), Some(shop.clone()));
+        assert_eq!(
+            read.deployment_named(&shop.name).await.unwrap(),
+            Some(shop.clone())
+        );
         assert_eq!(read.deployment(DeploymentId::new()).await.unwrap(), None);
-        let names: Vec<_> = read.deployments().await.unwrap().into_iter().map(|d| d.name).collect();
+        let names: Vec<_> = read
+            .deployments()
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|d| d.name)
+            .collect();
         assert_eq!(names, [other.name, shop.name.clone()]);
         drop(read);
 
@@ -142,7 +161,10 @@ async fn keeps_deployments() {
             generation: 6,
             may_switch: true,
         });
-        shop.proven = Some(Proven { deploy: DeployId::new(), release: ReleaseId::new() });
+        shop.proven = Some(Proven {
+            deploy: DeployId::new(),
+            release: ReleaseId::new(),
+        });
         let before = now();
         let mut tx = store.begin().await.unwrap();
         assert!(tx.lock_deployment(shop.id).await.unwrap().is_some());
@@ -162,12 +184,31 @@ async fn what_is_not_committed_never_was() {
         let mut tx = store.begin().await.unwrap();
         deployment(&mut tx, "shop").await;
         drop(tx);
-        assert!(store.read().await.unwrap().deployments().await.unwrap().is_empty());
+        assert!(
+            store
+                .read()
+                .await
+                .unwrap()
+                .deployments()
+                .await
+                .unwrap()
+                .is_empty()
+        );
         // The writer is free again.
         let mut tx = store.begin().await.unwrap();
         deployment(&mut tx, "shop").await;
         tx.commit().await.unwrap();
-        assert_eq!(store.read().await.unwrap().deployments().await.unwrap().len(), 1);
+        assert_eq!(
+            store
+                .read()
+                .await
+                .unwrap()
+                .deployments()
+                .await
+                .unwrap()
+                .len(),
+            1
+        );
     }
 }
 
@@ -189,7 +230,16 @@ async fn transactions_on_one_deployment_wait_for_each_other() {
         for one in all {
             one.await.unwrap();
         }
-        assert_eq!(store.read().await.unwrap().generation(shop.id).await.unwrap(), Some(9));
+        assert_eq!(
+            store
+                .read()
+                .await
+                .unwrap()
+                .generation(shop.id)
+                .await
+                .unwrap(),
+            Some(9)
+        );
     }
 }
 
@@ -206,10 +256,15 @@ async fn keeps_deploys_with_every_transition() {
         deploy.release = Some(wanted.clone());
         deploy.base = Some(ReleaseId::new());
         deploy.changed = vec![ReleasePart::Image];
-        deploy.carried = vec![ReleasePart::Bundle { name: BundleName::dags() }];
+        deploy.carried = vec![ReleasePart::Bundle {
+            name: BundleName::dags(),
+        }];
         deploy.files = BTreeMap::from([(
             BundleName::dags(),
-            FileLists { added: vec!["a".into()], ..FileLists::default() },
+            FileLists {
+                added: vec!["a".into()],
+                ..FileLists::default()
+            },
         )]);
         deploy.accepted_at = Some(now());
         tx.update_deploy(&mut deploy, now()).await.unwrap();
@@ -217,16 +272,36 @@ async fn keeps_deploys_with_every_transition() {
 
         let mut read = store.read().await.unwrap();
         assert_eq!(read.deploy(deploy.id).await.unwrap(), Some(deploy.clone()));
-        assert_eq!(read.deploy_by_key(shop.id, "first").await.unwrap(), Some(deploy.clone()));
+        assert_eq!(
+            read.deploy_by_key(shop.id, "first").await.unwrap(),
+            Some(deploy.clone())
+        );
         assert_eq!(read.deploy_by_key(shop.id, "other").await.unwrap(), None);
-        assert_eq!(read.deploy_of_release(shop.id, wanted.id).await.unwrap(), Some(deploy.clone()));
+        assert_eq!(
+            read.deploy_of_release(shop.id, wanted.id).await.unwrap(),
+            Some(deploy.clone())
+        );
         let version = wanted.bundles[&BundleName::dags()].digest;
-        assert_eq!(read.deploy_of_version(shop.id, &version).await.unwrap(), Some(deploy.id));
-        assert_eq!(read.deploy_of_version(shop.id, &Digest::of(b"no")).await.unwrap(), None);
+        assert_eq!(
+            read.deploy_of_version(shop.id, &version).await.unwrap(),
+            Some(deploy.id)
+        );
+        assert_eq!(
+            read.deploy_of_version(shop.id, &Digest::of(b"no"))
+                .await
+                .unwrap(),
+            None
+        );
         assert_eq!(read.unfinished_deploys(shop.id).await.unwrap().len(), 1);
         let events = read.deploy_events(deploy.id).await.unwrap();
-        let states: Vec<_> = events.iter().map(|e| (e.revision, e.state.clone())).collect();
-        assert_eq!(states, [(0, DeployState::Created), (1, DeployState::Accepted)]);
+        let states: Vec<_> = events
+            .iter()
+            .map(|e| (e.revision, e.state.clone()))
+            .collect();
+        assert_eq!(
+            states,
+            [(0, DeployState::Created), (1, DeployState::Accepted)]
+        );
         drop(read);
 
         // Somebody who read it before does not overwrite.
@@ -242,18 +317,38 @@ async fn keeps_deploys_with_every_transition() {
         tx.insert_deploy(&second).await.unwrap();
         tx.commit().await.unwrap();
         let mut read = store.read().await.unwrap();
-        let ids = |deploys: Vec<updraft_store::Deploy>| deploys.into_iter().map(|d| d.id).collect::<Vec<_>>();
-        assert_eq!(ids(read.history(shop.id, None, 10).await.unwrap()), [second.id, deploy.id]);
-        assert_eq!(ids(read.history(shop.id, Some(second.id), 10).await.unwrap()), [deploy.id]);
-        assert_eq!(ids(read.history(shop.id, None, 1).await.unwrap()), [second.id]);
+        let ids = |deploys: Vec<updraft_store::Deploy>| {
+            deploys.into_iter().map(|d| d.id).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            ids(read.history(shop.id, None, 10).await.unwrap()),
+            [second.id, deploy.id]
+        );
+        assert_eq!(
+            ids(read.history(shop.id, Some(second.id), 10).await.unwrap()),
+            [deploy.id]
+        );
+        assert_eq!(
+            ids(read.history(shop.id, None, 1).await.unwrap()),
+            [second.id]
+        );
         let later = now() + Duration::minutes(1);
         assert_eq!(read.stale_uploads(later).await.unwrap(), [second.id]);
-        assert!(read.stale_uploads(second.touched_at).await.unwrap().is_empty());
+        assert!(
+            read.stale_uploads(second.touched_at)
+                .await
+                .unwrap()
+                .is_empty()
+        );
         drop(read);
 
         // The same key is the same deploy.
         let mut tx = store.begin().await.unwrap();
-        assert!(tx.insert_deploy(&new_deploy(shop.id, "second").into_deploy()).await.is_err());
+        assert!(
+            tx.insert_deploy(&new_deploy(shop.id, "second").into_deploy())
+                .await
+                .is_err()
+        );
     }
 }
 
@@ -266,7 +361,9 @@ async fn keeps_releases_layers_and_manifests_until_nobody_needs_them() {
         for release in &releases {
             tx.insert_release(shop.id, release, now()).await.unwrap();
         }
-        let digests: Vec<Digest> = (0..600).map(|n: u32| Digest::of(&n.to_be_bytes())).collect();
+        let digests: Vec<Digest> = (0..600)
+            .map(|n: u32| Digest::of(&n.to_be_bytes()))
+            .collect();
         tx.insert_named_blobs(shop.id, &digests).await.unwrap();
         tx.insert_named_blobs(shop.id, &digests[..3]).await.unwrap();
         tx.insert_manifest(&digests[0], "{}", now()).await.unwrap();
@@ -274,36 +371,61 @@ async fn keeps_releases_layers_and_manifests_until_nobody_needs_them() {
         let layers: Vec<StoredLayer> = digests
             .iter()
             .take(300)
-            .map(|digest| StoredLayer { digest: *digest, file_table: vec![0, 1, 255] })
+            .map(|digest| StoredLayer {
+                digest: *digest,
+                file_table: vec![0, 1, 255],
+            })
             .collect();
         tx.insert_layers(&layers, now()).await.unwrap();
         tx.insert_layers(&layers[..2], now()).await.unwrap();
         tx.commit().await.unwrap();
 
         let mut read = store.read().await.unwrap();
-        assert_eq!(read.release(releases[0].id).await.unwrap(), Some(releases[0].clone()));
-        assert_eq!(read.newest_releases(shop.id, 2).await.unwrap(), [releases[5].clone(), releases[4].clone()]);
+        assert_eq!(
+            read.release(releases[0].id).await.unwrap(),
+            Some(releases[0].clone())
+        );
+        assert_eq!(
+            read.newest_releases(shop.id, 2).await.unwrap(),
+            [releases[5].clone(), releases[4].clone()]
+        );
         let mut named = read.named_blobs(shop.id, &digests).await.unwrap();
         named.sort_unstable();
         let mut all = digests.clone();
         all.sort_unstable();
         assert_eq!(named, all);
-        assert!(read.named_blobs(DeploymentId::new(), &digests).await.unwrap().is_empty());
+        assert!(
+            read.named_blobs(DeploymentId::new(), &digests)
+                .await
+                .unwrap()
+                .is_empty()
+        );
         assert_eq!(read.layers(&digests).await.unwrap().len(), 300);
         assert_eq!(read.layers(&digests[..1]).await.unwrap(), layers[..1]);
-        assert_eq!(read.manifest(&digests[0]).await.unwrap().as_deref(), Some("{}"));
+        assert_eq!(
+            read.manifest(&digests[0]).await.unwrap().as_deref(),
+            Some("{}")
+        );
         // Two that are kept, and the two that are wanted and proven.
-        let keep = read.manifests_to_keep(now() + Duration::days(1)).await.unwrap();
+        let keep = read
+            .manifests_to_keep(now() + Duration::days(1))
+            .await
+            .unwrap();
         assert_eq!(keep.len(), 8);
         drop(read);
 
         let keep = digests[..100].iter().copied().collect();
         let mut tx = store.begin().await.unwrap();
-        tx.forget_unused(&keep, now() + Duration::days(1)).await.unwrap();
+        tx.forget_unused(&keep, now() + Duration::days(1))
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
         let mut read = store.read().await.unwrap();
         assert_eq!(read.layers(&digests).await.unwrap().len(), 100);
-        assert_eq!(read.named_blobs(shop.id, &digests).await.unwrap().len(), 100);
+        assert_eq!(
+            read.named_blobs(shop.id, &digests).await.unwrap().len(),
+            100
+        );
     }
 }
 
@@ -323,8 +445,18 @@ async fn keeps_tokens_and_uses_an_enrolment_code_once() {
             revoked_at: None,
             last_used_at: None,
         };
-        let wide = token(Scope::Workspace { workspace: WorkspaceId::new() }, "wide");
-        let narrow = token(Scope::Deployment { deployment: shop.id }, "narrow");
+        let wide = token(
+            Scope::Workspace {
+                workspace: WorkspaceId::new(),
+            },
+            "wide",
+        );
+        let narrow = token(
+            Scope::Deployment {
+                deployment: shop.id,
+            },
+            "narrow",
+        );
         tx.insert_token(&wide).await.unwrap();
         tx.insert_token(&narrow).await.unwrap();
         let code = Enrollment {
@@ -340,17 +472,32 @@ async fn keeps_tokens_and_uses_an_enrolment_code_once() {
         let at = now();
         let mut tx = store.begin().await.unwrap();
         tx.revoke_token(wide.id, at).await.unwrap();
-        tx.revoke_token(wide.id, at + Duration::hours(1)).await.unwrap();
+        tx.revoke_token(wide.id, at + Duration::hours(1))
+            .await
+            .unwrap();
         tx.token_was_used(narrow.id, at).await.unwrap();
-        tx.token_was_used(narrow.id, at - Duration::hours(1)).await.unwrap();
+        tx.token_was_used(narrow.id, at - Duration::hours(1))
+            .await
+            .unwrap();
         assert_eq!(tx.use_enrollment("other", at).await.unwrap(), None);
-        assert_eq!(tx.use_enrollment("hash", at + Duration::hours(2)).await.unwrap(), None);
+        assert_eq!(
+            tx.use_enrollment("hash", at + Duration::hours(2))
+                .await
+                .unwrap(),
+            None
+        );
         assert_eq!(tx.use_enrollment("hash", at).await.unwrap(), Some(code));
         assert_eq!(tx.use_enrollment("hash", at).await.unwrap(), None);
         tx.commit().await.unwrap();
         let mut read = store.read().await.unwrap();
-        assert_eq!(read.token(wide.id).await.unwrap().unwrap().revoked_at, Some(at));
-        assert_eq!(read.token(narrow.id).await.unwrap().unwrap().last_used_at, Some(at));
+        assert_eq!(
+            read.token(wide.id).await.unwrap().unwrap().revoked_at,
+            Some(at)
+        );
+        assert_eq!(
+            read.token(narrow.id).await.unwrap().unwrap().last_used_at,
+            Some(at)
+        );
         assert_eq!(read.tokens().await.unwrap().len(), 2);
         assert_eq!(read.tokens_of(shop.id).await.unwrap()[0].id, narrow.id);
         drop(read);
@@ -393,7 +540,12 @@ async fn keeps_agents_and_their_leases() {
         assert_eq!(read.agent(here.id).await.unwrap(), Some(here.clone()));
         assert_eq!(read.agents(shop.id).await.unwrap().len(), 2);
         assert_eq!(read.agents_of_token(gone.token).await.unwrap(), [gone.id]);
-        assert_eq!(read.agents_with_lease(at - Duration::seconds(1)).await.unwrap(), 1);
+        assert_eq!(
+            read.agents_with_lease(at - Duration::seconds(1))
+                .await
+                .unwrap(),
+            1
+        );
         drop(read);
 
         let later = at + Duration::seconds(15);
@@ -403,10 +555,15 @@ async fn keeps_agents_and_their_leases() {
         tx.renew_leases(&[here.id], later, at).await.unwrap();
         let revived = tx.agent(here.id).await.unwrap().unwrap();
         assert_eq!(revived.lease_until, later);
-        tx.renew_leases(&[here.id, gone.id], later, later + Duration::seconds(1)).await.unwrap();
+        tx.renew_leases(&[here.id, gone.id], later, later + Duration::seconds(1))
+            .await
+            .unwrap();
         assert_eq!(tx.agents_with_lease(later).await.unwrap(), 2);
         assert_eq!(tx.forget_agents(later).await.unwrap(), 0);
-        assert_eq!(tx.forget_agents(later + Duration::hours(1)).await.unwrap(), 2);
+        assert_eq!(
+            tx.forget_agents(later + Duration::hours(1)).await.unwrap(),
+            2
+        );
         tx.commit().await.unwrap();
     }
 }
@@ -418,9 +575,22 @@ async fn records_a_fact_once() {
         assert!(tx.record_fact("a", "1").await.unwrap());
         assert!(!tx.record_fact("a", "2").await.unwrap());
         let workspace = tx.ensure_workspace("default", now()).await.unwrap();
-        assert_eq!(tx.ensure_workspace("default", now()).await.unwrap(), workspace);
+        assert_eq!(
+            tx.ensure_workspace("default", now()).await.unwrap(),
+            workspace
+        );
         tx.commit().await.unwrap();
-        assert_eq!(store.read().await.unwrap().fact("a").await.unwrap().as_deref(), Some("1"));
+        assert_eq!(
+            store
+                .read()
+                .await
+                .unwrap()
+                .fact("a")
+                .await
+                .unwrap()
+                .as_deref(),
+            Some("1")
+        );
     }
 }
 
@@ -437,7 +607,14 @@ async fn opening_again_changes_nothing_and_leaves_no_copy() {
     }
     let copies = std::fs::read_dir(folder.path())
         .unwrap()
-        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("format"))
+        .filter(|entry| {
+            entry
+                .as_ref()
+                .unwrap()
+                .file_name()
+                .to_string_lossy()
+                .contains("format")
+        })
         .count();
     assert_eq!(copies, 0);
     if let Some(server) = postgres() {
@@ -458,5 +635,15 @@ async fn a_copy_is_a_database_of_its_own() {
     let copy = folder.path().join("it's a copy.db");
     assert!(store.copy_to(&copy).await.unwrap());
     let copied = Store::sqlite(&copy).await.unwrap();
-    assert_eq!(copied.read().await.unwrap().fact("kept").await.unwrap().as_deref(), Some("1"));
+    assert_eq!(
+        copied
+            .read()
+            .await
+            .unwrap()
+            .fact("kept")
+            .await
+            .unwrap()
+            .as_deref(),
+        Some("1")
+    );
 }

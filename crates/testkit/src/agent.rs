@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use updraft_api::Client;
 use updraft_api::agent::{Problem, ProofReport, Report, ReportAnswer, Wanted};
-use updraft_model::{
-    AgentId, DagChanges, ImportError, Proof, ProofOutcome, ProofTimings, Release,
-};
+use updraft_model::{AgentId, DagChanges, ImportError, Proof, ProofOutcome, ProofTimings, Release};
 
 /// Talks to a real control plane as an agent does, without an Airflow.
 pub struct TestAgent {
@@ -62,12 +60,18 @@ impl TestAgent {
 
     /// The Release that it was told to make true.
     pub fn target(&self) -> Release {
-        let target = self.wanted.as_ref().and_then(|wanted| wanted.target.clone());
+        let target = self
+            .wanted
+            .as_ref()
+            .and_then(|wanted| wanted.target.clone());
         target.expect("there is a target").release
     }
 
     fn attempt(&self) -> u32 {
-        let target = self.wanted.as_ref().and_then(|wanted| wanted.target.as_ref());
+        let target = self
+            .wanted
+            .as_ref()
+            .and_then(|wanted| wanted.target.as_ref());
         target.expect("there is a target").attempt
     }
 

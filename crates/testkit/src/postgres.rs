@@ -78,7 +78,17 @@ impl Postgres {
         let data = data.to_str().ok_or("a path that is not UTF-8")?;
         self.run(
             "initdb",
-            &["-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"],
+            &[
+                "-D",
+                data,
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "--no-sync",
+                "-E",
+                "UTF8",
+            ],
         )?;
         let options = format!(
             "-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories='' -c fsync=off",
@@ -88,7 +98,9 @@ impl Postgres {
         let log = log.to_str().ok_or("a path that is not UTF-8")?;
         self.run(
             "pg_ctl",
-            &["-D", data, "-l", log, "-o", &options, "-w", "-t", "30", "start"],
+            &[
+                "-D", data, "-l", log, "-o", &options, "-w", "-t", "30", "start",
+            ],
         )?;
         Ok(())
     }

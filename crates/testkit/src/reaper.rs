@@ -59,7 +59,12 @@ mod tests {
     fn ends_what_names_the_folder_and_removes_it() {
         let folder = tempfile::tempdir().unwrap().keep();
         let reaper = Reaper::watch(&folder).unwrap();
-        let mut orphan = Command::new("sleep").arg("600").env("HOME", &folder).process_group(0).spawn().unwrap();
+        let mut orphan = Command::new("sleep")
+            .arg("600")
+            .env("HOME", &folder)
+            .process_group(0)
+            .spawn()
+            .unwrap();
         drop(reaper);
         assert!(!orphan.wait().unwrap().success());
         assert!(!folder.exists());

@@ -551,7 +551,7 @@ fn values_of_variables_come_from_standard_input_and_are_not_shown() {
         --- stdout
         name           shop
         id             [dep]
-        created        [DATE] 00:09 UTC
+        created        [DATE]
         runtime        process, LocalExecutor
         after failure  keep
         proof timeout  300 s

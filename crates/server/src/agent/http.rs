@@ -14,6 +14,7 @@ use super::wanted::Ask;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::deploy::DeployError;
+use crate::openapi::Binary;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -29,7 +30,7 @@ pub(crate) struct WantedQuery {
 }
 
 /// Tells an agent what to make true, once it is something else
-#[utoipa::path(get, path = "/api/v1/agent/wanted", tag = "agents", params(WantedQuery),
+#[utoipa::path(get, path = "/api/v1/agent/wanted", operation_id = "wanted", tag = "agents", params(WantedQuery),
     responses((status = 200, body = Wanted), (status = 204, description = "No news"),
         (status = "default", body = ErrorBody)))]
 pub(crate) async fn wanted(
@@ -49,7 +50,7 @@ pub(crate) async fn wanted(
 }
 
 /// Takes what an agent sees
-#[utoipa::path(post, path = "/api/v1/agent/report", tag = "agents", request_body = Report,
+#[utoipa::path(post, path = "/api/v1/agent/report", operation_id = "report", tag = "agents", request_body = Report,
     responses((status = 200, body = ReportAnswer), (status = "default", body = ErrorBody)))]
 pub(crate) async fn report(
     State(app): State<App>,
@@ -60,8 +61,8 @@ pub(crate) async fn report(
 }
 
 /// Sends an agent the blobs that it lacks
-#[utoipa::path(post, path = "/api/v1/agent/blobs", tag = "agents", request_body = FetchBlobs,
-    responses((status = 200, body = Vec<u8>, content_type = frames::CONTENT_TYPE),
+#[utoipa::path(post, path = "/api/v1/agent/blobs", operation_id = "fetch_blobs", tag = "agents", request_body = FetchBlobs,
+    responses((status = 200, body = Binary, content_type = frames::CONTENT_TYPE),
         (status = "default", body = ErrorBody)))]
 pub(crate) async fn blobs(
     State(app): State<App>,

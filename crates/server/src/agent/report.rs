@@ -24,8 +24,8 @@ pub(crate) async fn report(
             "`host` has 1 to {LONGEST_NAME} characters"
         )));
     }
-    let text = serde_json::to_string(&report)
-        .map_err(|error| DeployError::Invalid(error.to_string()))?;
+    let text =
+        serde_json::to_string(&report).map_err(|error| DeployError::Invalid(error.to_string()))?;
     let now = app.now();
 
     let mut read = app.store.read().await?;

@@ -34,12 +34,7 @@ pub(crate) async fn wanted(
     let id = caller.agent_deployment()?;
     let deadline = Instant::now() + ask.wait.min(LONGEST_WAIT);
     let mut news = app.news.subscribe(id);
-    let agents = if let Some(agent) = ask.agent {
-        vec![agent]
-    } else {
-        let mut read = app.store.read().await?;
-        read.agents_of_token(caller.token.id).await?
-    };
+    let agents = agents_that_ask(app, caller, id, ask.agent).await?;
     loop {
         let now = app.now();
         for agent in &agents {
@@ -59,6 +54,26 @@ pub(crate) async fn wanted(
         if Instant::now() >= deadline {
             return Ok(None);
         }
+    }
+}
+
+/// Whose leases waiting renews: the one that says so, or those that reported
+/// with this token.
+async fn agents_that_ask(
+    app: &App,
+    caller: &Caller,
+    id: DeploymentId,
+    agent: Option<AgentId>,
+) -> Result<Vec<AgentId>, DeployError> {
+    let mut read = app.store.read().await?;
+    let Some(agent) = agent else {
+        return Ok(read.agents_of_token(caller.token.id).await?);
+    };
+    match read.agent(agent).await? {
+        Some(known) if known.deployment != id => {
+            Err(caller.out_of_scope(format!("the agent `{agent}`")).into())
+        }
+        Some(_) | None => Ok(vec![agent]),
     }
 }
 
@@ -99,7 +114,11 @@ async fn is_alone(
 async fn allow_switch(app: &App, id: DeploymentId) -> Result<Deployment, DeployError> {
     let mut tx = app.store.begin().await?;
     let mut deployment = tx.lock_deployment(id).await?.ok_or_else(|| gone(id))?;
-    if let Some(target) = deployment.target.as_mut().filter(|target| !target.may_switch) {
+    if let Some(target) = deployment
+        .target
+        .as_mut()
+        .filter(|target| !target.may_switch)
+    {
         target.may_switch = true;
         deployment.generation += 1;
         tx.update_deployment(&deployment, app.now()).await?;
@@ -119,7 +138,10 @@ async fn compose(
         other => DeployError::Invalid(other.to_string()),
     })?;
     let target = match deployment.target {
-        Some(target) => read.release(target.release).await?.map(|release| (target, release)),
+        Some(target) => read
+            .release(target.release)
+            .await?
+            .map(|release| (target, release)),
         None => None,
     };
     let target = match target {
@@ -152,7 +174,11 @@ async fn compose(
         runtime: deployment.settings.runtime,
         executor: deployment.settings.executor,
         environment,
-        keep: digests_of(kept.iter().chain(&proven).chain(target.as_ref().map(|t| &t.release))),
+        keep: digests_of(
+            kept.iter()
+                .chain(&proven)
+                .chain(target.as_ref().map(|t| &t.release)),
+        ),
         target,
         proven,
         lease_s: app.config.lease_s,

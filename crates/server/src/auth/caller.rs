@@ -79,9 +79,10 @@ impl Problem for AuthError {
     fn help(&self) -> Option<String> {
         match self {
             Self::Missing => Some("sign in with `updraft login`, or set UPDRAFT_TOKEN".into()),
-            Self::Malformed => {
-                Some("check that the whole token was copied, and that it is for this control plane".into())
-            }
+            Self::Malformed => Some(
+                "check that the whole token was copied, and that it is for this control plane"
+                    .into(),
+            ),
             Self::Expired { .. } | Self::Revoked(_) => {
                 Some("ask an admin for a new one: `updraft token create`".into())
             }
@@ -127,9 +128,9 @@ impl Problem for AccessError {
 
     fn help(&self) -> Option<String> {
         match self {
-            Self::DeploymentNotFound { .. } => {
-                Some("see `updraft deployment list`, or make it with `updraft deployment create`".into())
-            }
+            Self::DeploymentNotFound { .. } => Some(
+                "see `updraft deployment list`, or make it with `updraft deployment create`".into(),
+            ),
             Self::DeployNotFound(_) | Self::VersionNotFound { .. } => {
                 Some("see `updraft history`".into())
             }
@@ -232,10 +233,7 @@ impl Caller {
 
 /// Finds out whose secret this is. The dashboard asks it too.
 pub(crate) async fn authenticate(app: &App, secret: &str) -> Result<Caller, AuthError> {
-    let claims: Claims = app
-        .keys
-        .verify(secret)
-        .map_err(|_| AuthError::Malformed)?;
+    let claims: Claims = app.keys.verify(secret).map_err(|_| AuthError::Malformed)?;
     let token = app.store.read().await?.token(claims.sub).await?;
     // Signed by us and not there: it went with its Deployment.
     let token = token.ok_or(AuthError::Revoked(claims.name))?;

@@ -1,9 +1,7 @@
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
-use updraft_api::token::{
-    CreateToken, Enroll, NewEnrollmentCode, NewToken, Tokens, WhoAmI,
-};
+use updraft_api::token::{CreateToken, Enroll, NewEnrollmentCode, NewToken, Tokens, WhoAmI};
 use updraft_api::{ErrorBody, VERSION};
 use updraft_model::{DeploymentName, TokenId};
 
@@ -14,7 +12,7 @@ use super::{
 use crate::app::App;
 
 /// Says whose token this is
-#[utoipa::path(get, path = "/api/v1/whoami", tag = "tokens",
+#[utoipa::path(get, path = "/api/v1/whoami", operation_id = "whoami", tag = "tokens",
     responses((status = 200, body = WhoAmI), (status = "default", body = ErrorBody)))]
 pub(crate) async fn whoami(Extension(caller): Extension<Caller>) -> Json<WhoAmI> {
     Json(WhoAmI {
@@ -24,7 +22,7 @@ pub(crate) async fn whoami(Extension(caller): Extension<Caller>) -> Json<WhoAmI>
 }
 
 /// Makes a token; its secret is shown once
-#[utoipa::path(post, path = "/api/v1/tokens", tag = "tokens", request_body = CreateToken,
+#[utoipa::path(post, path = "/api/v1/tokens", operation_id = "create_token", tag = "tokens", request_body = CreateToken,
     responses((status = 201, body = NewToken), (status = "default", body = ErrorBody)))]
 pub(crate) async fn create(
     State(app): State<App>,
@@ -36,7 +34,7 @@ pub(crate) async fn create(
 }
 
 /// Lists the tokens that the caller may revoke
-#[utoipa::path(get, path = "/api/v1/tokens", tag = "tokens",
+#[utoipa::path(get, path = "/api/v1/tokens", operation_id = "list_tokens", tag = "tokens",
     responses((status = 200, body = Tokens), (status = "default", body = ErrorBody)))]
 pub(crate) async fn list(
     State(app): State<App>,
@@ -47,7 +45,7 @@ pub(crate) async fn list(
 }
 
 /// Revokes a token
-#[utoipa::path(delete, path = "/api/v1/tokens/{token}", tag = "tokens", params(("token" = TokenId, Path)),
+#[utoipa::path(delete, path = "/api/v1/tokens/{token}", operation_id = "revoke_token", tag = "tokens", params(("token" = TokenId, Path)),
     responses((status = 204), (status = "default", body = ErrorBody)))]
 pub(crate) async fn revoke(
     State(app): State<App>,
@@ -59,7 +57,7 @@ pub(crate) async fn revoke(
 }
 
 /// Makes a one-time code for an agent
-#[utoipa::path(post, path = "/api/v1/deployments/{deployment}/enrollment-codes", tag = "agents",
+#[utoipa::path(post, path = "/api/v1/deployments/{deployment}/enrollment-codes", operation_id = "create_enrollment_code", tag = "agents",
     params(("deployment" = DeploymentName, Path)),
     responses((status = 201, body = NewEnrollmentCode), (status = "default", body = ErrorBody)))]
 pub(crate) async fn create_code(
@@ -72,7 +70,7 @@ pub(crate) async fn create_code(
 }
 
 /// Trades a one-time code for an agent's token
-#[utoipa::path(post, path = "/api/v1/agent/enroll", tag = "agents", request_body = Enroll,
+#[utoipa::path(post, path = "/api/v1/agent/enroll", operation_id = "enroll_agent", tag = "agents", request_body = Enroll,
     responses((status = 201, body = NewToken), (status = "default", body = ErrorBody)))]
 pub(crate) async fn enroll_agent(
     State(app): State<App>,

@@ -47,9 +47,10 @@ impl Problem for TokenError {
     fn help(&self) -> Option<String> {
         match self {
             Self::NotFound(_) => Some("see `updraft token list`".into()),
-            Self::CodeRefused => {
-                Some("make a new one with `updraft deployment enroll`; a code works once, for an hour".into())
-            }
+            Self::CodeRefused => Some(
+                "make a new one with `updraft deployment enroll`; a code works once, for an hour"
+                    .into(),
+            ),
             Self::Access(error) => error.help(),
             Self::Store(error) => error.help().map(Into::into),
             Self::Invalid(_) | Self::Key(_) => None,
@@ -175,7 +176,11 @@ pub(crate) async fn list_tokens(app: &App, caller: &Caller) -> Result<Vec<TokenV
 }
 
 /// Ends a token at once, for good. A second time changes nothing.
-pub(crate) async fn revoke_token(app: &App, caller: &Caller, id: TokenId) -> Result<(), TokenError> {
+pub(crate) async fn revoke_token(
+    app: &App,
+    caller: &Caller,
+    id: TokenId,
+) -> Result<(), TokenError> {
     let mut tx = app.store.begin().await?;
     let token = tx.token(id).await?.ok_or(TokenError::NotFound(id))?;
     let covered = match token.scope {

@@ -25,7 +25,10 @@ pub(crate) enum OfferError {
     #[error("the deploy brings {given} bundles; one deploy has at most {limit}")]
     TooManyBundles { given: usize, limit: usize },
     #[error("the manifest of {what} was refused: {source}")]
-    Manifest { what: String, source: DescribedError },
+    Manifest {
+        what: String,
+        source: DescribedError,
+    },
     #[error("{what} is too large")]
     Limit { what: String, source: LimitExceeded },
     #[error("layer {layer} of {what} is {size} bytes; a blob has at most {limit}")]
@@ -52,7 +55,10 @@ impl Offer {
         let mut bundles = BTreeMap::new();
         for (name, text) in given.bundles {
             let what = format!("bundle `{name}`");
-            bundles.insert(name, read_one(&mut manifests, Described::bundle(text), what, limits)?);
+            bundles.insert(
+                name,
+                read_one(&mut manifests, Described::bundle(text), what, limits)?,
+            );
         }
         let environment = given
             .environment

@@ -59,8 +59,8 @@ impl Shelf {
             .manifest(&digest)
             .await?
             .ok_or(ShelfError::ManifestGone(digest))?;
-        let manifest = Described::either(text)
-            .map_err(|source| ShelfError::Manifest { digest, source })?;
+        let manifest =
+            Described::either(text).map_err(|source| ShelfError::Manifest { digest, source })?;
         Ok(self.put_manifest(digest, Arc::new(manifest)))
     }
 

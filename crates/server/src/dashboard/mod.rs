@@ -22,7 +22,9 @@ use crate::app::App;
 use crate::auth::{AuthError, Caller, authenticate};
 use crate::error::Problem;
 use crate::{deploy, deployment};
-use pages::{DeployPage, DeploymentPage, DeploymentRow, DeploymentsPage, ErrorPage, PAGE, SignInPage};
+use pages::{
+    DeployPage, DeploymentPage, DeploymentRow, DeploymentsPage, ErrorPage, PAGE, SignInPage,
+};
 
 const COOKIE: &str = "updraft_token";
 
@@ -40,14 +42,27 @@ pub(crate) fn router() -> Router<App> {
         .layer(middleware::map_response(harden))
 }
 
-async fn deployments(State(app): State<App>, SignedIn(caller): SignedIn) -> Result<Response, PageError> {
-    let visible = deployment::list(&app, &caller).await.map_err(PageError::of)?;
+async fn deployments(
+    State(app): State<App>,
+    SignedIn(caller): SignedIn,
+) -> Result<Response, PageError> {
+    let visible = deployment::list(&app, &caller)
+        .await
+        .map_err(PageError::of)?;
     let mut rows = Vec::with_capacity(visible.len());
     for view in visible {
-        let status = deployment::status(&app, &caller, &view.name).await.map_err(PageError::of)?;
+        let status = deployment::status(&app, &caller, &view.name)
+            .await
+            .map_err(PageError::of)?;
         rows.push(DeploymentRow::new(status));
     }
-    page(StatusCode::OK, &DeploymentsPage { who: caller.name().to_owned(), rows })
+    page(
+        StatusCode::OK,
+        &DeploymentsPage {
+            who: caller.name().to_owned(),
+            rows,
+        },
+    )
 }
 
 #[derive(Deserialize)]
@@ -61,9 +76,16 @@ async fn one_deployment(
     Path(name): Path<DeploymentName>,
     Query(query): Query<HistoryQuery>,
 ) -> Result<Response, PageError> {
-    let status = deployment::status(&app, &caller, &name).await.map_err(PageError::of)?;
-    let deploys = deploy::history(&app, &caller, &name, PAGE, query.before).await.map_err(PageError::of)?;
-    page(StatusCode::OK, &DeploymentPage::new(caller.name().to_owned(), status, deploys))
+    let status = deployment::status(&app, &caller, &name)
+        .await
+        .map_err(PageError::of)?;
+    let deploys = deploy::history(&app, &caller, &name, PAGE, query.before)
+        .await
+        .map_err(PageError::of)?;
+    page(
+        StatusCode::OK,
+        &DeploymentPage::new(caller.name().to_owned(), status, deploys),
+    )
 }
 
 async fn one_deploy(
@@ -71,8 +93,13 @@ async fn one_deploy(
     SignedIn(caller): SignedIn,
     Path(id): Path<DeployId>,
 ) -> Result<Response, PageError> {
-    let view = deploy::show(&app, &caller, id).await.map_err(PageError::of)?;
-    page(StatusCode::OK, &DeployPage::new(caller.name().to_owned(), view))
+    let view = deploy::show(&app, &caller, id)
+        .await
+        .map_err(PageError::of)?;
+    page(
+        StatusCode::OK,
+        &DeployPage::new(caller.name().to_owned(), view),
+    )
 }
 
 /// Where a DAG run's version link leads: the deploy that brought the version.
@@ -81,7 +108,9 @@ async fn version(
     SignedIn(caller): SignedIn,
     Path((name, version)): Path<(DeploymentName, Digest)>,
 ) -> Result<Redirect, PageError> {
-    let deploy = deploy::of_version(&app, &caller, &name, version).await.map_err(PageError::of)?;
+    let deploy = deploy::of_version(&app, &caller, &name, version)
+        .await
+        .map_err(PageError::of)?;
     Ok(Redirect::to(&format!("/deploys/{deploy}")))
 }
 
@@ -98,13 +127,16 @@ impl axum::extract::FromRequestParts<App> for SignedIn {
         app: &App,
     ) -> Result<Self, Self::Rejection> {
         let next = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let to_sign_in = || Redirect::to(&format!("/sign-in?next={}", encode(next))).into_response();
+        let to_sign_in =
+            || Redirect::to(&format!("/sign-in?next={}", encode(next))).into_response();
         let Some(secret) = cookie(&parts.headers) else {
             return Err(to_sign_in());
         };
         match check(app, secret).await {
             Ok(caller) => Ok(Self(caller)),
-            Err(AuthError::Store(error)) => Err(PageError::of(AuthError::Store(error)).into_response()),
+            Err(AuthError::Store(error)) => {
+                Err(PageError::of(AuthError::Store(error)).into_response())
+            }
             Err(_) => Err(to_sign_in()),
         }
     }
@@ -116,7 +148,11 @@ async fn check(app: &App, secret: &str) -> Result<Caller, AuthError> {
     if caller.token.role.includes(Role::Viewer) {
         Ok(caller)
     } else {
-        Err(AuthError::Role { name: caller.token.name, role: caller.token.role, needed: Role::Viewer })
+        Err(AuthError::Role {
+            name: caller.token.name,
+            role: caller.token.role,
+            needed: Role::Viewer,
+        })
     }
 }
 
@@ -127,7 +163,13 @@ struct SignInQuery {
 }
 
 async fn sign_in_page(Query(query): Query<SignInQuery>) -> Result<Response, PageError> {
-    page(StatusCode::OK, &SignInPage { next: local(&query.next).to_owned(), problem: None })
+    page(
+        StatusCode::OK,
+        &SignInPage {
+            next: local(&query.next).to_owned(),
+            problem: None,
+        },
+    )
 }
 
 #[derive(Deserialize)]
@@ -147,17 +189,31 @@ async fn sign_in(State(app): State<App>, Form(form): Form<SignIn>) -> Result<Res
         }
         Err(error) => {
             let problem = Some(format!("{error}."));
-            page(StatusCode::UNAUTHORIZED, &SignInPage { next: next.to_owned(), problem })
+            page(
+                StatusCode::UNAUTHORIZED,
+                &SignInPage {
+                    next: next.to_owned(),
+                    problem,
+                },
+            )
         }
     }
 }
 
 async fn sign_out(State(app): State<App>) -> Response {
-    ([(header::SET_COOKIE, set_cookie(&app, "", 0))], Redirect::to("/sign-in")).into_response()
+    (
+        [(header::SET_COOKIE, set_cookie(&app, "", 0))],
+        Redirect::to("/sign-in"),
+    )
+        .into_response()
 }
 
 fn set_cookie(app: &App, value: &str, seconds: u32) -> String {
-    let secure = if app.public_url.starts_with("https://") { "; Secure" } else { "" };
+    let secure = if app.public_url.starts_with("https://") {
+        "; Secure"
+    } else {
+        ""
+    };
     format!("{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}")
 }
 
@@ -174,7 +230,8 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
 /// A path of this site, so that a crafted link cannot send somebody elsewhere
 /// after signing in.
 fn local(next: &str) -> &str {
-    let stays = next.starts_with('/') && !next.starts_with("//") && !next.contains(['\\', '\r', '\n']);
+    let stays =
+        next.starts_with('/') && !next.starts_with("//") && !next.contains(['\\', '\r', '\n']);
     if stays { next } else { "/" }
 }
 
@@ -194,7 +251,11 @@ fn encode(text: &str) -> String {
 // Answers
 
 enum PageError {
-    Refused { status: StatusCode, message: String, help: Option<String> },
+    Refused {
+        status: StatusCode,
+        message: String,
+        help: Option<String>,
+    },
     Template(askama::Error),
 }
 
@@ -212,7 +273,11 @@ impl PageError {
 impl IntoResponse for PageError {
     fn into_response(self) -> Response {
         let (status, message, help) = match self {
-            Self::Refused { status, message, help } => (status, message, help),
+            Self::Refused {
+                status,
+                message,
+                help,
+            } => (status, message, help),
             Self::Template(error) => {
                 tracing::error!(%error, "a page could not be made");
                 return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -223,18 +288,33 @@ impl IntoResponse for PageError {
             StatusCode::FORBIDDEN => "Not allowed",
             _ => "That did not work",
         };
-        page(status, &ErrorPage { title: title.into(), message, help })
-            .unwrap_or_else(|_| status.into_response())
+        page(
+            status,
+            &ErrorPage {
+                title: title.into(),
+                message,
+                help,
+            },
+        )
+        .unwrap_or_else(|_| status.into_response())
     }
 }
 
 fn page(status: StatusCode, template: &impl Template) -> Result<Response, PageError> {
     let html = template.render().map_err(PageError::Template)?;
-    Ok((status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response())
+    Ok((
+        status,
+        [(header::CONTENT_TYPE, "text/html; charset=utf-8")],
+        html,
+    )
+        .into_response())
 }
 
 async fn style() -> impl IntoResponse {
-    let headers = [(header::CONTENT_TYPE, "text/css"), (header::CACHE_CONTROL, "public, max-age=300")];
+    let headers = [
+        (header::CONTENT_TYPE, "text/css"),
+        (header::CACHE_CONTROL, "public, max-age=300"),
+    ];
     (headers, include_str!("../../templates/style.css"))
 }
 
@@ -248,7 +328,10 @@ async fn harden(mut response: Response) -> Response {
         ),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "same-origin"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
     ];
     for (name, value) in fixed {
         headers.insert(name, HeaderValue::from_static(value));
@@ -266,7 +349,13 @@ mod tests {
     #[test]
     fn after_signing_in_one_stays_here() {
         assert_eq!(local("/deploys/x?y=1"), "/deploys/x?y=1");
-        for elsewhere in ["https://example.org", "//example.org", "/\\example.org", "", "x"] {
+        for elsewhere in [
+            "https://example.org",
+            "//example.org",
+            "/\\example.org",
+            "",
+            "x",
+        ] {
             assert_eq!(local(elsewhere), "/", "{elsewhere}");
         }
     }
@@ -274,7 +363,10 @@ mod tests {
     #[test]
     fn finds_its_cookie_among_others() {
         let mut headers = HeaderMap::new();
-        headers.insert(header::COOKIE, HeaderValue::from_static("a=b; updraft_token=x.y.z; updraft_token_old=q"));
+        headers.insert(
+            header::COOKIE,
+            HeaderValue::from_static("a=b; updraft_token=x.y.z; updraft_token_old=q"),
+        );
         assert_eq!(cookie(&headers), Some("x.y.z"));
     }
 }

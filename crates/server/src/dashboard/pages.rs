@@ -5,7 +5,9 @@ use chrono::{DateTime, Utc};
 use updraft_api::agent::ComponentState;
 use updraft_api::deploy::{DeployView, FileChanges};
 use updraft_api::deployment::{AgentView, DeploymentView, StatusView};
-use updraft_model::{AfterFailure, DeployId, DeployKind, DeployState, Failure, ImportError, Proof, Release};
+use updraft_model::{
+    AfterFailure, DeployId, DeployKind, DeployState, Failure, ImportError, Proof, Release,
+};
 
 #[derive(Template)]
 #[template(path = "sign_in.html")]
@@ -68,7 +70,13 @@ impl StateLabel {
     }
 
     fn of_wanted(deploy: Option<&DeployView>) -> Self {
-        deploy.map_or(Self { label: "nothing deployed", class: "past" }, |deploy| Self::of(&deploy.state))
+        deploy.map_or(
+            Self {
+                label: "nothing deployed",
+                class: "past",
+            },
+            |deploy| Self::of(&deploy.state),
+        )
     }
 }
 
@@ -79,7 +87,9 @@ impl DeploymentRow {
             name: status.deployment.name.to_string(),
             description: status.deployment.description,
             state: StateLabel::of_wanted(status.wanted_deploy.as_ref()),
-            dags: status.dags.map_or_else(|| "unknown".into(), |dags| dags.to_string()),
+            dags: status
+                .dags
+                .map_or_else(|| "unknown".into(), |dags| dags.to_string()),
             agents: match (connected, status.agents.len()) {
                 (_, 0) => "none".into(),
                 (connected, all) if connected == all => connected.to_string(),
@@ -151,14 +161,26 @@ pub(super) const PAGE: u32 = 50;
 
 impl DeploymentPage {
     pub(super) fn new(who: String, status: StatusView, deploys: Vec<DeployView>) -> Self {
-        let DeploymentView { name, description, wanted, proven, after_failure, .. } = status.deployment;
-        let older = deploys.last().filter(|_| deploys.len() == PAGE as usize).map(|deploy| deploy.id);
+        let DeploymentView {
+            name,
+            description,
+            wanted,
+            proven,
+            after_failure,
+            ..
+        } = status.deployment;
+        let older = deploys
+            .last()
+            .filter(|_| deploys.len() == PAGE as usize)
+            .map(|deploy| deploy.id);
         Self {
             who,
             name: name.to_string(),
             description,
             state: StateLabel::of_wanted(status.wanted_deploy.as_ref()),
-            dags: status.dags.map_or_else(|| "unknown".into(), |dags| dags.to_string()),
+            dags: status
+                .dags
+                .map_or_else(|| "unknown".into(), |dags| dags.to_string()),
             import_errors: status.import_errors,
             wanted: short_release(wanted.as_ref()),
             proven: short_release(proven.as_ref()),
@@ -187,7 +209,9 @@ impl AgentCard {
                 python: airflow.python,
                 note: airflow.note,
                 // Only what a browser opens as a page may become a link.
-                url: airflow.url.filter(|url| url.starts_with("http://") || url.starts_with("https://")),
+                url: airflow
+                    .url
+                    .filter(|url| url.starts_with("http://") || url.starts_with("https://")),
                 components: airflow
                     .components
                     .into_iter()
@@ -198,7 +222,12 @@ impl AgentCard {
                             ComponentState::Waiting => ("crashed, starting again", "bad"),
                             ComponentState::Stopped => ("stopped", "past"),
                         };
-                        ComponentItem { name: component.name, state, class, restarts: component.restarts }
+                        ComponentItem {
+                            name: component.name,
+                            state,
+                            class,
+                            restarts: component.restarts,
+                        }
                     })
                     .collect(),
             }),
@@ -214,7 +243,11 @@ impl DeployRow {
             at_rfc: deploy.created_at.to_rfc3339(),
             state: StateLabel::of(&deploy.state),
             what: what(&deploy),
-            commit: deploy.git.and_then(|git| git.commit).map(|commit| short(&commit)).unwrap_or_default(),
+            commit: deploy
+                .git
+                .and_then(|git| git.commit)
+                .map(|commit| short(&commit))
+                .unwrap_or_default(),
             by: deploy.created_by,
         }
     }
@@ -227,7 +260,11 @@ fn what(deploy: &DeployView) -> String {
         DeployKind::Rollback => Some("rollback"),
         DeployKind::AutomaticRollback => Some("automatic rollback"),
     };
-    let files: usize = deploy.files.values().map(|f| f.added.len() + f.changed.len() + f.removed.len()).sum();
+    let files: usize = deploy
+        .files
+        .values()
+        .map(|f| f.added.len() + f.changed.len() + f.removed.len())
+        .sum();
     let content = match (deploy.description.as_str(), files) {
         ("", 1) => "1 file".to_owned(),
         ("", files) => format!("{files} files"),
@@ -304,12 +341,18 @@ impl DeployPage {
         let timings = timings(&deploy);
         let proof = match &deploy.state {
             DeployState::Live { proof, .. }
-            | DeployState::Failed { failure: Failure::ImportErrors { proof }, .. } => Some(ProofPart::new(proof)),
+            | DeployState::Failed {
+                failure: Failure::ImportErrors { proof },
+                ..
+            } => Some(ProofPart::new(proof)),
             DeployState::Created
             | DeployState::Uploading
             | DeployState::Accepted
             | DeployState::RollingOut { .. }
-            | DeployState::Failed { failure: Failure::Agent { .. }, .. }
+            | DeployState::Failed {
+                failure: Failure::Agent { .. },
+                ..
+            }
             | DeployState::TimedOut { .. }
             | DeployState::Superseded { .. }
             | DeployState::Expired { .. }
@@ -332,7 +375,10 @@ impl DeployPage {
             by: deploy.created_by,
             timings,
             git: deploy.git.map(|git| GitFact {
-                commit: git.commit.as_deref().map_or_else(|| "no commit yet".into(), short),
+                commit: git
+                    .commit
+                    .as_deref()
+                    .map_or_else(|| "no commit yet".into(), short),
                 subject: git.subject.unwrap_or_default(),
                 rest: [
                     git.branch.map(|branch| format!("branch {branch}")),
@@ -348,7 +394,10 @@ impl DeployPage {
             files: deploy
                 .files
                 .into_iter()
-                .map(|(bundle, changes)| FileGroup { name: bundle.to_string(), items: file_items(changes) })
+                .map(|(bundle, changes)| FileGroup {
+                    name: bundle.to_string(),
+                    items: file_items(changes),
+                })
                 .filter(|group| !group.items.is_empty())
                 .collect(),
             has_release: deploy.release.is_some(),
@@ -372,7 +421,10 @@ impl ProofPart {
             dags: groups
                 .into_iter()
                 .filter(|(_, items)| !items.is_empty())
-                .map(|(name, items)| NameGroup { name, items: items.clone() })
+                .map(|(name, items)| NameGroup {
+                    name,
+                    items: items.clone(),
+                })
                 .collect(),
             silent: proof.silent.clone(),
             import_errors: proof.import_errors.clone(),
@@ -381,27 +433,46 @@ impl ProofPart {
 }
 
 fn note(deploy: &DeployView) -> Option<Note> {
-    let note = |class, text: String, deploy| Some(Note { class, text, deploy });
+    let note = |class, text: String, deploy| {
+        Some(Note {
+            class,
+            text,
+            deploy,
+        })
+    };
     match &deploy.state {
-        DeployState::Failed { failure: Failure::Agent { message }, .. } => note("problem", message.clone(), None),
-        DeployState::TimedOut { seen, not_seen, .. } => {
-            note("problem", format!("Seen: {seen} Not seen: {not_seen}"), None)
-        }
+        DeployState::Failed {
+            failure: Failure::Agent { message },
+            ..
+        } => note("problem", message.clone(), None),
+        DeployState::TimedOut { seen, not_seen, .. } => note(
+            "problem",
+            format!("Seen: {seen} Not seen: {not_seen}"),
+            None,
+        ),
         DeployState::Superseded { by, .. } => note("hint", "Superseded by".into(), Some(*by)),
         DeployState::RolledBack { by, .. } => note("hint", "Taken back by".into(), Some(*by)),
         DeployState::Accepted | DeployState::RollingOut { .. } if deploy.agents_connected == 0 => {
-            note("problem", "No agent is connected; it goes live when one is.".into(), None)
+            note(
+                "problem",
+                "No agent is connected; it goes live when one is.".into(),
+                None,
+            )
         }
-        DeployState::Accepted | DeployState::RollingOut { .. } => {
-            deploy.activity.clone().and_then(|activity| note("hint", activity, None))
-        }
+        DeployState::Accepted | DeployState::RollingOut { .. } => deploy
+            .activity
+            .clone()
+            .and_then(|activity| note("hint", activity, None)),
         DeployState::Created
         | DeployState::Uploading
         | DeployState::Live { .. }
-        | DeployState::Failed { failure: Failure::ImportErrors { .. }, .. }
-        | DeployState::Expired { .. } => {
-            deploy.returns_to.and_then(|to| note("hint", "Returns to the Release of".into(), Some(to)))
+        | DeployState::Failed {
+            failure: Failure::ImportErrors { .. },
+            ..
         }
+        | DeployState::Expired { .. } => deploy
+            .returns_to
+            .and_then(|to| note("hint", "Returns to the Release of".into(), Some(to))),
     }
 }
 
@@ -411,19 +482,34 @@ fn timings(deploy: &DeployView) -> Vec<Fact> {
             let milliseconds = (end - deploy.created_at).num_milliseconds().max(0);
             match milliseconds {
                 0..1000 => format!("after {milliseconds} ms"),
-                _ => format!("after {}.{} s", milliseconds / 1000, milliseconds % 1000 / 100),
+                _ => format!(
+                    "after {}.{} s",
+                    milliseconds / 1000,
+                    milliseconds % 1000 / 100
+                ),
             }
         })
     };
-    [("Accepted", deploy.accepted_at), ("On disk", deploy.on_disk_at), ("Ended", deploy.ended_at)]
-        .into_iter()
-        .filter_map(|(name, at)| since(at).map(|value| Fact { name: name.into(), value }))
-        .collect()
+    [
+        ("Accepted", deploy.accepted_at),
+        ("On disk", deploy.on_disk_at),
+        ("Ended", deploy.ended_at),
+    ]
+    .into_iter()
+    .filter_map(|(name, at)| {
+        since(at).map(|value| Fact {
+            name: name.into(),
+            value,
+        })
+    })
+    .collect()
 }
 
 fn file_items(changes: FileChanges) -> Vec<FileItem> {
     let items = |paths: Vec<String>, class, mark| {
-        paths.into_iter().map(move |path| FileItem { class, mark, path })
+        paths
+            .into_iter()
+            .map(move |path| FileItem { class, mark, path })
     };
     items(changes.added, "added", "+")
         .chain(items(changes.changed, "changed", "~"))
@@ -432,11 +518,14 @@ fn file_items(changes: FileChanges) -> Vec<FileItem> {
 }
 
 fn release_facts(release: Release) -> Vec<Fact> {
-    let image = Fact { name: "Environment".into(), value: release.image.digest().to_string() };
-    let bundles = release
-        .bundles
-        .into_iter()
-        .map(|(name, bundle)| Fact { name: format!("Bundle {name}"), value: bundle.digest.to_string() });
+    let image = Fact {
+        name: "Environment".into(),
+        value: release.image.digest().to_string(),
+    };
+    let bundles = release.bundles.into_iter().map(|(name, bundle)| Fact {
+        name: format!("Bundle {name}"),
+        value: bundle.digest.to_string(),
+    });
     std::iter::once(image).chain(bundles).collect()
 }
 
@@ -444,8 +533,10 @@ fn short_release(release: Option<&Release>) -> String {
     release.map_or_else(
         || "none".into(),
         |release| {
-            let bundles =
-                release.bundles.iter().map(|(name, bundle)| format!("{name} {}", bundle.digest.short()));
+            let bundles = release
+                .bundles
+                .iter()
+                .map(|(name, bundle)| format!("{name} {}", bundle.digest.short()));
             bundles.collect::<Vec<_>>().join(", ")
         },
     )

@@ -127,11 +127,7 @@ struct ReadParts {
 
 /// Reads every layer that is new, from whoever sent it, and checks that each
 /// bundle is one.
-async fn read_parts(
-    app: &App,
-    read: &mut Read,
-    deploy: &Deploy,
-) -> Result<ReadParts, DeployError> {
+async fn read_parts(app: &App, read: &mut Read, deploy: &Deploy) -> Result<ReadParts, DeployError> {
     let named = named_blobs(app, read, &deploy.parts).await?;
     let missing = app.blobs.missing(named.into_iter().collect()).await?;
     if let Some(first) = missing.first() {
@@ -145,7 +141,10 @@ async fn read_parts(
     for digest in deploy.parts.manifests() {
         manifests.insert(digest, app.shelf.manifest(read, digest).await?);
     }
-    let mut all: Vec<Digest> = manifests.values().flat_map(|manifest| manifest.layers()).collect();
+    let mut all: Vec<Digest> = manifests
+        .values()
+        .flat_map(|manifest| manifest.layers())
+        .collect();
     all.sort_unstable();
     all.dedup();
     let mut tables = app.shelf.known_tables(read, all.iter().copied()).await?;
@@ -194,11 +193,10 @@ async fn read_one(
             first: layer,
         })?;
     let read = move || -> Result<_, DeployError> {
-        let table =
-            read_layer(&*bytes, &layer, &limits).map_err(|source| DeployError::Layer {
-                what: "the bundle",
-                source,
-            })?;
+        let table = read_layer(&*bytes, &layer, &limits).map_err(|source| DeployError::Layer {
+            what: "the bundle",
+            source,
+        })?;
         let stored = pack(&table)?;
         Ok((table, stored))
     };

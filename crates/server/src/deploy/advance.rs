@@ -83,8 +83,7 @@ pub(crate) async fn advance(
         tx.update_deploy(&mut deploy, now).await?;
         moved.push(deploy.clone());
     }
-    let everywhere =
-        !voices.is_empty() && voices.iter().all(|voice| voice.serves(target.release));
+    let everywhere = !voices.is_empty() && voices.iter().all(|voice| voice.serves(target.release));
     if everywhere && deploy.on_disk_at.is_none() {
         deploy.on_disk_at = Some(now);
         tx.update_deploy(&mut deploy, now).await?;
@@ -103,7 +102,9 @@ pub(crate) async fn advance(
         deploy.state,
         DeployState::Accepted | DeployState::RollingOut { .. } | DeployState::TimedOut { .. }
     );
-    if waits && let Some(verdict) = verdict(app, deployment, &target, &deploy, &voices, everywhere, now) {
+    if waits
+        && let Some(verdict) = verdict(app, deployment, &target, &deploy, &voices, everywhere, now)
+    {
         let failed = matches!(verdict, Verdict::Failed(_));
         conclude(app, tx, deployment, &mut deploy, verdict, now).await?;
         moved.push(deploy.clone());
@@ -200,8 +201,8 @@ fn verdict(
             proof: Some(Proof::clone(proof)),
         });
     }
-    let patience = i64::from(deployment.settings.proof_timeout_s)
-        + i64::from(app.config.proof_grace_s);
+    let patience =
+        i64::from(deployment.settings.proof_timeout_s) + i64::from(app.config.proof_grace_s);
     if now - target.since > Duration::seconds(patience) {
         let (seen, not_seen) = seen_until_now(target, voices);
         return Some(Verdict::TimedOut {
@@ -229,7 +230,10 @@ fn seen_until_now(target: &Target, voices: &[Voice]) -> (String, String) {
             .collect()
     };
     let steps: [(&str, Vec<&str>); 3] = [
-        ("fetched on", hosts(&|voice| voice.has_staged(target.release))),
+        (
+            "fetched on",
+            hosts(&|voice| voice.has_staged(target.release)),
+        ),
         ("on disk on", hosts(&|voice| voice.serves(target.release))),
         (
             "proven on",
@@ -399,12 +403,7 @@ async fn take_back(
 
 /// What is wanted, with those parts that are still the failed deploy's replaced
 /// by what was proven.
-fn without(
-    wanted: &Release,
-    parts: &[ReleasePart],
-    failed: &Release,
-    proven: &Release,
-) -> Release {
+fn without(wanted: &Release, parts: &[ReleasePart], failed: &Release, proven: &Release) -> Release {
     let mut release = Release {
         id: ReleaseId::new(),
         ..wanted.clone()

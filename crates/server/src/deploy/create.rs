@@ -3,8 +3,8 @@ use updraft_bundle::failpoint;
 use updraft_model::{DeployKind, DeployState, DeploymentName};
 use updraft_store::{Deploy, Deployment, NewDeploy, Write};
 
-use super::compare::{Assessment, answer, assess};
 use super::DeployError;
+use super::compare::{Assessment, answer, assess};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::bundle::Offer;
@@ -78,7 +78,15 @@ pub(crate) async fn create(
         "deploy asked for");
 
     let mut read = app.store.read().await?;
-    answer(app, &mut read, &deployment, &offer, assessment, Some(deploy)).await
+    answer(
+        app,
+        &mut read,
+        &deployment,
+        &offer,
+        assessment,
+        Some(deploy),
+    )
+    .await
 }
 
 pub(super) async fn lock(

@@ -6,9 +6,9 @@ use updraft_api::deploy::{DiffView, FileChanges};
 use updraft_model::{DeployId, Proof, Release};
 use updraft_store::Deploy;
 
+use super::DeployError;
 use super::view::file_changes;
 use super::wanted::files_between;
-use super::DeployError;
 use crate::app::App;
 use crate::auth::Caller;
 

@@ -27,7 +27,9 @@ pub(crate) enum DeployError {
     },
     #[error("deploy `{id}` is of another Deployment than `{deployment}`")]
     OtherDeployment { id: DeployId, deployment: String },
-    #[error("the Deployment `{0}` has no earlier Release that was live and differs from what is wanted")]
+    #[error(
+        "the Deployment `{0}` has no earlier Release that was live and differs from what is wanted"
+    )]
     NothingToReturnTo(String),
     #[error("the key `{0}` was used for a deploy of other parts")]
     KeyReused(String),
@@ -49,6 +51,8 @@ pub(crate) enum DeployError {
     UploadStopped,
     #[error("the connection broke during the upload")]
     UploadBroke,
+    #[error("the upload is larger than the {most} bytes that this deploy can need")]
+    UploadTooLarge { most: u64 },
     #[error("{what} was refused: {source}{}", deepest(.source))]
     Layer {
         what: &'static str,
@@ -100,6 +104,7 @@ impl Problem for DeployError {
             Self::KeyReused(_) | Self::Invalid(_) | Self::NotNamed { .. } => {
                 ErrorCode::InvalidRequest
             }
+            Self::UploadTooLarge { .. } => ErrorCode::LimitExceeded,
             Self::BlobsMissing { .. } => ErrorCode::BlobsMissing,
             Self::BlobGone { .. } => ErrorCode::BlobCorrupt,
             Self::BlobUnknown { .. } => ErrorCode::BlobNotFound,
@@ -170,7 +175,7 @@ impl Problem for DeployError {
                 Some("name one with --to; `updraft history` lists them".into())
             }
             Self::KeyReused(_) => Some("use a new key for each deploy".into()),
-            Self::NotNamed { .. } => Some("send only what the answer listed as missing".into()),
+            Self::NotNamed { .. } | Self::UploadTooLarge { .. } => Some("send only what the answer listed as missing".into()),
             Self::BlobsMissing { .. } => Some("send them and accept again".into()),
             Self::BlobGone { .. } => {
                 Some("deploy the same files again: what is missing is sent again".into())

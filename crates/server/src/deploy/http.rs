@@ -18,9 +18,10 @@ use super::DeployError;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::bundle;
+use crate::openapi::Binary;
 
 /// Says what a deploy would change; records nothing
-#[utoipa::path(post, path = "/api/v1/deployments/{deployment}/plan", tag = "deploys",
+#[utoipa::path(post, path = "/api/v1/deployments/{deployment}/plan", operation_id = "plan_deploy", tag = "deploys",
     params(("deployment" = DeploymentName, Path)), request_body = PlanRequest,
     responses((status = 200, body = Comparison), (status = "default", body = ErrorBody)))]
 pub(crate) async fn plan(
@@ -33,7 +34,7 @@ pub(crate) async fn plan(
 }
 
 /// Records a deploy when there is something to do
-#[utoipa::path(post, path = "/api/v1/deployments/{deployment}/deploys", tag = "deploys",
+#[utoipa::path(post, path = "/api/v1/deployments/{deployment}/deploys", operation_id = "create_deploy", tag = "deploys",
     params(("deployment" = DeploymentName, Path)), request_body = CreateDeploy,
     responses((status = 200, body = Comparison, description = "Equal to what is wanted"),
         (status = 201, body = Comparison, description = "Recorded"), (status = "default", body = ErrorBody)))]
@@ -54,8 +55,8 @@ pub(crate) async fn create(
 }
 
 /// Takes blobs that a deploy names and the control plane lacks
-#[utoipa::path(put, path = "/api/v1/deploys/{deploy}/blobs", tag = "deploys", params(("deploy" = DeployId, Path)),
-    request_body(content = Vec<u8>, content_type = updraft_api::frames::CONTENT_TYPE),
+#[utoipa::path(put, path = "/api/v1/deploys/{deploy}/blobs", operation_id = "upload_blobs", tag = "deploys", params(("deploy" = DeployId, Path)),
+    request_body(content = Binary, content_type = updraft_api::frames::CONTENT_TYPE),
     responses((status = 204), (status = "default", body = ErrorBody)))]
 pub(crate) async fn upload(
     State(app): State<App>,
@@ -68,7 +69,7 @@ pub(crate) async fn upload(
 }
 
 /// Makes a deploy's Release the wanted one
-#[utoipa::path(post, path = "/api/v1/deploys/{deploy}/accept", tag = "deploys", params(("deploy" = DeployId, Path)),
+#[utoipa::path(post, path = "/api/v1/deploys/{deploy}/accept", operation_id = "accept_deploy", tag = "deploys", params(("deploy" = DeployId, Path)),
     responses((status = 200, body = DeployView), (status = "default", body = ErrorBody)))]
 pub(crate) async fn accept(
     State(app): State<App>,
@@ -89,7 +90,7 @@ pub(crate) struct FollowQuery {
 }
 
 /// Shows a deploy, now or once it changed
-#[utoipa::path(get, path = "/api/v1/deploys/{deploy}", tag = "deploys",
+#[utoipa::path(get, path = "/api/v1/deploys/{deploy}", operation_id = "show_deploy", tag = "deploys",
     params(("deploy" = DeployId, Path), FollowQuery),
     responses((status = 200, body = DeployView), (status = "default", body = ErrorBody)))]
 pub(crate) async fn show(
@@ -117,7 +118,7 @@ pub(crate) struct HistoryQuery {
 }
 
 /// Lists a Deployment's deploys, newest first
-#[utoipa::path(get, path = "/api/v1/deployments/{deployment}/deploys", tag = "deploys",
+#[utoipa::path(get, path = "/api/v1/deployments/{deployment}/deploys", operation_id = "list_deploys", tag = "deploys",
     params(("deployment" = DeploymentName, Path), HistoryQuery),
     responses((status = 200, body = Deploys), (status = "default", body = ErrorBody)))]
 pub(crate) async fn history(
@@ -132,7 +133,7 @@ pub(crate) async fn history(
 }
 
 /// Makes an earlier Release the wanted one again
-#[utoipa::path(post, path = "/api/v1/deployments/{deployment}/rollbacks", tag = "deploys",
+#[utoipa::path(post, path = "/api/v1/deployments/{deployment}/rollbacks", operation_id = "roll_back", tag = "deploys",
     params(("deployment" = DeploymentName, Path)), request_body = RollbackRequest,
     responses((status = 200, body = DeployView), (status = "default", body = ErrorBody)))]
 pub(crate) async fn rollback(
@@ -152,7 +153,7 @@ pub(crate) struct DiffQuery {
 }
 
 /// Compares two deploys' Releases
-#[utoipa::path(get, path = "/api/v1/deploys/{deploy}/diff", tag = "deploys",
+#[utoipa::path(get, path = "/api/v1/deploys/{deploy}/diff", operation_id = "diff_deploys", tag = "deploys",
     params(("deploy" = DeployId, Path), DiffQuery),
     responses((status = 200, body = DiffView), (status = "default", body = ErrorBody)))]
 pub(crate) async fn diff(
@@ -165,9 +166,9 @@ pub(crate) async fn diff(
 }
 
 /// Reads a blob that a Release of the Deployment names
-#[utoipa::path(get, path = "/api/v1/deployments/{deployment}/blobs/{digest}", tag = "deploys",
+#[utoipa::path(get, path = "/api/v1/deployments/{deployment}/blobs/{digest}", operation_id = "read_blob", tag = "deploys",
     params(("deployment" = DeploymentName, Path), ("digest" = Digest, Path)),
-    responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 200, body = Binary, content_type = "application/octet-stream"),
         (status = "default", body = ErrorBody)))]
 pub(crate) async fn blob(
     State(app): State<App>,

@@ -50,10 +50,16 @@ pub(crate) async fn upload(
         tx.touch_deploy(id, now).await?;
         tx.commit().await?;
     }
-    let all = named.iter().map(|(digest, size)| (*digest, *size)).collect();
+    let all = named
+        .iter()
+        .map(|(digest, size)| (*digest, *size))
+        .collect();
     let mut missing: HashSet<Digest> = app.blobs.missing(all).await?.into_iter().collect();
 
     let limit = named.values().copied().max().unwrap_or(0);
+    // Each blob once or twice, with its head; more is no upload of this deploy.
+    let most: u64 = named.values().map(|size| 2 * (size + 64)).sum();
+    let mut received = 0;
     let mut frames = FrameReader::new(limit);
     let mut chunks = body.into_data_stream();
     let mut writing = FuturesUnordered::new();
@@ -63,7 +69,12 @@ pub(crate) async fn upload(
             .await
             .map_err(|_| DeployError::UploadStopped)?;
         let Some(chunk) = chunk else { break };
-        frames.push(&chunk.map_err(|_| DeployError::UploadBroke)?);
+        let chunk = chunk.map_err(|_| DeployError::UploadBroke)?;
+        received += chunk.len() as u64;
+        if received > most {
+            return Err(DeployError::UploadTooLarge { most });
+        }
+        frames.push(&chunk);
         while let Some((digest, bytes)) = frames.next_blob()? {
             if !named.contains_key(&digest) {
                 return Err(DeployError::NotNamed { id, digest });

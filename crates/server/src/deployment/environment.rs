@@ -55,7 +55,10 @@ pub(crate) fn change(
     if after == before {
         return Ok(false);
     }
-    let bytes: usize = after.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let bytes: usize = after
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     if after.len() > MOST_VARIABLES || bytes > MOST_BYTES {
         return Err(DeploymentError::Invalid(format!(
             "a Deployment has at most {MOST_VARIABLES} environment variables of {MOST_BYTES} bytes together"

@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::auth::Caller;
 
 /// Makes a Deployment
-#[utoipa::path(post, path = "/api/v1/deployments", tag = "deployments", request_body = CreateDeployment,
+#[utoipa::path(post, path = "/api/v1/deployments", operation_id = "create_deployment", tag = "deployments", request_body = CreateDeployment,
     responses((status = 201, body = DeploymentView), (status = "default", body = ErrorBody)))]
 pub(crate) async fn create(
     State(app): State<App>,
@@ -26,7 +26,7 @@ pub(crate) async fn create(
 }
 
 /// Lists the Deployments that the caller may see
-#[utoipa::path(get, path = "/api/v1/deployments", tag = "deployments",
+#[utoipa::path(get, path = "/api/v1/deployments", operation_id = "list_deployments", tag = "deployments",
     responses((status = 200, body = Deployments), (status = "default", body = ErrorBody)))]
 pub(crate) async fn list(
     State(app): State<App>,
@@ -37,7 +37,7 @@ pub(crate) async fn list(
 }
 
 /// Shows a Deployment
-#[utoipa::path(get, path = "/api/v1/deployments/{deployment}", tag = "deployments",
+#[utoipa::path(get, path = "/api/v1/deployments/{deployment}", operation_id = "show_deployment", tag = "deployments",
     params(("deployment" = DeploymentName, Path)),
     responses((status = 200, body = DeploymentView), (status = "default", body = ErrorBody)))]
 pub(crate) async fn show(
@@ -49,7 +49,7 @@ pub(crate) async fn show(
 }
 
 /// Changes a Deployment's settings; what is absent stays
-#[utoipa::path(patch, path = "/api/v1/deployments/{deployment}", tag = "deployments",
+#[utoipa::path(patch, path = "/api/v1/deployments/{deployment}", operation_id = "update_deployment", tag = "deployments",
     params(("deployment" = DeploymentName, Path)), request_body = DeploymentSettings,
     responses((status = 200, body = DeploymentView), (status = "default", body = ErrorBody)))]
 pub(crate) async fn update(
@@ -70,7 +70,7 @@ pub(crate) struct DeleteQuery {
 }
 
 /// Removes a Deployment with its history, agents and tokens
-#[utoipa::path(delete, path = "/api/v1/deployments/{deployment}", tag = "deployments",
+#[utoipa::path(delete, path = "/api/v1/deployments/{deployment}", operation_id = "delete_deployment", tag = "deployments",
     params(("deployment" = DeploymentName, Path), DeleteQuery),
     responses((status = 204), (status = "default", body = ErrorBody)))]
 pub(crate) async fn delete(
@@ -84,7 +84,7 @@ pub(crate) async fn delete(
 }
 
 /// Tells what runs where
-#[utoipa::path(get, path = "/api/v1/deployments/{deployment}/status", tag = "deployments",
+#[utoipa::path(get, path = "/api/v1/deployments/{deployment}/status", operation_id = "deployment_status", tag = "deployments",
     params(("deployment" = DeploymentName, Path)),
     responses((status = 200, body = StatusView), (status = "default", body = ErrorBody)))]
 pub(crate) async fn status(

@@ -46,8 +46,8 @@ pub(crate) async fn status(
         Some(target) => read.deploy(target.deploy).await?,
         None => None,
     };
-    let wanted_deploy =
-        wanted_deploy.map(|wanted| deploy::view(wanted, &deployment, &deploy::agents_now(app, &agents)));
+    let wanted_deploy = wanted_deploy
+        .map(|wanted| deploy::view(wanted, &deployment, &deploy::agents_now(app, &agents)));
     let proven_deploy = deployment.proven.map(|proven| proven.deploy);
 
     let mut dags: Option<u64> = None;
@@ -90,12 +90,16 @@ async fn agent_view(
     Ok(AgentView {
         id: agent.id,
         host: agent.host.clone(),
-        version: report.map(|report| report.version.clone()).unwrap_or_default(),
+        version: report
+            .map(|report| report.version.clone())
+            .unwrap_or_default(),
         first_seen: agent.first_seen,
         last_seen: agent.last_seen,
         connected,
         serving,
-        isolation: report.map(|report| report.isolation.clone()).unwrap_or_default(),
+        isolation: report
+            .map(|report| report.isolation.clone())
+            .unwrap_or_default(),
         airflow: report.and_then(|report| report.airflow.clone()),
         problem: report.and_then(|report| report.problem.clone()),
     })

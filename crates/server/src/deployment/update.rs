@@ -15,13 +15,12 @@ pub(crate) async fn update(
 ) -> Result<DeploymentView, DeploymentError> {
     let mut tx = app.store.begin().await?;
     let id = caller.deployment(&mut tx, name).await?.id;
-    let mut deployment = tx
-        .lock_deployment(id)
-        .await?
-        .ok_or_else(|| crate::auth::AccessError::DeploymentNotFound {
+    let mut deployment = tx.lock_deployment(id).await?.ok_or_else(|| {
+        crate::auth::AccessError::DeploymentNotFound {
             name: name.to_string(),
             nearest: None,
-        })?;
+        }
+    })?;
     let before = deployment.settings.clone();
     let variables = apply(&mut deployment.settings, given)?;
     let variables_changed = environment::change(&app.keys, &mut deployment, variables)?;

@@ -286,9 +286,14 @@ impl Deploy<'_> {
         let scan = Arc::clone(&read.scan);
         let planned = self.plan(read, &mut step, out).await?;
         let files = things(scan.manifest().files(), "file");
+        let made = if planned.environment.is_some() {
+            " and made its Environment"
+        } else {
+            ""
+        };
         out.done(
             step,
-            &format!("compared {files} with `{}`", self.deployment),
+            &format!("compared {files} with `{}`{made}", self.deployment),
         );
         say_image_differs(&planned.image_differs, out)?;
 
@@ -310,10 +315,7 @@ impl Deploy<'_> {
         match comparison.outcome {
             ComparisonOutcome::NothingToDo => begun.follow = Follow::Nothing,
             ComparisonOutcome::RollingOut => {
-                writeln!(
-                    out.status(),
-                    "The same content is being rolled out already; waiting for it"
-                )?;
+                writeln!(out.status(), "The same content is being rolled out already")?;
             }
             ComparisonOutcome::ProvingAgain => {
                 writeln!(

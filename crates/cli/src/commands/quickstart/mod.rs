@@ -118,7 +118,8 @@ pub(crate) async fn run(args: &QuickstartArgs, _cx: &Context, out: &mut Console)
     let mut stage = Stage::default();
     let shown = tokio::select! {
         shown = bring_up(&prepared, &mut stage, &interrupt, started, out) => shown,
-        () = interrupt.came() => Err(Failure::interrupted()),
+        () = interrupt.came() => Err(Failure::interrupted()
+            .help("nothing is left running; the same command goes on from here")),
     };
     if shown.is_ok() && !args.once {
         interrupt.came().await;

@@ -3,7 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use updraft_agent::{Agent, AgentConfig, AirflowRest, AirflowRestError, RunningAgent, TokenSource};
+use updraft_agent::{
+    Agent, AgentConfig, AirflowRest, AirflowRestError, Observed, RunningAgent, TokenSource,
+};
+use updraft_api::agent::{AirflowView, ComponentState, ComponentView};
 use updraft_api::client::Connect;
 use updraft_api::deployment::{CreateDeployment, DeploymentSettings};
 use updraft_api::token::Enroll;
@@ -109,11 +112,11 @@ impl Stage {
         let mut step = out.step("waiting for Airflow");
         let until = tokio::time::Instant::now() + limit;
         loop {
-            let (up, activity, problem) = {
+            let (running, activity, problem) = {
                 let now = seen.borrow_and_update();
-                (now.airflow_up, now.activity.clone(), now.problem.clone())
+                (is_running(&now), now.activity.clone(), now.problem.clone())
             };
-            if up {
+            if running && self.airflow()?.is_up().await {
                 break;
             }
             if let Some(activity) = activity {
@@ -122,17 +125,15 @@ impl Stage {
             if let Some(problem) = problem.filter(|problem| problem.stalled) {
                 return Err(Failure::new(Exit::Internal, problem.message));
             }
-            match tokio::time::timeout_at(until, seen.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(Failure::new(Exit::Internal, "the agent has ended")),
-                Err(_) => {
-                    let seconds = limit.as_secs();
-                    let text = format!("Airflow has not come up within {seconds} s");
-                    return Err(Failure::new(Exit::TimedOut, text).help(
-                        "the logs of its components are in the data folder, below `agent/*/logs`",
-                    ));
-                }
+            if tokio::time::Instant::now() >= until {
+                let seconds = limit.as_secs();
+                let text = format!("Airflow has not come up within {seconds} s");
+                return Err(Failure::new(Exit::TimedOut, text).help(
+                    "the logs of its components are in the data folder, below `agent/*/logs`",
+                ));
             }
+            // The agent itself looks less often than somebody who waits.
+            let _ = tokio::time::timeout(Duration::from_millis(300), seen.changed()).await;
         }
         out.done(
             step,
@@ -162,6 +163,20 @@ impl Stage {
             .as_ref()
             .ok_or_else(|| Failure::new(Exit::Internal, "the agent does not run"))
     }
+}
+
+/// Whether the agent serves something and every component of Airflow runs.
+fn is_running(now: &Observed) -> bool {
+    let running = |airflow: &AirflowView| {
+        let settled = |component: &ComponentView| {
+            !matches!(
+                component.state,
+                ComponentState::Starting | ComponentState::Waiting
+            )
+        };
+        !airflow.components.is_empty() && airflow.components.iter().all(settled)
+    };
+    now.serving.is_some() && now.airflow.as_ref().is_some_and(running)
 }
 
 /// Makes an admin token and keeps it where the user's commands find it.

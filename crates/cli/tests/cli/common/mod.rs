@@ -160,7 +160,7 @@ pub(crate) fn filters() -> insta::Settings {
         (r"\b\d+ ms\b", "[TIME]"),
         (r"\b\d+\.\d s\b", "[TIME]"),
         (r"\b[0-9a-f]{12}\b", "[DIGEST]"),
-        (r"\b\d{4}-\d{2}-\d{2}\b", "[DATE]"),
+        (r"\b\d{4}-\d{2}-\d{2}( \d{2}:\d{2} UTC)?\b", "[DATE]"),
         (r"\b0\.1\.0\b", "[VERSION]"),
         // What a step was busy with depends on who was quicker.
         (r"(?m)^  [a-z].* …\n", ""),
