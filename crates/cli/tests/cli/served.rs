@@ -20,7 +20,7 @@ fn a_first_deploy_brings_the_environment_and_goes_live() {
         --- stdout
         [dpl]
         --- stderr
-        ✓ compared 1 file with `shop` ([TIME])
+        ✓ compared 1 file with `shop` and made its Environment ([TIME])
         ✓ sent 96 B of 96 B in 1 of 1 layer (1 of 1 file) ([TIME])
         ✓ accepted as [dpl]: 1 file added ([TIME])
             + orders.py
