@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use updraft_api::deploy::{ComparisonOutcome, RollbackRequest};
+use updraft_api::ErrorCode;
+use updraft_api::deploy::{ComparisonOutcome, CreateDeploy, PlanRequest, RollbackRequest};
 use updraft_model::{BundleName, DeployKind, ProofOutcome};
 use updraft_testkit::{TestServer, Tree, environment, parts};
 
@@ -100,24 +101,30 @@ async fn a_deploy_goes_live_when_its_agent_has_proven_it() {
 }
 
 #[tokio::test]
-async fn a_first_deploy_without_an_environment_is_refused() {
+async fn a_first_deploy_without_an_environment_can_be_planned_and_is_refused() {
     let server = TestServer::start().await;
     let deployment = server.deployment("shop").await;
     let dags = Tree::of([("a.py", "one")]);
-    let refused = server
-        .as_admin()
-        .plan(
-            &deployment.name,
-            &updraft_api::deploy::PlanRequest {
-                parts: parts(Some(&dags), None),
-            },
-        )
+    let ask = PlanRequest {
+        parts: parts(Some(&dags), None),
+    };
+    let admin = server.as_admin();
+    let plan = admin.plan(&deployment.name, &ask).await.unwrap();
+    assert_eq!(plan.outcome, ComparisonOutcome::Changes);
+    let ask = CreateDeploy {
+        parts: ask.parts,
+        description: String::new(),
+        git: None,
+        key: "first".into(),
+    };
+    let refused = admin
+        .create_deploy(&deployment.name, &ask)
         .await
         .unwrap_err();
-    assert_eq!(refused.code(), Some(updraft_api::ErrorCode::ImageMissing));
+    assert_eq!(refused.code(), Some(ErrorCode::ImageMissing));
     let environment = environment("x");
-    let plan = server
+    let created = server
         .create(&deployment.name, parts(Some(&dags), Some(&environment)))
         .await;
-    assert_eq!(plan.outcome, ComparisonOutcome::Changes);
+    assert_eq!(created.outcome, ComparisonOutcome::Changes);
 }
