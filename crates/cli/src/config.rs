@@ -492,73 +492,75 @@ impl fmt::Display for Message {
 
 impl std::error::Error for Message {}
 
+/// Name, flag, variable, files that may set it, meaning.
+const SETTINGS: &[[&str; 5]] = &[
+    [
+        "server",
+        "`--server`",
+        "`UPDRAFT_SERVER`",
+        "both",
+        "Address of the control plane; `http://127.0.0.1:8888` by default",
+    ],
+    [
+        "deployment",
+        "argument",
+        "`UPDRAFT_DEPLOYMENT`",
+        "both",
+        "The Deployment that commands mean",
+    ],
+    [
+        "insecure-http",
+        "`--insecure-http`",
+        "`UPDRAFT_INSECURE_HTTP`",
+        "user's",
+        "Allows plain http to another machine",
+    ],
+    [
+        "ca-file",
+        "`--ca-file`",
+        "`UPDRAFT_CA_FILE`",
+        "user's",
+        "PEM file with further authorities to trust",
+    ],
+    [
+        "token",
+        "`--token-file`",
+        "`UPDRAFT_TOKEN`, `UPDRAFT_TOKEN_FILE`",
+        "no",
+        "Who you are; otherwise what `updraft login` stored for that server",
+    ],
+    [
+        "project",
+        "`--project`",
+        "`UPDRAFT_PROJECT`",
+        "no",
+        "The project's folder; otherwise the nearest with `updraft.toml`, here or above",
+    ],
+    [
+        "",
+        "",
+        "`UPDRAFT_CONFIG`",
+        "no",
+        "The user's settings file, instead of `~/.config/updraft/config.toml`; tokens lie beside it",
+    ],
+    [
+        "",
+        "",
+        "`UPDRAFT_CACHE_DIR`",
+        "no",
+        "Where scans are remembered, instead of `~/.cache/updraft`",
+    ],
+    [
+        "",
+        "",
+        "`NO_COLOR`, `COLUMNS`",
+        "no",
+        "No colours; the width of output",
+    ],
+];
+
 /// The page `docs/reference/configuration.md`.
 pub fn reference() -> String {
-    const SETTINGS: &[[&str; 5]] = &[
-        [
-            "server",
-            "`--server`",
-            "`UPDRAFT_SERVER`",
-            "both",
-            "Address of the control plane; `http://127.0.0.1:8888` by default",
-        ],
-        [
-            "deployment",
-            "argument",
-            "`UPDRAFT_DEPLOYMENT`",
-            "both",
-            "The Deployment that commands mean",
-        ],
-        [
-            "insecure-http",
-            "`--insecure-http`",
-            "`UPDRAFT_INSECURE_HTTP`",
-            "user's",
-            "Allows plain http to another machine",
-        ],
-        [
-            "ca-file",
-            "`--ca-file`",
-            "`UPDRAFT_CA_FILE`",
-            "user's",
-            "PEM file with further authorities to trust",
-        ],
-        [
-            "token",
-            "`--token-file`",
-            "`UPDRAFT_TOKEN`, `UPDRAFT_TOKEN_FILE`",
-            "no",
-            "Who you are; otherwise what `updraft login` stored for that server",
-        ],
-        [
-            "project",
-            "`--project`",
-            "`UPDRAFT_PROJECT`",
-            "no",
-            "The project's folder; otherwise the nearest with `updraft.toml`, here or above",
-        ],
-        [
-            "",
-            "",
-            "`UPDRAFT_CONFIG`",
-            "no",
-            "The user's settings file, instead of `~/.config/updraft/config.toml`; tokens lie beside it",
-        ],
-        [
-            "",
-            "",
-            "`UPDRAFT_CACHE_DIR`",
-            "no",
-            "Where scans are remembered, instead of `~/.cache/updraft`",
-        ],
-        [
-            "",
-            "",
-            "`NO_COLOR`, `COLUMNS`",
-            "no",
-            "No colours; the width of output",
-        ],
-    ];
     use std::fmt::Write;
 
     let mut page = String::from(
@@ -592,7 +594,9 @@ pub fn reference() -> String {
          plane has said whose token it is. Stored tokens count only for the server that they are stored for.\n\n\
          ## The control plane and the agent\n\n\
          `updraft server` and `updraft agent` take flags and variables, listed by `--help` and in [cli.md](cli.md).\n\
-         The database's address may hold a password, so it is taken from `UPDRAFT_DATABASE_URL` only.\n",
+         Addresses of databases may hold a password, so they are taken from variables only: `UPDRAFT_DATABASE_URL` for the\n\
+         control plane, `UPDRAFT_AIRFLOW_DATABASE_URL` for the Airflow that an agent runs. `UPDRAFT_AGENT_TOKEN` replaces\n\
+         the token that `updraft agent enroll` stored.\n",
     );
     page
 }
