@@ -167,10 +167,19 @@ impl Installation {
     }
 
     pub fn start_server(&mut self) -> Result<()> {
+        self.start_server_with(None)
+    }
+
+    /// A control plane that ends as if killed when it comes to a failpoint.
+    pub fn start_server_failing_at(&mut self, point: &str) -> Result<()> {
+        self.start_server_with(Some(point))
+    }
+
+    fn start_server_with(&mut self, failpoint: Option<&str>) -> Result<()> {
         let data = self.root.join("server");
         let listen = format!("127.0.0.1:{}", self.port);
         let arguments = ["server", "--data-dir", path(&data)?, "--listen", &listen];
-        self.server = Some(self.background(&arguments, "server.log")?);
+        self.server = Some(self.background(&arguments, "server.log", failpoint)?);
         wait_for(
             "the control plane to be ready",
             Duration::from_secs(30),
@@ -180,13 +189,22 @@ impl Installation {
     }
 
     pub fn start_agent(&mut self) -> Result<()> {
+        self.start_agent_with(None)
+    }
+
+    /// An agent that ends as if killed when it comes to a failpoint.
+    pub fn start_agent_failing_at(&mut self, point: &str) -> Result<()> {
+        self.start_agent_with(Some(point))
+    }
+
+    fn start_agent_with(&mut self, failpoint: Option<&str>) -> Result<()> {
         let (root, port) = (self.agent_root(), self.airflow_port.to_string());
         let arguments = ["agent", "--root", path(&root)?, "--airflow-port", &port];
-        self.agent = Some(self.background(&arguments, "agent.log")?);
+        self.agent = Some(self.background(&arguments, "agent.log", failpoint)?);
         Ok(())
     }
 
-    fn background(&self, arguments: &[&str], log: &str) -> Result<Child> {
+    fn background(&self, arguments: &[&str], log: &str, failpoint: Option<&str>) -> Result<Child> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -194,6 +212,7 @@ impl Installation {
         let child = self
             .command(arguments)
             .env_remove("UPDRAFT_TOKEN")
+            .envs(failpoint.map(|point| ("UPDRAFT_FAILPOINT", point)))
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
@@ -211,10 +230,11 @@ impl Installation {
 
     /// Whether the agent has ended by itself, at a failpoint for instance.
     pub fn agent_ended(&mut self) -> Result<bool> {
-        Ok(match &mut self.agent {
-            Some(agent) => agent.try_wait()?.is_some(),
-            None => true,
-        })
+        ended(&mut self.agent)
+    }
+
+    pub fn server_ended(&mut self) -> Result<bool> {
+        ended(&mut self.server)
     }
 
     /// Signs in to the Airflow that the agent runs.
@@ -302,6 +322,13 @@ fn kill(child: Option<Child>) -> Result<()> {
         child.wait()?;
     }
     Ok(())
+}
+
+fn ended(child: &mut Option<Child>) -> Result<bool> {
+    Ok(match child {
+        Some(child) => child.try_wait()?.is_some(),
+        None => true,
+    })
 }
 
 fn free_port() -> Result<u16> {

@@ -4,6 +4,8 @@
 //! one after the other, each with DAGs of its own.
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod kill;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -65,6 +67,18 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         a_task_cannot_change_the_live_files,
     ),
     ("a_task_outlives_its_agent", a_task_outlives_its_agent),
+    (
+        "the_control_plane_may_end_at_any_step",
+        kill::the_control_plane_may_end_at_any_step,
+    ),
+    (
+        "the_agent_may_end_at_any_step",
+        kill::the_agent_may_end_at_any_step,
+    ),
+    (
+        "the_command_may_end_at_any_moment",
+        kill::the_command_may_end_at_any_moment,
+    ),
     (
         "airflows_own_examples_are_all_parsed",
         airflows_own_examples_are_all_parsed,

@@ -1,0 +1,130 @@
+//! Ends the control plane, the agent and the command line at many points of a
+//! deploy, and looks at what is left: nothing acknowledged is lost, and the live
+//! tree is one Release.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use updraft_bundle::{ScanOptions, scan};
+use updraft_e2e::{Airflow, Installation, wait_for};
+
+/// Those that a deploy to an Airflow that runs does not pass: starting
+/// components, and collecting what nothing holds.
+const NOT_ON_THE_WAY: &[&str] = &["agent.exec.", "agent.collect.", "agent.environment."];
+
+pub(crate) fn the_control_plane_may_end_at_any_step(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    for (number, point) in updraft_server::FAILPOINTS.iter().enumerate() {
+        let task = format!("step_{number}");
+        let undoing = point.contains("rollback");
+        installation.kill_server()?;
+        installation.start_server_failing_at(point)?;
+        installation.project.write_dag("enduring", &[&task])?;
+        let command: &[&str] = if undoing {
+            &["rollback"]
+        } else {
+            &["deploy", "--dags", "--no-wait"]
+        };
+        let output = installation.updraft(&[command, &["-o", "json"]].concat())?;
+        wait_for(
+            &format!("the control plane to end at {point}"),
+            Duration::from_secs(30),
+            || Ok(installation.server_ended()?.then_some(())),
+        )?;
+        installation.start_server()?;
+        if output.code == Some(0) {
+            let id = output.json()?["deploy"]["id"].clone();
+            let history = installation
+                .updraft(&["history", "-o", "json"])?
+                .expect_code(0)?
+                .json()?;
+            let kept = history["deploys"].as_array().context("no deploys")?;
+            ensure!(
+                kept.iter().any(|deploy| deploy["id"] == id),
+                "{id} was lost at {point}"
+            );
+        }
+        live_or_already(installation).with_context(|| format!("after {point}"))?;
+        ensure!(airflow.tasks("enduring")? == [task], "after {point}");
+    }
+    Ok(())
+}
+
+pub(crate) fn the_agent_may_end_at_any_step(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let points = updraft_agent::FAILPOINTS.iter().filter(|point| {
+        !NOT_ON_THE_WAY
+            .iter()
+            .any(|prefix| point.starts_with(prefix))
+    });
+    for (number, point) in points.enumerate() {
+        let task = format!("agent_step_{number}");
+        installation.kill_agent()?;
+        installation.start_agent_failing_at(point)?;
+        installation.project.write_dag("enduring", &[&task])?;
+        installation.deploy(&["--no-wait"])?.expect_code(0)?;
+        wait_for(
+            &format!("the agent to end at {point}"),
+            Duration::from_secs(60),
+            || Ok(installation.agent_ended()?.then_some(())),
+        )?;
+        live_tree_is_one_version(installation).with_context(|| format!("at {point}"))?;
+        installation.start_agent()?;
+        live_or_already(installation).with_context(|| format!("after {point}"))?;
+        ensure!(airflow.tasks("enduring")? == [task], "after {point}");
+        live_tree_is_one_version(installation).with_context(|| format!("after {point}"))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn the_command_may_end_at_any_moment(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    for number in 0..12 {
+        let task = format!("moment_{number}");
+        installation.project.write_dag("enduring", &[&task])?;
+        let mut command = installation.command(&["deploy", "--dags", "-q"]).spawn()?;
+        // Not a condition: the kill has to come in the middle, wherever that is.
+        std::thread::sleep(Duration::from_millis(4 * number));
+        command.kill()?;
+        command.wait()?;
+        live_or_already(installation).with_context(|| format!("after {} ms", 4 * number))?;
+        ensure!(airflow.tasks("enduring")? == [task]);
+        live_tree_is_one_version(installation)?;
+    }
+    Ok(())
+}
+
+/// The same deploy again: it is sent, waited for, or live already.
+fn live_or_already(installation: &Installation) -> Result<()> {
+    installation
+        .deploy(&["--wait-for-agent", "60s"])?
+        .expect_code(0)
+        .map(drop)
+}
+
+/// Digests the live tree again, and compares with what its folder is called.
+fn live_tree_is_one_version(installation: &Installation) -> Result<()> {
+    let live = live_bundle(installation)?.canonicalize()?;
+    let name = live
+        .file_name()
+        .and_then(|name| name.to_str())
+        .context("no name")?;
+    let digest = scan(&live, &ScanOptions::default())?.manifest().digest();
+    ensure!(digest.folder() == name, "{} holds {digest}", live.display());
+    Ok(())
+}
+
+fn live_bundle(installation: &Installation) -> Result<PathBuf> {
+    std::fs::read_dir(installation.agent_root())?
+        .flatten()
+        .map(|entry| entry.path().join("live/dags/current"))
+        .find(|path| path.exists())
+        .context("nothing is live")
+}
