@@ -3,14 +3,14 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
 use updraft_blob::Blobs;
 use updraft_model::{DeploymentId, Timestamp, WorkspaceId};
 use updraft_store::Store;
 
 use crate::agent::Leases;
-use crate::auth::Keys;
+use crate::auth::{Keys, KnownCallers};
 use crate::bundle::Shelf;
 use crate::config::ServerConfig;
 use crate::metrics::Metrics;
@@ -27,8 +27,11 @@ pub struct Parts {
     /// Held shared while blobs are counted on, alone while unused ones go.
     pub(crate) blob_gate: RwLock<()>,
     pub(crate) keys: Keys,
+    pub(crate) callers: KnownCallers,
     pub(crate) shelf: Shelf,
     pub(crate) news: News,
+    /// How many agents that wait are answered at once.
+    pub(crate) turns: Semaphore,
     pub(crate) leases: Leases,
     pub(crate) metrics: Metrics,
     /// The one Workspace that there is until there are more.

@@ -13,7 +13,10 @@ use crate::app::App;
 use crate::deploy::{DeployError, advance};
 use crate::error::chain;
 
-const WRITE_LEASES: Duration = Duration::from_secs(5);
+/// Read again only by a restarted server…
+const WRITE_LEASES: Duration = Duration::from_secs(30);
+/// …or also by others on the same database.
+const WRITE_LEASES_SHARED: Duration = Duration::from_secs(5);
 const COUNT_AGENTS: Duration = Duration::from_secs(5);
 const EXPIRE_UPLOADS: Duration = Duration::from_secs(60);
 const COLLECT_GARBAGE: Duration = Duration::from_secs(3600);
@@ -32,11 +35,20 @@ pub(crate) fn start(app: &App) {
         sweep,
         |app| async move { give_up_waiting(&app).await },
     );
-    every(app, "write leases", WRITE_LEASES, |app| async move {
-        Ok(app.leases.write(&app.store, app.now()).await?)
+    let write_leases = if app.store.is_shared() {
+        WRITE_LEASES_SHARED
+    } else {
+        WRITE_LEASES
+    };
+    every(app, "write leases", write_leases, |app| async move {
+        Ok(app.leases.write(&app.store).await?)
     });
     every(app, "count agents", COUNT_AGENTS, |app| async move {
-        let connected = app.store.read().await?.agents_with_lease(app.now()).await?;
+        let connected = if app.store.is_shared() {
+            app.store.read().await?.agents_with_lease(app.now()).await?
+        } else {
+            i64::try_from(app.leases.counted()).unwrap_or(i64::MAX)
+        };
         app.metrics.agents(connected);
         Ok(())
     });

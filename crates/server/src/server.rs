@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum_server::Handle;
 use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use updraft_blob::{BlobError, Blobs};
@@ -20,7 +20,7 @@ use updraft_store::{Store, StoreError};
 
 use crate::agent::Leases;
 use crate::app::{App, Parts};
-use crate::auth::{KeyError, Keys};
+use crate::auth::{KeyError, Keys, KnownCallers};
 use crate::bundle::Shelf;
 use crate::config::ServerConfig;
 use crate::metrics::Metrics;
@@ -30,6 +30,11 @@ use crate::{jobs, openapi};
 
 /// How long requests that are under way get to end.
 const DRAIN: Duration = Duration::from_secs(10);
+/// More would only wait for the database.
+const ANSWERS_AT_ONCE: usize = 64;
+/// Agents that were last heard of this much before the very last one count again
+/// after a restart, for one lease: longer than leases go unwritten.
+const REVIVED: chrono::Duration = chrono::Duration::seconds(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -102,6 +107,7 @@ impl Server {
             });
         }
         let lock = open_data_dir(&config)?;
+        raise_file_limit();
         // Before anything else that takes time: a port in use is said at once.
         let listener = listen(config.listen)?;
         let addr = listener.local_addr().map_err(|source| StartError::Listen {
@@ -188,8 +194,7 @@ impl RunningServer {
         self.app.stopping.cancel();
         self.handle.graceful_shutdown(Some(DRAIN));
         let _ = self.serving.await;
-        let now = self.app.now();
-        if let Err(error) = self.app.leases.write(&self.app.store, now).await {
+        if let Err(error) = self.app.leases.write(&self.app.store).await {
             tracing::warn!(%error, "could not write leases");
         }
         self.app.store.close().await;
@@ -237,6 +242,17 @@ fn open_data_dir(config: &ServerConfig) -> Result<File, StartError> {
     }
 }
 
+/// Each waiting agent is an open file, and many systems start with room for a
+/// thousand. As far as the system allows; when it does not, that shows later.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+}
+
 fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
     let listener = std::net::TcpListener::bind(address).map_err(|source| {
         if source.kind() == io::ErrorKind::AddrInUse {
@@ -269,19 +285,21 @@ async fn open_app(config: ServerConfig, public_url: String) -> Result<App, Start
     let lease = chrono::Duration::seconds(i64::from(config.lease_s));
     let mut tx = store.begin().await?;
     let workspace = tx.ensure_workspace("default", at).await?;
-    tx.revive_leases(lease.num_microseconds().unwrap_or(i64::MAX), at + lease)
+    tx.revive_leases(REVIVED.num_microseconds().unwrap_or(i64::MAX), at + lease)
         .await?;
     tx.commit().await?;
 
     Ok(App::new(Parts {
-        leases: Leases::new(config.lease_s),
+        leases: Leases::new(config.lease_s, config.clock.clone()),
         config,
         store,
         blobs,
         blob_gate: RwLock::new(()),
         keys,
+        callers: KnownCallers::default(),
         shelf: Shelf::default(),
         news: News::default(),
+        turns: Semaphore::new(ANSWERS_AT_ONCE),
         metrics: Metrics::new(),
         workspace,
         public_url,

@@ -161,6 +161,16 @@ impl Store {
         Ok(Read { on })
     }
 
+    /// For one question: cheaper than [`Self::read`], and several answers need
+    /// not fit together.
+    pub async fn look(&self) -> Result<Read, StoreError> {
+        let on = match &self.pools {
+            Pools::Sqlite { read, .. } => Connection::SqliteLook(read.acquire().await?),
+            Pools::Postgres(pool) => Connection::PostgresLook(pool.acquire().await?),
+        };
+        Ok(Read { on })
+    }
+
     pub async fn begin(&self) -> Result<Write, StoreError> {
         let on = match &self.pools {
             Pools::Sqlite { write, .. } => {
@@ -216,6 +226,8 @@ impl Write {
         match self.read.on {
             Connection::Sqlite(transaction) => transaction.commit().await?,
             Connection::Postgres(transaction) => transaction.commit().await?,
+            // `begin` gives transactions only.
+            Connection::SqliteLook(_) | Connection::PostgresLook(_) => {}
         }
         Ok(())
     }
@@ -225,8 +237,8 @@ impl Read {
     /// Whether rows have to be locked by name; SQLite has one writer anyway.
     const fn locks_rows(&self) -> bool {
         match self.on {
-            Connection::Sqlite(_) => false,
-            Connection::Postgres(_) => true,
+            Connection::Sqlite(_) | Connection::SqliteLook(_) => false,
+            Connection::Postgres(_) | Connection::PostgresLook(_) => true,
         }
     }
 }

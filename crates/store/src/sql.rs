@@ -5,6 +5,7 @@ use std::str::FromStr;
 use chrono::DateTime;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr, SqlStr, Sqlite, Transaction};
@@ -15,11 +16,13 @@ use updraft_model::{
 
 use crate::StoreError;
 
-/// A transaction on either database.
+/// A transaction on either database, or a connection without one.
 #[derive(Debug)]
 pub(crate) enum Connection {
     Sqlite(Transaction<'static, Sqlite>),
     Postgres(Transaction<'static, Postgres>),
+    SqliteLook(PoolConnection<Sqlite>),
+    PostgresLook(PoolConnection<Postgres>),
 }
 
 /// A value on its way into a statement. Nulls have a type, since PostgreSQL
@@ -61,7 +64,7 @@ pub(crate) fn places(first: usize, count: usize) -> String {
 }
 
 macro_rules! run {
-    ($self:ident, $transaction:ident, $method:ident) => {{
+    ($self:ident, $on:ident, $method:ident) => {{
         let mut query = sqlx::query($self.sql);
         for value in $self.values {
             query = match value {
@@ -70,7 +73,7 @@ macro_rules! run {
                 Value::Bytes(bytes) => query.bind(bytes),
             };
         }
-        query.$method(&mut **$transaction).await?
+        query.$method(&mut **$on).await?
     }};
 }
 
@@ -88,34 +91,38 @@ impl Query {
     /// Runs it and says how many rows it touched.
     pub(crate) async fn run(self, on: &mut Connection) -> Result<u64, StoreError> {
         Ok(match on {
-            Connection::Sqlite(transaction) => run!(self, transaction, execute).rows_affected(),
-            Connection::Postgres(transaction) => run!(self, transaction, execute).rows_affected(),
+            Connection::Sqlite(on) => run!(self, on, execute).rows_affected(),
+            Connection::Postgres(on) => run!(self, on, execute).rows_affected(),
+            Connection::SqliteLook(on) => run!(self, on, execute).rows_affected(),
+            Connection::PostgresLook(on) => run!(self, on, execute).rows_affected(),
         })
     }
 
     pub(crate) async fn all(self, on: &mut Connection) -> Result<Vec<Row>, StoreError> {
         Ok(match on {
-            Connection::Sqlite(transaction) => {
-                let rows = run!(self, transaction, fetch_all);
-                rows.into_iter().map(Row::Sqlite).collect()
-            }
-            Connection::Postgres(transaction) => {
-                let rows = run!(self, transaction, fetch_all);
-                rows.into_iter().map(Row::Postgres).collect()
-            }
+            Connection::Sqlite(on) => sqlite_rows(run!(self, on, fetch_all)),
+            Connection::SqliteLook(on) => sqlite_rows(run!(self, on, fetch_all)),
+            Connection::Postgres(on) => postgres_rows(run!(self, on, fetch_all)),
+            Connection::PostgresLook(on) => postgres_rows(run!(self, on, fetch_all)),
         })
     }
 
     pub(crate) async fn one(self, on: &mut Connection) -> Result<Option<Row>, StoreError> {
         Ok(match on {
-            Connection::Sqlite(transaction) => {
-                run!(self, transaction, fetch_optional).map(Row::Sqlite)
-            }
-            Connection::Postgres(transaction) => {
-                run!(self, transaction, fetch_optional).map(Row::Postgres)
-            }
+            Connection::Sqlite(on) => run!(self, on, fetch_optional).map(Row::Sqlite),
+            Connection::SqliteLook(on) => run!(self, on, fetch_optional).map(Row::Sqlite),
+            Connection::Postgres(on) => run!(self, on, fetch_optional).map(Row::Postgres),
+            Connection::PostgresLook(on) => run!(self, on, fetch_optional).map(Row::Postgres),
         })
     }
+}
+
+fn sqlite_rows(rows: Vec<SqliteRow>) -> Vec<Row> {
+    rows.into_iter().map(Row::Sqlite).collect()
+}
+
+fn postgres_rows(rows: Vec<PgRow>) -> Vec<Row> {
+    rows.into_iter().map(Row::Postgres).collect()
 }
 
 /// What can be put into a statement.

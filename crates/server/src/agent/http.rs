@@ -43,7 +43,7 @@ pub(crate) async fn wanted(
         wait: Duration::from_secs(query.wait_s),
         agent: query.agent,
     };
-    Ok(match super::wanted(&app, &caller, ask).await? {
+    Ok(match Box::pin(super::wanted(&app, &caller, ask)).await? {
         Some(wanted) => Json(wanted).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
     })

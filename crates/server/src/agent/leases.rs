@@ -1,15 +1,18 @@
 //! Which agents count at this moment.
 //!
-//! Thousands of agents renew their leases every few seconds. That is kept here
-//! and written to the database together, some seconds later: a lease that was
-//! not written yet when the process dies is asked for again at once.
+//! Thousands of agents report every few seconds. Leases are kept here and written
+//! to the database together, some seconds later: one that was not written when
+//! the process dies is asked for again at once. Waiting on an open connection
+//! alone keeps no lease: a host that lost its power does not close it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::Duration;
 use updraft_model::{AgentId, Timestamp, TokenId};
-use updraft_store::{Agent, Store, StoreError};
+use updraft_store::{Agent, Store, StoreError, Token};
+
+use crate::clock::Clock;
 
 /// How coarse `last_used_at` of tokens is.
 const USED: Duration = Duration::minutes(5);
@@ -17,6 +20,7 @@ const USED: Duration = Duration::minutes(5);
 #[derive(Debug)]
 pub(crate) struct Leases {
     lease: Duration,
+    clock: Clock,
     state: Mutex<State>,
 }
 
@@ -24,13 +28,16 @@ pub(crate) struct Leases {
 struct State {
     until: HashMap<AgentId, Timestamp>,
     unwritten: Vec<AgentId>,
+    /// When a token was last written down as used, or is about to be.
     tokens: HashMap<TokenId, Timestamp>,
+    unwritten_tokens: Vec<TokenId>,
 }
 
 impl Leases {
-    pub(crate) fn new(lease_s: u32) -> Self {
+    pub(crate) fn new(lease_s: u32, clock: Clock) -> Self {
         Self {
             lease: Duration::seconds(i64::from(lease_s)),
+            clock,
             state: Mutex::default(),
         }
     }
@@ -42,32 +49,38 @@ impl Leases {
     }
 
     /// Counts an agent from now on for the length of a lease.
-    pub(crate) fn renew(&self, agent: AgentId, now: Timestamp) -> Timestamp {
-        let until = now + self.lease;
+    pub(crate) fn renew(&self, agent: AgentId) -> Timestamp {
+        let until = self.clock.now() + self.lease;
         let mut state = self.lock();
         state.until.insert(agent, until);
         state.unwritten.push(agent);
         until
     }
 
-    /// How often a waiting agent's lease has to be renewed for it.
-    pub(crate) fn renewal(&self) -> std::time::Duration {
-        (self.lease / 3).to_std().unwrap_or_default()
+    /// How many agents count, as far as this process has heard.
+    pub(crate) fn counted(&self) -> usize {
+        let now = self.clock.now();
+        let state = self.lock();
+        state.until.values().filter(|until| **until > now).count()
     }
 
-    pub(crate) fn token_used(&self, id: TokenId, written: Option<Timestamp>, now: Timestamp) {
-        if written.is_none_or(|written| now - written > USED) {
-            self.lock().tokens.insert(id, now);
+    pub(crate) fn token_used(&self, token: &Token, now: Timestamp) {
+        let mut state = self.lock();
+        let last = state.tokens.get(&token.id).copied().or(token.last_used_at);
+        if last.is_none_or(|last| now - last > USED) {
+            state.tokens.insert(token.id, now);
+            state.unwritten_tokens.push(token.id);
         }
     }
 
-    pub(crate) async fn write(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
+    pub(crate) async fn write(&self, store: &Store) -> Result<(), StoreError> {
+        let now = self.clock.now();
         let (mut agents, tokens) = {
             let mut state = self.lock();
             state.until.retain(|_, until| *until > now);
             (
                 std::mem::take(&mut state.unwritten),
-                std::mem::take(&mut state.tokens),
+                std::mem::take(&mut state.unwritten_tokens),
             )
         };
         agents.sort_unstable();
@@ -77,8 +90,8 @@ impl Leases {
         }
         let mut tx = store.begin().await?;
         tx.renew_leases(&agents, now, now + self.lease).await?;
-        for (token, at) in tokens {
-            tx.token_was_used(token, at).await?;
+        for token in tokens {
+            tx.token_was_used(token, now).await?;
         }
         tx.commit().await
     }

@@ -28,7 +28,7 @@ pub(crate) async fn report(
         serde_json::to_string(&report).map_err(|error| DeployError::Invalid(error.to_string()))?;
     let now = app.now();
 
-    let mut read = app.store.read().await?;
+    let mut read = app.store.look().await?;
     let known = read.agent(report.agent).await?;
     if let Some(known) = &known
         && known.deployment != id
@@ -45,12 +45,12 @@ pub(crate) async fn report(
         let generation = read.generation(id).await?.ok_or_else(|| gone(id))?;
         return Ok(ReportAnswer {
             generation,
-            lease_until: app.leases.renew(report.agent, now),
+            lease_until: app.leases.renew(report.agent),
         });
     }
     drop(read);
 
-    let lease_until = app.leases.renew(report.agent, now);
+    let lease_until = app.leases.renew(report.agent);
     let mut tx = app.store.begin().await?;
     let mut deployment = tx.lock_deployment(id).await?.ok_or_else(|| gone(id))?;
     let generation = deployment.generation;

@@ -34,27 +34,31 @@ pub(crate) async fn wanted(
     let id = caller.agent_deployment()?;
     let deadline = Instant::now() + ask.wait.min(LONGEST_WAIT);
     let mut news = app.news.subscribe(id);
-    let agents = agents_that_ask(app, caller, id, ask.agent).await?;
+    // Thousands ask at once. They take turns, and what a turn needs is boxed, so
+    // that whoever waits costs no more than a wait.
+    let mut turn = app.turns.acquire().await;
+    let asking = Box::pin(agents_that_ask(app, caller, id, ask.agent)).await?;
     loop {
-        let now = app.now();
-        for agent in &agents {
-            app.leases.renew(*agent, now);
+        for agent in &asking {
+            app.leases.renew(*agent);
         }
-        let generation = app.store.read().await?.generation(id).await?;
-        let generation = generation.ok_or_else(|| gone(id))?;
+        let generation = Box::pin(generation(app, id)).await?;
         if generation != ask.generation {
-            return answer(app, id, &agents).await.map(Some);
+            return Box::pin(answer(app, id, &asking)).await.map(Some);
         }
-        let renew = (Instant::now() + app.leases.renewal()).min(deadline);
+        drop(turn);
         tokio::select! {
             _ = news.changed() => {}
-            () = sleep_until(renew) => {}
+            () = sleep_until(deadline) => return Ok(None),
             () = app.stopping.cancelled() => return Ok(None),
         }
-        if Instant::now() >= deadline {
-            return Ok(None);
-        }
+        turn = app.turns.acquire().await;
     }
+}
+
+async fn generation(app: &App, id: DeploymentId) -> Result<i64, DeployError> {
+    let generation = app.store.look().await?.generation(id).await?;
+    Ok(generation.ok_or_else(|| gone(id))?)
 }
 
 /// Whose leases waiting renews: the one that says so, or those that reported
@@ -65,7 +69,7 @@ async fn agents_that_ask(
     id: DeploymentId,
     agent: Option<AgentId>,
 ) -> Result<Vec<AgentId>, DeployError> {
-    let mut read = app.store.read().await?;
+    let mut read = app.store.look().await?;
     let Some(agent) = agent else {
         return Ok(read.agents_of_token(caller.token.id).await?);
     };

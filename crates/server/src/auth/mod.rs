@@ -10,6 +10,7 @@ mod enroll;
 pub(crate) mod http;
 mod init;
 mod keys;
+mod known;
 mod tokens;
 
 pub use caller::{AccessError, AuthError, Caller, Needs};
@@ -18,4 +19,5 @@ pub(crate) use enroll::{create_enrollment_code, enroll};
 pub use init::{InitError, init_admin};
 pub(crate) use keys::Keys;
 pub use keys::{KeyError, rotate_keys};
+pub(crate) use known::KnownCallers;
 pub(crate) use tokens::{TokenError, create_token, list_tokens, revoke_token, token_view};

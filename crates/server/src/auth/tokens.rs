@@ -197,6 +197,7 @@ pub(crate) async fn revoke_token(
     }
     tx.revoke_token(id, app.now()).await?;
     tx.commit().await?;
+    app.callers.forget();
     tracing::info!(token = %id, by = caller.name(), "token revoked");
     Ok(())
 }

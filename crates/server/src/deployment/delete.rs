@@ -30,6 +30,7 @@ pub(crate) async fn delete(
     }
     tx.delete_deployment(deployment.id).await?;
     tx.commit().await?;
+    app.callers.forget();
     app.announce(deployment.id);
     tracing::info!(deployment = %name, by = caller.name(), "Deployment deleted");
     Ok(())
