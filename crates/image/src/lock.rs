@@ -55,6 +55,8 @@ pub enum LockError {
     Unsatisfiable { what: String, complaint: String },
     #[error("{what} could not be resolved, because a package index was not in reach:\n{complaint}")]
     Offline { what: String, complaint: String },
+    #[error("{what} could not be resolved, because uv found no Python here:\n{complaint}")]
+    NoPython { what: String, complaint: String },
     #[error("the lock would contain credentials for `{0}`")]
     Credentials(String),
     #[error("could not write to `{}`", path.display())]
@@ -68,6 +70,9 @@ impl LockError {
         match self {
             Self::Unsatisfiable { .. } => {
                 "change `requirements.txt`, or the versions in the Dockerfile"
+            }
+            Self::NoPython { .. } => {
+                "install Python 3.10 or newer (on Debian: `apt-get install python3`), and have it on PATH"
             }
             Self::Offline { .. } => {
                 "check the network, or name your package index in `UV_DEFAULT_INDEX` or `UV_INDEX`"
@@ -145,6 +150,8 @@ fn resolve(uv: &Uv, ask: &LockRequest<'_>) -> Result<Lock, LockError> {
         let (what, complaint) = (what(ask), finished.complaint());
         return Err(if finished.is_offline() {
             LockError::Offline { what, complaint }
+        } else if complaint.contains("No interpreter found") {
+            LockError::NoPython { what, complaint }
         } else {
             LockError::Unsatisfiable { what, complaint }
         });

@@ -151,7 +151,9 @@ impl From<UvError> for Failure {
 impl From<LockError> for Failure {
     fn from(error: LockError) -> Self {
         let exit = match &error {
-            LockError::Offline { .. } | LockError::Uv(_) => Exit::Prerequisite,
+            LockError::Offline { .. } | LockError::NoPython { .. } | LockError::Uv(_) => {
+                Exit::Prerequisite
+            }
             LockError::Unsatisfiable { .. } | LockError::Credentials(_) => Exit::Refused,
             LockError::Io { source, .. } => crate::failure::exit_of_io(source, Exit::Internal),
         };
