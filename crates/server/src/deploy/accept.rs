@@ -10,7 +10,7 @@ use updraft_model::{BundleName, DeployId, DeployState, Digest, Release, ReleaseI
 use updraft_store::{Deploy, DeployParts, FileLists, Read, StoredLayer};
 
 use super::create::lock;
-use super::upload::named_blobs;
+use super::upload::{absent_manifests, manifests_of, named_blobs};
 use super::wanted::{Become, files_between};
 use super::{DeployError, agents_now, become_wanted, view};
 use crate::app::App;
@@ -38,7 +38,8 @@ pub(crate) async fn accept(
         let agents = agents_now(app, &read.agents(deployment.id).await?);
         return Ok(view(deploy, &deployment, &agents));
     }
-    let read_parts = read_parts(app, &mut read, &deploy).await?;
+    let manifests = manifests_of(app, &mut read, &deploy.parts).await?;
+    let new_layers = read_parts(app, &mut read, &deploy).await?;
     let wanted = match deployment.target {
         Some(target) => read.release(target.release).await?,
         None => None,
@@ -47,7 +48,9 @@ pub(crate) async fn accept(
     let foreseen = foresee(app, &mut read, wanted.as_ref(), &deploy.parts).await?;
     drop(read);
     failpoint("server.accept.after_read");
-    store_manifests(app, &read_parts.manifests).await?;
+    // Blobs too, for whoever reads bundles by digest.
+    let absent = absent_manifests(app, manifests).await?;
+    app.blobs.put_many(absent).await?;
     failpoint("server.accept.after_manifests");
 
     let now = app.now();
@@ -64,7 +67,7 @@ pub(crate) async fn accept(
     };
     let release = compose(wanted_now.as_ref(), &deploy.parts, ReleaseId::new())
         .ok_or_else(|| DeployError::ImageMissing(deployment.name.to_string()))?;
-    tx.insert_layers(&read_parts.new_layers, now).await?;
+    tx.insert_layers(&new_layers, now).await?;
     let files = if wanted_now == wanted {
         foreseen
     } else {
@@ -118,16 +121,13 @@ fn may_be_accepted(deploy: &Deploy) -> Result<bool, DeployError> {
     }
 }
 
-/// What reading a deploy's archives gave.
-struct ReadParts {
-    manifests: HashMap<Digest, Arc<Described>>,
-    /// Tables of layers that nobody had read before.
-    new_layers: Vec<StoredLayer>,
-}
-
 /// Reads every layer that is new, from whoever sent it, and checks that each
-/// bundle is one.
-async fn read_parts(app: &App, read: &mut Read, deploy: &Deploy) -> Result<ReadParts, DeployError> {
+/// bundle is one. Returns the tables of layers that nobody had read before.
+async fn read_parts(
+    app: &App,
+    read: &mut Read,
+    deploy: &Deploy,
+) -> Result<Vec<StoredLayer>, DeployError> {
     let named = named_blobs(app, read, &deploy.parts).await?;
     let missing = app.blobs.missing(named.into_iter().collect()).await?;
     if let Some(first) = missing.first() {
@@ -166,15 +166,11 @@ async fn read_parts(app: &App, read: &mut Read, deploy: &Deploy) -> Result<ReadP
     }
 
     let parts = deploy.parts.clone();
-    let checked = manifests.clone();
-    let check = move || check_bundles(&parts, &checked, &tables, &limits);
+    let check = move || check_bundles(&parts, &manifests, &tables, &limits);
     tokio::task::spawn_blocking(check)
         .await
         .map_err(|_| DeployError::Invalid("the bundle could not be checked".into()))??;
-    Ok(ReadParts {
-        manifests,
-        new_layers,
-    })
+    Ok(new_layers)
 }
 
 async fn read_one(
@@ -235,18 +231,6 @@ fn check_bundles(
             .map_err(|source| DeployError::Bundle { what, source })?;
     }
     Ok(())
-}
-
-/// Manifests are blobs too, for whoever reads bundles by digest.
-async fn store_manifests(
-    app: &App,
-    manifests: &HashMap<Digest, Arc<Described>>,
-) -> Result<(), DeployError> {
-    let blobs = manifests
-        .iter()
-        .map(|(digest, manifest)| (*digest, manifest.text.clone().into()))
-        .collect();
-    Ok(app.blobs.put_many(blobs).await?)
 }
 
 async fn foresee(

@@ -43,6 +43,7 @@ pub(crate) async fn upload(
         });
     }
     let named = named_blobs(app, &mut read, &deploy.parts).await?;
+    let manifests = manifests_of(app, &mut read, &deploy.parts).await?;
     drop(read);
     let now = app.now();
     if now - deploy.touched_at > TOUCH {
@@ -64,6 +65,11 @@ pub(crate) async fn upload(
     let mut chunks = body.into_data_stream();
     let mut writing = FuturesUnordered::new();
     let mut unwritten = 0;
+    // Needed at acceptance; now they share the disk's commits with the rest.
+    for (digest, bytes) in absent_manifests(app, manifests).await? {
+        unwritten += bytes.len();
+        writing.push(write(app, digest, bytes));
+    }
     loop {
         let chunk = tokio::time::timeout(IDLE, chunks.next())
             .await
@@ -104,6 +110,34 @@ async fn write(app: &App, digest: Digest, bytes: Bytes) -> Result<usize, DeployE
     app.blobs.put(digest, bytes).await?;
     failpoint("server.upload.after_blob");
     Ok(length)
+}
+
+/// A deploy's manifests as the blobs that they are too.
+pub(super) async fn manifests_of(
+    app: &App,
+    read: &mut Read,
+    parts: &updraft_store::DeployParts,
+) -> Result<Vec<(Digest, Bytes)>, DeployError> {
+    let mut manifests = Vec::new();
+    for digest in parts.manifests() {
+        let manifest = app.shelf.manifest(read, digest).await?;
+        manifests.push((digest, manifest.text.clone().into()));
+    }
+    Ok(manifests)
+}
+
+/// Those manifests that are not in the blob store yet.
+pub(super) async fn absent_manifests(
+    app: &App,
+    mut manifests: Vec<(Digest, Bytes)>,
+) -> Result<Vec<(Digest, Bytes)>, DeployError> {
+    let sizes = manifests
+        .iter()
+        .map(|(digest, bytes)| (*digest, bytes.len() as u64))
+        .collect();
+    let missing = app.blobs.missing(sizes).await?;
+    manifests.retain(|(digest, _)| missing.contains(digest));
+    Ok(manifests)
 }
 
 /// The blobs that a deploy's manifests name, with their sizes.
