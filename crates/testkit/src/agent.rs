@@ -15,7 +15,11 @@ pub struct TestAgent {
 
 impl TestAgent {
     pub fn new(client: &Client, host: &str) -> Self {
-        let agent = AgentId::new();
+        Self::again(client, host, AgentId::new())
+    }
+
+    /// One that was there before, after a restart of either side.
+    pub fn again(client: &Client, host: &str, agent: AgentId) -> Self {
         Self {
             client: client.as_agent(agent),
             wanted: None,
@@ -87,16 +91,21 @@ impl TestAgent {
         self.send().await
     }
 
-    /// Says what Airflow answered about the target.
-    pub async fn prove(&mut self, outcome: ProofOutcome) -> ReportAnswer {
-        self.report.staged = Some(self.target().id);
-        self.report.serving = Some(self.target().id);
-        self.report.proof = Some(ProofReport {
+    /// What there is to say about the target with this outcome.
+    pub fn proof(&self, outcome: ProofOutcome) -> ProofReport {
+        ProofReport {
             release: self.target().id,
             attempt: self.attempt(),
             switched_at: chrono::Utc::now(),
             proof: proof(outcome),
-        });
+        }
+    }
+
+    /// Says what Airflow answered about the target.
+    pub async fn prove(&mut self, outcome: ProofOutcome) -> ReportAnswer {
+        self.report.staged = Some(self.target().id);
+        self.report.serving = Some(self.target().id);
+        self.report.proof = Some(self.proof(outcome));
         self.send().await
     }
 

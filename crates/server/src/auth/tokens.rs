@@ -48,7 +48,7 @@ impl Problem for TokenError {
         match self {
             Self::NotFound(_) => Some("see `updraft token list`".into()),
             Self::CodeRefused => Some(
-                "make a new one with `updraft deployment enroll`; a code works once, for an hour"
+                "make a new one with `updraft agent invite`; a code works once, for an hour"
                     .into(),
             ),
             Self::Access(error) => error.help(),

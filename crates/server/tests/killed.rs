@@ -1,0 +1,267 @@
+//! Kills the server at every failpoint and looks at what is left.
+//!
+//! The server is this test binary once more, as a process of its own: an abort
+//! ends it like a power cut ends everything but the disk.
+
+#![cfg(debug_assertions)]
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use updraft_api::client::Connect;
+use updraft_api::deploy::{Comparison, CreateDeploy, RollbackRequest};
+use updraft_api::deployment::{CreateDeployment, DeploymentSettings};
+use updraft_api::token::CreateToken;
+use updraft_api::{Client, ClientError};
+use updraft_model::{AgentId, DeploymentName, Digest, ProofOutcome, Role};
+use updraft_server::{FAILPOINTS, Server, ServerConfig, init_admin};
+use updraft_testkit::{Reaper, TestAgent, Tree, environment, parts};
+
+const SERVE: &str = "UPDRAFT_TEST_SERVE";
+
+/// No test, but the server's process: ends only by being killed.
+#[tokio::test]
+async fn serves_when_asked_to() {
+    let Some(folder) = std::env::var_os(SERVE).map(PathBuf::from) else {
+        return;
+    };
+    let server = Server::start(config(&folder)).await.unwrap();
+    let address = folder.join("address");
+    fs::write(folder.join("address.new"), server.url()).unwrap();
+    fs::rename(folder.join("address.new"), address).unwrap();
+    std::future::pending::<()>().await;
+}
+
+fn config(folder: &Path) -> ServerConfig {
+    let mut config = ServerConfig::new(folder.join("data"));
+    config.listen = "127.0.0.1:0".parse().unwrap();
+    config
+}
+
+/// A server process; killed when it goes.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    async fn start(folder: &Path, failpoint: Option<&str>) -> (Self, String) {
+        let address = folder.join("address");
+        let _ = fs::remove_file(&address);
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "serves_when_asked_to", "--nocapture"])
+            .env(SERVE, folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        if let Some(failpoint) = failpoint {
+            command.env("UPDRAFT_FAILPOINT", failpoint);
+        }
+        let process = Self(command.spawn().unwrap());
+        let started = Instant::now();
+        loop {
+            if let Ok(url) = fs::read_to_string(&address) {
+                return (process, url);
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "no server came up"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Whether it ended by itself.
+    async fn is_dead(&mut self) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline {
+            if self.0.try_wait().unwrap().is_some() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
+    }
+}
+
+/// The way of a deploy, each step of which can be repeated.
+struct Story {
+    admin_token: String,
+    agent_token: String,
+    agent: AgentId,
+    shop: DeploymentName,
+    dags: Tree,
+}
+
+impl Story {
+    fn client(url: &str, token: &str) -> Client {
+        let connect = Connect {
+            server: url.into(),
+            ..Connect::default()
+        };
+        Client::new(&connect, Some(token.into())).unwrap()
+    }
+
+    fn create(&self) -> CreateDeploy {
+        CreateDeploy {
+            parts: parts(Some(&self.dags), None),
+            description: String::new(),
+            git: None,
+            key: "the deploy".into(),
+        }
+    }
+
+    /// As far as the server lives; what it acknowledged is in the answer.
+    async fn tell(&self, url: &str) -> (Acknowledged, Result<(), ClientError>) {
+        let mut seen = Acknowledged::default();
+        let told = self.tell_into(url, &mut seen).await;
+        (seen, told)
+    }
+
+    async fn tell_into(&self, url: &str, seen: &mut Acknowledged) -> Result<(), ClientError> {
+        let admin = Self::client(url, &self.admin_token);
+        let created: Comparison = admin.create_deploy(&self.shop, &self.create()).await?;
+        let id = created.deploy.as_ref().unwrap().id;
+        seen.created = Some(id);
+        admin
+            .upload_blobs(id, &self.dags.pick(&created.missing))
+            .await?;
+        seen.uploaded = true;
+        admin.accept_deploy(id).await?;
+        seen.accepted = true;
+        let mut agent = TestAgent::again(&Self::client(url, &self.agent_token), "one", self.agent);
+        agent.poll(Duration::ZERO).await;
+        agent.report.staged = Some(agent.target().id);
+        agent.report.serving = Some(agent.target().id);
+        agent.report.proof = Some(agent.proof(ProofOutcome::Proven));
+        agent.client().report(&agent.report).await?;
+        seen.live = true;
+        let back = RollbackRequest {
+            key: "the way back".into(),
+            ..RollbackRequest::default()
+        };
+        admin.roll_back(&self.shop, &back).await?;
+        seen.rolled_back = true;
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Acknowledged {
+    created: Option<updraft_model::DeployId>,
+    uploaded: bool,
+    accepted: bool,
+    live: bool,
+    rolled_back: bool,
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_whenever_the_server_is_killed() {
+    // Together: each spends most of its time on finding that nobody answers.
+    futures_util::future::join_all(FAILPOINTS.iter().copied().map(kill_at)).await;
+}
+
+async fn kill_at(failpoint: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    // Ends the server also when this process is killed.
+    let _reaper = Reaper::watch(folder.path()).unwrap();
+    let story = prepare(folder.path()).await;
+    let (mut process, url) = Process::start(folder.path(), Some(failpoint)).await;
+    let (seen, told) = story.tell(&url).await;
+    assert!(told.is_err(), "{failpoint} was not passed");
+    assert!(process.is_dead().await, "{failpoint}: {told:?}");
+    drop(process);
+
+    let (_process, url) = Process::start(folder.path(), None).await;
+    let admin = Story::client(&url, &story.admin_token);
+    if let Some(id) = seen.created {
+        let found = admin.deploy(id).await.unwrap();
+        let state = found.state.name();
+        let kept = found.accepted_at.is_some() && found.release.is_some();
+        assert!(!seen.accepted || kept, "{failpoint}: {state}");
+        let was_live = ["live", "rolled_back"].contains(&state);
+        assert!(!seen.live || was_live, "{failpoint}: {state}");
+        let ask = story.create();
+        let again = admin.create_deploy(&story.shop, &ask).await.unwrap();
+        assert!(!seen.uploaded || again.missing.is_empty(), "{failpoint}");
+    }
+    check_whole(&admin, &story.shop, failpoint).await;
+
+    // The same once more ends as if nothing had been.
+    let (again, told) = story.tell(&url).await;
+    told.unwrap_or_else(|error| panic!("{failpoint}: {error}"));
+    assert!(again.rolled_back);
+    let history = admin.history(&story.shop, 10, None).await.unwrap();
+    assert_eq!(
+        history.deploys.len(),
+        3,
+        "{failpoint}: each is recorded once"
+    );
+    check_whole(&admin, &story.shop, failpoint).await;
+}
+
+/// A data folder with a Deployment on which something is live.
+async fn prepare(folder: &Path) -> Story {
+    let admin_token = init_admin(&config(folder), false).await.unwrap().secret;
+    let server = Server::start(config(folder)).await.unwrap();
+    let admin = Story::client(server.url(), &admin_token);
+    let shop: DeploymentName = "shop".parse().unwrap();
+    let ask = CreateDeployment {
+        name: shop.clone(),
+        settings: DeploymentSettings::default(),
+    };
+    admin.create_deployment(&ask).await.unwrap();
+    let ask = CreateToken {
+        name: "agent".into(),
+        role: Role::Agent,
+        deployment: Some(shop.clone()),
+        expires_in_days: None,
+    };
+    let agent_token = admin.create_token(&ask).await.unwrap().secret;
+    let (dags, image) = (Tree::of([("a.py", "one")]), environment("x"));
+    let ask = CreateDeploy {
+        parts: parts(Some(&dags), Some(&image)),
+        description: String::new(),
+        git: None,
+        key: "first".into(),
+    };
+    let created = admin.create_deploy(&shop, &ask).await.unwrap();
+    let id = created.deploy.as_ref().unwrap().id;
+    let mut blobs = dags.pick(&created.missing);
+    blobs.extend(image.pick(&created.missing));
+    admin.upload_blobs(id, &blobs).await.unwrap();
+    admin.accept_deploy(id).await.unwrap();
+    let mut agent = TestAgent::new(&Story::client(server.url(), &agent_token), "one");
+    agent.converge().await;
+    server.stop().await;
+    Story {
+        admin_token,
+        agent_token,
+        agent: agent.report.agent,
+        shop,
+        dags: Tree::of([("a.py", "two"), ("b.py", "new")]),
+    }
+}
+
+/// Whatever is wanted is whole: every blob that it names is there and good.
+async fn check_whole(admin: &Client, shop: &DeploymentName, failpoint: &str) {
+    let wanted = admin.deployment(shop).await.unwrap().wanted.unwrap();
+    let bundles = wanted.bundles.values().map(|bundle| bundle.digest);
+    for manifest in bundles.chain([wanted.image.digest()]) {
+        let bytes = admin.blob(shop, manifest).await.unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        let layers = json["layers"].as_array().unwrap();
+        for layer in layers {
+            let digest: Digest = layer["digest"].as_str().unwrap().parse().unwrap();
+            let found = admin.blob(shop, digest).await;
+            assert!(found.is_ok(), "{failpoint}: {found:?}");
+        }
+    }
+}
