@@ -16,7 +16,7 @@ use updraft_api::deploy::{Comparison, CreateDeploy, RollbackRequest};
 use updraft_api::deployment::{CreateDeployment, DeploymentSettings};
 use updraft_api::token::CreateToken;
 use updraft_api::{Client, ClientError};
-use updraft_model::{AgentId, DeploymentName, Digest, ProofOutcome, Role};
+use updraft_model::{AgentId, DeployId, DeploymentName, Digest, ProofOutcome, Role};
 use updraft_server::{FAILPOINTS, Server, ServerConfig, init_admin};
 use updraft_testkit::{Reaper, TestAgent, Tree, environment, parts};
 
@@ -129,37 +129,46 @@ impl Story {
         let admin = Self::client(url, &self.admin_token);
         let created: Comparison = admin.create_deploy(&self.shop, &self.create()).await?;
         let id = created.deploy.as_ref().unwrap().id;
-        seen.created = Some(id);
+        seen.deploy = Some(id);
+        seen.until = Step::Created;
         admin
             .upload_blobs(id, &self.dags.pick(&created.missing))
             .await?;
-        seen.uploaded = true;
+        seen.until = Step::Uploaded;
         admin.accept_deploy(id).await?;
-        seen.accepted = true;
+        seen.until = Step::Accepted;
         let mut agent = TestAgent::again(&Self::client(url, &self.agent_token), "one", self.agent);
         agent.poll(Duration::ZERO).await;
         agent.report.staged = Some(agent.target().id);
         agent.report.serving = Some(agent.target().id);
         agent.report.proof = Some(agent.proof(ProofOutcome::Proven));
         agent.client().report(&agent.report).await?;
-        seen.live = true;
+        seen.until = Step::Live;
         let back = RollbackRequest {
             key: "the way back".into(),
             ..RollbackRequest::default()
         };
         admin.roll_back(&self.shop, &back).await?;
-        seen.rolled_back = true;
+        seen.until = Step::RolledBack;
         Ok(())
     }
 }
 
 #[derive(Debug, Default)]
 struct Acknowledged {
-    created: Option<updraft_model::DeployId>,
-    uploaded: bool,
-    accepted: bool,
-    live: bool,
-    rolled_back: bool,
+    deploy: Option<DeployId>,
+    until: Step,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, PartialOrd)]
+enum Step {
+    #[default]
+    Nothing,
+    Created,
+    Uploaded,
+    Accepted,
+    Live,
+    RolledBack,
 }
 
 #[tokio::test]
@@ -181,23 +190,26 @@ async fn kill_at(failpoint: &str) {
 
     let (_process, url) = Process::start(folder.path(), None).await;
     let admin = Story::client(&url, &story.admin_token);
-    if let Some(id) = seen.created {
+    if let Some(id) = seen.deploy {
         let found = admin.deploy(id).await.unwrap();
         let state = found.state.name();
         let kept = found.accepted_at.is_some() && found.release.is_some();
-        assert!(!seen.accepted || kept, "{failpoint}: {state}");
+        assert!(seen.until < Step::Accepted || kept, "{failpoint}: {state}");
         let was_live = ["live", "rolled_back"].contains(&state);
-        assert!(!seen.live || was_live, "{failpoint}: {state}");
+        assert!(seen.until < Step::Live || was_live, "{failpoint}: {state}");
         let ask = story.create();
         let again = admin.create_deploy(&story.shop, &ask).await.unwrap();
-        assert!(!seen.uploaded || again.missing.is_empty(), "{failpoint}");
+        assert!(
+            seen.until < Step::Uploaded || again.missing.is_empty(),
+            "{failpoint}"
+        );
     }
     check_whole(&admin, &story.shop, failpoint).await;
 
     // The same once more ends as if nothing had been.
     let (again, told) = story.tell(&url).await;
     told.unwrap_or_else(|error| panic!("{failpoint}: {error}"));
-    assert!(again.rolled_back);
+    assert_eq!(again.until, Step::RolledBack);
     let history = admin.history(&story.shop, 10, None).await.unwrap();
     assert_eq!(
         history.deploys.len(),
