@@ -48,8 +48,7 @@ impl Problem for TokenError {
         match self {
             Self::NotFound(_) => Some("see `updraft token list`".into()),
             Self::CodeRefused => Some(
-                "make a new one with `updraft agent invite`; a code works once, for an hour"
-                    .into(),
+                "make a new one with `updraft agent invite`; a code works once, for an hour".into(),
             ),
             Self::Access(error) => error.help(),
             Self::Store(error) => error.help().map(Into::into),
