@@ -171,7 +171,7 @@ async fn compose(
         generation: deployment.generation,
         deployment: deployment.id,
         view_url: format!(
-            "{}/deployments/{}/bundles/dags/{{version}}",
+            "{}/deployments/{}/versions/{{version}}",
             app.public_url, deployment.name
         ),
         deployment_name: deployment.name,

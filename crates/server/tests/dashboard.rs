@@ -1,0 +1,110 @@
+//! The page: signing in with a token, and what it shows.
+
+use reqwest::{Client, StatusCode, header, redirect};
+use updraft_model::{BundleName, ProofOutcome, Role};
+use updraft_testkit::TestServer;
+
+/// A browser that shows where it is sent instead of going there.
+fn browser() -> Client {
+    Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .redirect(redirect::Policy::none())
+        .build()
+        .unwrap()
+}
+
+fn location(response: &reqwest::Response) -> &str {
+    response.headers()[header::LOCATION].to_str().unwrap()
+}
+
+async fn sign_in(server: &TestServer, token: &str) -> reqwest::Response {
+    browser()
+        .post(format!("{}/sign-in", server.url()))
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(format!("token={token}&next=%2F"))
+        .send()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_viewer_sees_a_failed_deploy_and_a_version_link_leads_to_it() {
+    let server = TestServer::start().await;
+    let deployment = server.deployment("shop").await;
+    let mut agent = server.agent(&deployment.name, "one").await;
+    agent.send().await;
+    let deploy = server
+        .deploy_tree(&deployment.name, &[("<b>.py", "one")])
+        .await;
+    agent.poll(std::time::Duration::from_secs(5)).await;
+    agent.switch().await;
+    agent.prove(ProofOutcome::ImportErrors).await;
+
+    let viewer = server.token(Role::Viewer, Some(&deployment.name)).await;
+    let signed_in = sign_in(&server, &viewer).await;
+    assert_eq!(signed_in.status(), StatusCode::SEE_OTHER);
+    let cookie = signed_in.headers()[header::SET_COOKIE].to_str().unwrap();
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Lax"));
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let get = async |path: &str| {
+        let url = format!("{}{path}", server.url());
+        browser()
+            .get(url)
+            .header(header::COOKIE, &cookie)
+            .send()
+            .await
+            .unwrap()
+    };
+
+    let page = get(&format!("/deploys/{}", deploy.id)).await;
+    assert_eq!(page.status(), StatusCode::OK);
+    assert!(page.headers().contains_key(header::CONTENT_SECURITY_POLICY));
+    let html = page.text().await.unwrap();
+    assert!(html.contains("failed"), "{html}");
+    // Names come from users and are shown as text.
+    assert!(!html.contains("<b>.py"), "{html}");
+    for (path, shows) in [("/", "shop"), ("/deployments/shop", "failed")] {
+        let page = get(path).await;
+        assert_eq!(page.status(), StatusCode::OK, "{path}");
+        assert!(page.text().await.unwrap().contains(shows), "{path}");
+    }
+    assert_eq!(
+        get("/deployments/nowhere").await.status(),
+        StatusCode::NOT_FOUND
+    );
+
+    // The link that Airflow shows beside a DAG run.
+    let version = deploy.release.as_ref().unwrap().bundles[&BundleName::dags()].digest;
+    let link = agent
+        .wanted
+        .as_ref()
+        .unwrap()
+        .view_url
+        .replace("{version}", &version.to_string());
+    let path = link.strip_prefix(&server.url()).unwrap();
+    assert_eq!(
+        location(&get(path).await),
+        format!("/deploys/{}", deploy.id)
+    );
+}
+
+#[tokio::test]
+async fn nobody_sees_anything_without_a_token_that_holds() {
+    let server = TestServer::start().await;
+    let deployment = server.deployment("shop").await;
+    let page = browser()
+        .get(format!("{}/deployments/shop?x=1", server.url()))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(page.status(), StatusCode::SEE_OTHER);
+    assert_eq!(location(&page), "/sign-in?next=/deployments/shop%3Fx%3D1");
+
+    let agent = server.token(Role::Agent, Some(&deployment.name)).await;
+    for token in ["nonsense", agent.as_str()] {
+        let refused = sign_in(&server, token).await;
+        assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+        assert!(!refused.headers().contains_key(header::SET_COOKIE));
+    }
+}
