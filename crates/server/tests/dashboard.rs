@@ -1,4 +1,5 @@
 //! The page: signing in with a token, and what it shows.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use reqwest::{Client, StatusCode, header, redirect};
 use updraft_model::{BundleName, ProofOutcome, Role};
