@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_updraft import _notes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -297,8 +299,12 @@ class Site:
 
     # --- deploying
 
-    def switch(self, files: dict[str, Any]) -> str:
+    def switch(self, files: dict[str, Any], *, hold: bool = False) -> str:
         version = self.disk.write(files)
+        if hold:
+            # As the agent does: the processor keeps off the new version until the proof takes the hold over.
+            until = {"pid": os.getpid(), "start_time": _notes.own_start_time(), "until": time.time() + 20}
+            (self.notes / f"{BUNDLE}.hold.json").write_text(json.dumps(until))
         self.disk.switch(version, files)
         return version
 
@@ -337,7 +343,7 @@ class Site:
 
     def deploy(self, files: dict[str, Any], **fields: Any) -> dict[str, Any]:
         """Switches to these files and has them proven, as the agent does it."""
-        version = self.switch(files)
+        version = self.switch(files, hold=True)
         answer = self.proof(self.send_proof(version, **fields))
         if answer["outcome"] in ("proven", "import_errors"):
             self.remember(version)

@@ -49,7 +49,7 @@ def test_a_slow_parse_of_the_old_version_does_not_bring_it_back(site: Site) -> N
     wait_until("the processor parses the slow file", mark.exists)
     began = time.monotonic()
 
-    version = site.switch({"slow.py": dag("slow", "one", "two"), "other.py": dag("other", "one")})
+    version = site.switch({"slow.py": dag("slow", "one", "two"), "other.py": dag("other", "one")}, hold=True)
     number = site.send_proof(version)
     if AIRFLOW >= (3, 0):
         assert site.processor is not None
@@ -74,7 +74,9 @@ def test_a_file_that_waited_in_the_processors_queue_is_not_parsed_from_the_old_v
     wait_until("the processor is busy", lambda: all(mark.exists() for mark in marks))
     new = {f"q{n}.py": dag(f"q{n}", "new") for n in range(4)}
 
-    proof = site.send_proof(site.switch({**new, **{f"{mark.name}.py": dag(mark.name, "one") for mark in marks}}))
+    proof = site.send_proof(
+        site.switch({**new, **{f"{mark.name}.py": dag(mark.name, "one") for mark in marks}}, hold=True)
+    )
     wait_until("the worker has written", lambda: all(site.tasks(f"q{n}") == {"new"} for n in range(4)))
     written = {f"q{n}": site.api("GET", f"/dags/q{n}")["last_parsed_time"] for n in range(4)}
 
@@ -163,7 +165,7 @@ def test_two_deploys_within_five_seconds(site: Site) -> None:
     first = site.switch({"twice.py": dag("twice", "one"), "flip.py": dag("flip", "one")})
     first_proof = site.send_proof(first)
     wait_until("the first proof has begun", lambda: (site.state / "records").exists())
-    last = site.switch({**files, "twice.py": dag("twice", "two")})
+    last = site.switch({**files, "twice.py": dag("twice", "two")}, hold=True)
     last_proof = site.send_proof(last)
     assert time.monotonic() - began < 5
 
