@@ -571,8 +571,8 @@ fn airflows_own_examples_are_all_parsed(
     ensure!(proof["files"].as_u64() >= Some(50), "{printed:#}");
     ensure!(proof["dags"]["total"].as_u64() >= Some(80), "{printed:#}");
     let digest = bundle_digest(&printed);
-    let run = airflow.trigger("example_bash_operator")?;
-    let ended = airflow.wait_for_run("example_bash_operator", &run)?;
+    let run = airflow.trigger("example_dynamic_task_mapping")?;
+    let ended = airflow.wait_for_run("example_dynamic_task_mapping", &run)?;
     ensure!(
         ended["state"] == "success" && ended["bundle_version"] == digest.as_str(),
         "{ended:#}"
