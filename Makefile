@@ -5,6 +5,9 @@ STATE := $(CURDIR)/.updraft
 DIR   ?= $(CURDIR)/quickstart
 BIN   := $(CURDIR)/target/debug/updraft
 
+# Packages that uv fetches; this machine's own cache stays as it is.
+export UV_CACHE_DIR ?= $(STATE)/cache/uv
+
 .PHONY: help quickstart build test test-rust test-python test-airflow lint bench docs clean
 
 help: ## Show what there is
@@ -17,7 +20,8 @@ build: ## Build the binary: target/debug/updraft
 	@echo "==> building updraft (a first build takes a few minutes)"
 	@cargo build --bin updraft
 
-test: test-rust test-python test-airflow ## Run every test, also those that need a real Airflow
+test: ## Run every test, also those that need a real Airflow
+	@scripts/test
 
 test-rust: ## Unit tests, and the control plane, agent and command line through their front doors
 	@scripts/test rust

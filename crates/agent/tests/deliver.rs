@@ -13,11 +13,6 @@ use support::{ControlPlane, Place, read_tree};
 use updraft_model::{Digest, Release};
 
 #[test]
-fn wrapper() {
-    support::be_the_wrapper();
-}
-
-#[test]
 fn agent_process() {
     support::be_the_agent();
 }
@@ -197,14 +192,13 @@ async fn killed_anywhere_the_live_tree_is_one_release_and_the_next_agent_gets_on
     let (mut reached, mut not_reached) = (BTreeSet::new(), BTreeSet::new());
     for failpoint in deliver {
         let (place, control) = (Place::new(), ControlPlane::start().await);
-        let folder = place.offered();
         let first = deploy(&place, &control, "first", FIRST);
         let agent = place.start_external(&control);
         control.serving(&first, SOON).await;
         agent.stop_agent_only().await;
 
         let second = deploy(&place, &control, "second", SECOND);
-        let mut killed = place.start_process(&control, Some(&folder), 0, failpoint);
+        let mut killed = place.start_process(&control, failpoint);
         if killed.ended(Duration::from_secs(3)).await {
             reached.insert(failpoint);
         } else {

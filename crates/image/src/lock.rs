@@ -18,7 +18,7 @@ use crate::process::{self, Finished};
 use crate::uv::Uv;
 
 /// Counts up when locks are made in another way.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Libraries that published releases of Airflow allow and do not work with:
 /// their API server does not start, or their tasks fail. Tried with 3.0.6 and
@@ -181,7 +181,9 @@ fn attempt(
     let airflow = ".updraft-airflow.txt";
     fs::write(
         folder.path().join(airflow),
-        format!("apache-airflow=={}\n", ask.airflow),
+        // With the drivers for PostgreSQL, as the official image has them: the
+        // database is the agent's to choose, after the lock was made.
+        format!("apache-airflow[postgres]=={}\n", ask.airflow),
     )
     .map_err(failed)?;
     let bounds = ".updraft-bounds.txt";

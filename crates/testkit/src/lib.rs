@@ -1,13 +1,17 @@
 //! What tests share: real servers, and an end to everything they start.
 
 mod agent;
+mod port;
 mod postgres;
 mod reaper;
 mod server;
+mod state;
 mod tree;
 
 pub use agent::{TestAgent, proof};
+pub use port::free_port;
 pub use postgres::Postgres;
 pub use reaper::Reaper;
 pub use server::TestServer;
+pub use state::{repository, state_folder};
 pub use tree::{Tree, environment, parts};

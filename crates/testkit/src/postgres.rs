@@ -1,7 +1,6 @@
 //! A throwaway PostgreSQL server.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -9,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use crate::Reaper;
+use crate::{Reaper, free_port};
 
 /// A PostgreSQL server on loopback, stopped and removed whatever happens to the
 /// test that started it.
@@ -161,13 +160,6 @@ fn find_programs() -> Option<PathBuf> {
     found
         .pop()
         .or_else(|| std::env::split_paths(&path).find(|folder| has(folder)))
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port")
-        .port()
 }
 
 fn is_root() -> bool {

@@ -2,7 +2,8 @@
 //!
 //! Airflow outlives its agent, and an agent the shell that started it. So a
 //! small process of its own waits until the test process is gone, however it
-//! went, and then kills every process whose environment names the test's folder.
+//! went, and then kills every process whose environment names the test's folder,
+//! or that works in it: those that give themselves a title overwrite the first.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -18,9 +19,12 @@ const SCRIPT: &str = r#"
 read -r _
 for _ in 1 2 3; do
     for process in /proc/[0-9]*; do
-        if [ "${process#/proc/}" != "$$" ] && grep -qsF "$1" "$process/environ"; then
-            kill -9 "${process#/proc/}" 2>/dev/null
-        fi
+        [ "${process#/proc/}" != "$$" ] || continue
+        case "$(readlink "$process/cwd")" in
+        "$1" | "$1"/*) ;;
+        *) grep -qsF "$1" "$process/environ" || continue ;;
+        esac
+        kill -9 "${process#/proc/}" 2>/dev/null
     done
 done
 rm -rf "$1"
@@ -65,8 +69,16 @@ mod tests {
             .process_group(0)
             .spawn()
             .unwrap();
+        let mut titled = Command::new("sleep")
+            .arg("600")
+            .env_clear()
+            .current_dir(&folder)
+            .process_group(0)
+            .spawn()
+            .unwrap();
         drop(reaper);
         assert!(!orphan.wait().unwrap().success());
+        assert!(!titled.wait().unwrap().success());
         assert!(!folder.exists());
     }
 }

@@ -12,11 +12,17 @@ pub struct Airflow {
     runtime: tokio::runtime::Runtime,
     http: reqwest::Client,
     url: String,
-    token: String,
+    access: Access,
+}
+
+enum Access {
+    /// Airflow 3: a token that a sign-in gave.
+    Token(String),
+    /// Airflow 2, with its first API.
+    Password(String, String),
 }
 
 impl Airflow {
-    /// Signs in to Airflow 3.
     pub fn sign_in(url: &str, user: &str, password: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -30,26 +36,25 @@ impl Airflow {
             runtime,
             http,
             url: url.trim_end_matches('/').to_owned(),
-            token: String::new(),
+            access: Access::Password(user.to_owned(), password.to_owned()),
         };
-        let answer = airflow.call(
-            Method::POST,
-            "/auth/token",
-            Some(json!({"username": user, "password": password})),
-        )?;
-        airflow.token = answer["access_token"]
-            .as_str()
-            .context("Airflow gave no access token")?
-            .to_owned();
+        let credentials = json!({"username": user, "password": password});
+        // Airflow 2 has no such address.
+        if let Ok(answer) = airflow.call(Method::POST, "/auth/token", Some(credentials)) {
+            let token = answer["access_token"].as_str();
+            let token = token.context("Airflow gave no access token")?;
+            airflow.access = Access::Token(token.to_owned());
+        }
         Ok(airflow)
     }
 
     fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
         self.runtime.block_on(async {
-            let mut request = self
-                .http
-                .request(method, format!("{}{path}", self.url))
-                .bearer_auth(&self.token);
+            let request = self.http.request(method, format!("{}{path}", self.url));
+            let mut request = match &self.access {
+                Access::Token(token) => request.bearer_auth(token),
+                Access::Password(user, password) => request.basic_auth(user, Some(password)),
+            };
             if let Some(body) = body {
                 request = request.json(&body);
             }
@@ -67,8 +72,22 @@ impl Airflow {
         })
     }
 
+    /// A call below the API's root.
+    fn api(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+        let root = if self.is_airflow_2() {
+            "/api/v1"
+        } else {
+            "/api/v2"
+        };
+        self.call(method, &format!("{root}{path}"), body)
+    }
+
+    pub fn is_airflow_2(&self) -> bool {
+        matches!(self.access, Access::Password(..))
+    }
+
     pub fn get(&self, path: &str) -> Result<Value> {
-        self.call(Method::GET, &format!("/api/v2{path}"), None)
+        self.api(Method::GET, path, None)
     }
 
     /// The task ids of a DAG's newest version.
@@ -99,16 +118,17 @@ impl Airflow {
 
     /// Starts a run and gives its id.
     pub fn trigger(&self, dag: &str) -> Result<String> {
-        self.call(
+        self.api(
             Method::PATCH,
-            &format!("/api/v2/dags/{dag}"),
+            &format!("/dags/{dag}"),
             Some(json!({"is_paused": false})),
         )?;
-        let run = self.call(
-            Method::POST,
-            &format!("/api/v2/dags/{dag}/dagRuns"),
-            Some(json!({"logical_date": null})),
-        )?;
+        let body = if self.is_airflow_2() {
+            json!({})
+        } else {
+            json!({"logical_date": null})
+        };
+        let run = self.api(Method::POST, &format!("/dags/{dag}/dagRuns"), Some(body))?;
         Ok(run["dag_run_id"]
             .as_str()
             .context("the run has no id")?
@@ -123,12 +143,34 @@ impl Airflow {
     pub fn wait_for_run(&self, dag: &str, run: &str) -> Result<Value> {
         wait_for(
             &format!("run {run} of {dag} to end"),
-            Duration::from_secs(120),
+            Duration::from_secs(180),
             || {
                 let run = self.run(dag, run)?;
                 Ok(matches!(run["state"].as_str(), Some("success" | "failed")).then_some(run))
             },
         )
+    }
+
+    /// Has every task of a run executed once more.
+    pub fn clear_run(&self, dag: &str, run: &str) -> Result<()> {
+        self.api(
+            Method::POST,
+            &format!("/dags/{dag}/dagRuns/{run}/clear"),
+            Some(json!({"dry_run": false})),
+        )
+        .map(drop)
+    }
+
+    /// Waits until one of the run's tasks is at work.
+    pub fn wait_for_a_running_task(&self, dag: &str, run: &str) -> Result<()> {
+        wait_for("a task to run", Duration::from_secs(60), || {
+            let tasks = self.get(&format!("/dags/{dag}/dagRuns/{run}/taskInstances"))?;
+            let tasks = tasks["task_instances"].as_array().context("no tasks")?;
+            Ok(tasks
+                .iter()
+                .any(|task| task["state"] == "running")
+                .then_some(()))
+        })
     }
 
     /// What a task returned.

@@ -1,14 +1,13 @@
 //! A control plane and an agent with its Airflow, as separate processes.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
-use updraft_testkit::Reaper;
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+use updraft_testkit::{Postgres, Reaper, free_port, repository};
 
 use crate::{Airflow, Project, wait_for};
 
@@ -59,34 +58,131 @@ pub struct Installation {
     airflow_port: u16,
     server: Option<Child>,
     agent: Option<Child>,
+    others: Option<OthersAirflow>,
+    postgres: Option<Postgres>,
+    databases: Option<Databases>,
     pub project: Project,
     _reaper: Reaper,
 }
 
 const DEPLOYMENT: &str = "shop";
 
+/// PostgreSQL for everything that would be SQLite.
+struct Databases {
+    store: String,
+    airflow: String,
+}
+
+/// An Airflow that the agent does not run.
+struct OthersAirflow {
+    child: Option<Child>,
+    port: u16,
+}
+
+const OTHERS_PASSWORD: &str = "known-to-both";
+
 impl Installation {
-    /// A control plane with one Deployment, an enrolled agent, and a project
-    /// for the given Airflow; nothing is deployed yet.
+    /// A control plane with one Deployment, an enrolled agent that runs Airflow,
+    /// and a project for it; nothing is deployed yet.
     pub fn start(airflow_version: &str) -> Result<Self> {
+        let mut installation = Self::in_a_folder()?;
+        installation.prepare(airflow_version)?;
+        Ok(installation)
+    }
+
+    /// The same with PostgreSQL below the control plane and below Airflow.
+    pub fn start_on_postgres(airflow_version: &str, postgres: Postgres) -> Result<Self> {
+        let mut installation = Self::in_a_folder()?;
+        installation.databases = Some(Databases {
+            store: postgres.database(),
+            // Airflow's drivers read other addresses than the store's.
+            airflow: postgres
+                .database()
+                .replace("postgres://", "postgresql+psycopg2://")
+                .replace("?sslmode=disable", ""),
+        });
+        installation.postgres = Some(postgres);
+        installation.prepare(airflow_version)?;
+        Ok(installation)
+    }
+
+    /// The same for an Airflow that runs already: the agent delivers to its DAG
+    /// folder and asks its REST API.
+    pub fn start_external(airflow_version: &str) -> Result<Self> {
+        let mut installation = Self::in_a_folder()?;
+        installation.others = Some(OthersAirflow {
+            child: None,
+            port: installation.airflow_port,
+        });
+        installation.prepare(airflow_version)?;
+        installation.start_others_airflow(airflow_version)?;
+        Ok(installation)
+    }
+
+    fn in_a_folder() -> Result<Self> {
         let root = tempfile::Builder::new()
             .prefix("updraft-e2e-")
             .tempdir()?
             .keep();
         // Airflow runs as another user when the tests run as root.
         std::fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        let reaper = Reaper::watch(&root)?;
-        let mut installation = Self {
-            port: free_port()?,
-            airflow_port: free_port()?,
+        Ok(Self {
+            port: free_port(),
+            airflow_port: free_port(),
             server: None,
             agent: None,
+            others: None,
+            postgres: None,
+            databases: None,
             project: Project::at(root.join("project")),
-            _reaper: reaper,
+            _reaper: Reaper::watch(&root)?,
             root,
-        };
-        installation.prepare(airflow_version)?;
-        Ok(installation)
+        })
+    }
+
+    /// `airflow standalone`, the way that its own documentation starts it.
+    fn start_others_airflow(&mut self, version: &str) -> Result<()> {
+        let tools = repository().join("scripts/tools");
+        let venv = Command::new(tools).args(["airflow", version]).output()?;
+        ensure!(venv.status.success(), "{venv:?}");
+        let bin = PathBuf::from(String::from_utf8(venv.stdout)?.trim()).join("bin");
+        let home = self.root.join("airflow");
+        std::fs::create_dir_all(&home)?;
+        let passwords = home.join("passwords.json");
+        std::fs::write(&passwords, json!({"admin": OTHERS_PASSWORD}).to_string())?;
+        let log = File::create(self.root.join("airflow.log"))?;
+        let others = self.others.as_mut().context("Airflow is the agent's")?;
+        let address = format!("http://127.0.0.1:{}", others.port);
+        let path = std::env::var("PATH").unwrap_or_default();
+        others.child = Some(
+            Command::new(bin.join("airflow"))
+                .arg("standalone")
+                .env("PATH", format!("{}:{path}", bin.display()))
+                .env("AIRFLOW_HOME", &home)
+                .env("AIRFLOW__API__PORT", others.port.to_string())
+                .env("AIRFLOW__API__HOST", "127.0.0.1")
+                .env("AIRFLOW__API__BASE_URL", &address)
+                .env(
+                    "AIRFLOW__CORE__EXECUTION_API_SERVER_URL",
+                    format!("{address}/execution/"),
+                )
+                .env("AIRFLOW__CORE__DAGS_FOLDER", self.root.join("offered/dags"))
+                .env("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+                .env("AIRFLOW__CORE__PARALLELISM", "2")
+                .env("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", "admin:admin")
+                .env(
+                    "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE",
+                    passwords,
+                )
+                .env("AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL", "5")
+                .env("AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL", "300")
+                .env("PYTHONDONTWRITEBYTECODE", "1")
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log)
+                .spawn()?,
+        );
+        Ok(())
     }
 
     fn prepare(&mut self, airflow_version: &str) -> Result<()> {
@@ -96,7 +192,12 @@ impl Installation {
             .expect_code(0)?;
         std::fs::write(self.root.join("token"), token.stdout.trim())?;
         self.start_server()?;
-        self.updraft(&["deployment", "create", DEPLOYMENT])?
+        let runtime = if self.others.is_some() {
+            "external"
+        } else {
+            "process"
+        };
+        self.updraft(&["deployment", "create", DEPLOYMENT, "--runtime", runtime])?
             .expect_code(0)?;
         let code = self
             .updraft(&["agent", "invite", DEPLOYMENT])?
@@ -141,6 +242,12 @@ impl Installation {
             .env("UPDRAFT_DEPLOYMENT", DEPLOYMENT)
             .env("UPDRAFT_CONFIG", self.root.join("config.toml"))
             .env("UPDRAFT_TEST_ROOT", &self.root)
+            .envs(self.databases.iter().flat_map(|databases| {
+                [
+                    ("UPDRAFT_DATABASE_URL", &databases.store),
+                    ("UPDRAFT_AIRFLOW_DATABASE_URL", &databases.airflow),
+                ]
+            }))
             .env("XDG_CONFIG_HOME", self.root.join("config"))
             .stdin(Stdio::null());
         if let Ok(token) = std::fs::read_to_string(self.root.join("token")) {
@@ -199,7 +306,15 @@ impl Installation {
 
     fn start_agent_with(&mut self, failpoint: Option<&str>) -> Result<()> {
         let (root, port) = (self.agent_root(), self.airflow_port.to_string());
-        let arguments = ["agent", "--root", path(&root)?, "--airflow-port", &port];
+        let (link, password) = (self.root.join("offered/dags"), self.root.join("password"));
+        let mut arguments = vec!["agent", "--root", path(&root)?, "--airflow-port", &port];
+        let url = format!("http://127.0.0.1:{port}");
+        if self.others.is_some() {
+            std::fs::write(&password, OTHERS_PASSWORD)?;
+            arguments.extend(["--external-folder", path(&link)?]);
+            arguments.extend(["--external-airflow", &url]);
+            arguments.extend(["--external-password-file", path(&password)?]);
+        }
         self.agent = Some(self.background(&arguments, "agent.log", failpoint)?);
         Ok(())
     }
@@ -239,6 +354,10 @@ impl Installation {
 
     /// Signs in to the Airflow that the agent runs.
     pub fn airflow(&self) -> Result<Airflow> {
+        if let Some(others) = &self.others {
+            let url = format!("http://127.0.0.1:{}", others.port);
+            return Airflow::sign_in(&url, "admin", OTHERS_PASSWORD);
+        }
         let output = self.updraft(&[
             "agent",
             "airflow",
@@ -275,6 +394,33 @@ impl Installation {
         ))
     }
 
+    /// Where the agent keeps the bundle `dags`, as the live Release names it.
+    pub fn live_bundle(&self) -> Result<PathBuf> {
+        std::fs::read_dir(self.agent_root())?
+            .flatten()
+            .map(|entry| entry.path().join("live/dags"))
+            .find(|path| path.exists())
+            .context("nothing is live")
+    }
+
+    /// All logs, Airflow's among them, with their texts.
+    pub fn every_log(&self) -> Result<Vec<(PathBuf, String)>> {
+        let (mut logs, mut folders) = (Vec::new(), vec![self.root.clone()]);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder)? {
+                let entry = entry?;
+                let path = entry.path();
+                if entry.file_type()?.is_dir() && entry.file_name() != "environments" {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|end| end == "log") {
+                    let text = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
+                    logs.push((path, text));
+                }
+            }
+        }
+        Ok(logs)
+    }
+
     /// The example DAGs that Airflow's own package carries.
     pub fn airflow_examples(&self) -> Result<PathBuf> {
         fn find(folder: &Path, depth: u8) -> Option<PathBuf> {
@@ -295,7 +441,7 @@ impl Installation {
 
     /// The ends of the logs, for a failed test.
     pub fn logs(&self) -> String {
-        ["server.log", "agent.log"]
+        ["server.log", "agent.log", "airflow.log"]
             .map(|log| {
                 let text = std::fs::read_to_string(self.root.join(log)).unwrap_or_default();
                 let lines: Vec<_> = text.lines().collect();
@@ -313,6 +459,7 @@ impl Drop for Installation {
         // The reaper ends Airflow; these two are ours to wait for.
         let _ = kill(self.agent.take());
         let _ = kill(self.server.take());
+        let _ = kill(self.others.take().and_then(|others| others.child));
     }
 }
 
@@ -329,10 +476,6 @@ fn ended(child: &mut Option<Child>) -> Result<bool> {
         Some(child) => child.try_wait()?.is_some(),
         None => true,
     })
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 fn path(path: &Path) -> Result<&str> {

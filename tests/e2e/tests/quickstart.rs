@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use updraft_e2e::{updraft_binary, wait_for};
-use updraft_testkit::Reaper;
+use updraft_testkit::{Reaper, free_port};
 
 struct Newcomer {
     root: PathBuf,
@@ -27,16 +27,9 @@ impl Newcomer {
             .unwrap()
             .keep();
         fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let free = || {
-            TcpListener::bind(("127.0.0.1", 0))
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port()
-        };
         Self {
-            port: free(),
-            airflow_port: free(),
+            port: free_port(),
+            airflow_port: free_port(),
             _reaper: Reaper::watch(&root).unwrap(),
             root,
         }
@@ -76,10 +69,12 @@ impl Newcomer {
     /// Processes, other than this one, that belong to the quickstart.
     fn left_running(&self) -> Vec<String> {
         let data = self.root.join("data");
+        // Some overwrite their environment with a title.
         let belongs = |process: &Path| {
-            fs::read(process.join("environ")).is_ok_and(|environ| {
-                String::from_utf8_lossy(&environ).contains(data.to_str().unwrap())
-            })
+            fs::read_link(process.join("cwd")).is_ok_and(|folder| folder.starts_with(&data))
+                || fs::read(process.join("environ")).is_ok_and(|environ| {
+                    String::from_utf8_lossy(&environ).contains(data.to_str().unwrap())
+                })
         };
         fs::read_dir("/proc")
             .unwrap()

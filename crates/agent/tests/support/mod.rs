@@ -4,7 +4,6 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -310,11 +309,7 @@ impl Place {
             ..Connect::default()
         };
         let token = TokenSource::Value("secret-token".into());
-        let mut config = AgentConfig::new(self.root(), connect, token).unwrap();
-        config.wrapper = wrapper();
-        config.airflow_port = free_port();
-        config.tools = Some(tools());
-        config
+        AgentConfig::new(self.root(), connect, token).unwrap()
     }
 
     /// An agent that only delivers, which is all that these tests look at.
@@ -329,10 +324,6 @@ impl Place {
 
     pub fn offered(&self) -> PathBuf {
         self.folder.path().join("offered/dags")
-    }
-
-    pub fn start(&self, control: &ControlPlane) -> RunningAgent {
-        Agent::start(self.config(control)).unwrap()
     }
 
     /// What `live` shows of a bundle, by path.
@@ -374,19 +365,12 @@ impl AgentProcess {
 
 impl Place {
     /// Starts an agent as a process, to be killed at a failpoint or by hand.
-    pub fn start_process(
-        &self,
-        control: &ControlPlane,
-        external: Option<&Path>,
-        port: u16,
-        failpoint: &str,
-    ) -> AgentProcess {
+    pub fn start_process(&self, control: &ControlPlane, failpoint: &str) -> AgentProcess {
         let child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["agent_process", "--exact", "--nocapture"])
             .env("UPDRAFT_TEST_ROOT", self.root())
             .env("UPDRAFT_TEST_SERVER", &control.address)
-            .env("UPDRAFT_TEST_PORT", port.to_string())
-            .env("UPDRAFT_TEST_EXTERNAL", external.unwrap_or(Path::new("")))
+            .env("UPDRAFT_TEST_EXTERNAL", self.offered())
             .env("UPDRAFT_FAILPOINT", failpoint)
             .env("UPDRAFT_TOKEN", "secret-token")
             .stdout(std::process::Stdio::null())
@@ -408,12 +392,8 @@ pub fn be_the_agent() {
     };
     let token = TokenSource::Value(text("UPDRAFT_TOKEN"));
     let mut config = AgentConfig::new(root.into(), connect, token).unwrap();
-    config.wrapper = wrapper();
-    config.airflow_port = text("UPDRAFT_TEST_PORT").parse().unwrap();
-    config.tools = Some(tools());
-    let folder = text("UPDRAFT_TEST_EXTERNAL");
-    config.external = (!folder.is_empty()).then(|| ExternalConfig {
-        folder: folder.into(),
+    config.external = Some(ExternalConfig {
+        folder: text("UPDRAFT_TEST_EXTERNAL").into(),
         airflow: None,
     });
     let _ = tracing_subscriber::fmt()
@@ -442,103 +422,4 @@ pub fn read_tree(root: &Path) -> BTreeMap<String, String> {
         }
     }
     found
-}
-
-/// This test binary, started again, is the wrapper: see [`be_the_wrapper`].
-pub fn wrapper() -> Vec<OsString> {
-    let exe = std::env::current_exe().unwrap().into_os_string();
-    [
-        exe,
-        "wrapper".into(),
-        "--exact".into(),
-        "--nocapture".into(),
-        "--".into(),
-    ]
-    .into()
-}
-
-/// Called by a test named `wrapper` in each test binary.
-pub fn be_the_wrapper() {
-    let mut args = std::env::args_os().skip_while(|arg| arg != "--");
-    if args.next().is_some() {
-        let error = updraft_agent::exec_component(args).unwrap_err();
-        std::process::exit(error.exit_code());
-    }
-}
-
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
-/// `uv` and locks, shared by all tests.
-fn tools() -> PathBuf {
-    let tools = std::env::temp_dir().join("updraft-agent-test-tools");
-    fs::create_dir_all(&tools).unwrap();
-    tools
-}
-
-/// The image of a project: locked with uv, uploaded.
-pub fn image(control: &ControlPlane, project: &Path) -> Digest {
-    let cache = tools();
-    let uv = updraft_image::Uv::find_or_install(&cache, &|_| {}).unwrap();
-    let half = updraft_project::Project::open(project)
-        .unwrap()
-        .image_half(None)
-        .unwrap();
-    let request = updraft_image::LockRequest {
-        airflow: &half.fingerprint.airflow_version,
-        python: half.fingerprint.python_version,
-        requirements: &half.requirements,
-        fresh: false,
-    };
-    let lock = updraft_image::lock(&uv, &request, &cache, &|_| {}).unwrap();
-    let environment = updraft_image::Environment::new(&half, lock);
-    for layer in half.scan.manifest().layers() {
-        control.put(half.scan.layer_bytes(&layer.digest).unwrap());
-    }
-    control.put(updraft_bundle::EMPTY_BLOB);
-    control.put(environment.config_bytes().to_vec());
-    control.put(environment.manifest().to_bytes())
-}
-
-/// A virtual environment with Airflow, made without an agent.
-pub fn airflow(place: &Place, project: &Path) -> PathBuf {
-    let cache = tools();
-    let uv = updraft_image::Uv::find_or_install(&cache, &|_| {}).unwrap();
-    let half = updraft_project::Project::open(project)
-        .unwrap()
-        .image_half(None)
-        .unwrap();
-    let request = updraft_image::LockRequest {
-        airflow: &half.fingerprint.airflow_version,
-        python: half.fingerprint.python_version,
-        requirements: &half.requirements,
-        fresh: false,
-    };
-    let lock = updraft_image::lock(&uv, &request, &cache, &|_| {}).unwrap();
-    let environment = updraft_image::Environment::new(&half, lock);
-    let request = updraft_image::RealiseRequest {
-        config: environment.config(),
-        dir: &place.path().join("environments"),
-        cache: &cache,
-        run_as: None,
-        say: &|_| {},
-    };
-    updraft_image::realise(&uv, &request).unwrap().bin
-}
-
-pub struct Clock(Instant);
-
-impl Clock {
-    pub fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    pub fn say(&self, what: &str) {
-        eprintln!("{:>7.2} s  {what}", self.0.elapsed().as_secs_f64());
-    }
 }

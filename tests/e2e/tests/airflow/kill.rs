@@ -2,12 +2,13 @@
 //! deploy, and looks at what is left: nothing acknowledged is lost, and the live
 //! tree is one Release.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use updraft_bundle::{ScanOptions, scan};
 use updraft_e2e::{Airflow, Installation, wait_for};
+
+use crate::history;
 
 /// Those that a deploy to an Airflow that runs does not pass: starting
 /// components, and collecting what nothing holds.
@@ -37,11 +38,8 @@ pub(crate) fn the_control_plane_may_end_at_any_step(
         installation.start_server()?;
         if output.code == Some(0) {
             let id = output.json()?["deploy"]["id"].clone();
-            let history = installation
-                .updraft(&["history", "-o", "json"])?
-                .expect_code(0)?
-                .json()?;
-            let kept = history["deploys"].as_array().context("no deploys")?;
+            let history = history(installation)?;
+            let kept = history.as_array().context("no deploys")?;
             ensure!(
                 kept.iter().any(|deploy| deploy["id"] == id),
                 "{id} was lost at {point}"
@@ -111,7 +109,7 @@ fn live_or_already(installation: &Installation) -> Result<()> {
 
 /// Digests the live tree again, and compares with what its folder is called.
 fn live_tree_is_one_version(installation: &Installation) -> Result<()> {
-    let live = live_bundle(installation)?.canonicalize()?;
+    let live = installation.live_bundle()?.join("current").canonicalize()?;
     let name = live
         .file_name()
         .and_then(|name| name.to_str())
@@ -119,12 +117,4 @@ fn live_tree_is_one_version(installation: &Installation) -> Result<()> {
     let digest = scan(&live, &ScanOptions::default())?.manifest().digest();
     ensure!(digest.folder() == name, "{} holds {digest}", live.display());
     Ok(())
-}
-
-fn live_bundle(installation: &Installation) -> Result<PathBuf> {
-    std::fs::read_dir(installation.agent_root())?
-        .flatten()
-        .map(|entry| entry.path().join("live/dags/current"))
-        .find(|path| path.exists())
-        .context("nothing is live")
 }

@@ -1,10 +1,11 @@
 //! A control plane of its own, a project, and an agent on request.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use updraft_testkit::free_port;
 
 use super::stand_in::{Agent, Answer};
 use super::{Printed, Sandbox};
@@ -128,12 +129,4 @@ fn serve(sandbox: &Sandbox, data: &str, port: u16) -> Child {
         std::thread::sleep(Duration::from_millis(10));
     }
     server
-}
-
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }

@@ -1,0 +1,161 @@
+//! What holds on every release of Airflow, 2.11 included. That one has no
+//! versions: its runs go on with what is live.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use updraft_e2e::{Airflow, Installation, wait_for};
+
+use crate::{BROKEN, bundle_digest, live};
+
+/// Imports that Airflow 2 and 3 both have.
+const HEAD: &str = "\
+import time
+from datetime import datetime
+try:
+    from airflow.sdk import dag, task
+except ImportError:
+    from airflow.decorators import dag, task
+";
+
+/// A DAG of the given name; its function's body is that of the DAG.
+fn dag(id: &str, imports: &str, body: &str) -> String {
+    let body = body.replace('\n', "\n    ");
+    format!(
+        "{HEAD}{imports}\n\n\
+         @dag(schedule=None, start_date=datetime(2024, 1, 1), catchup=False)\ndef {id}():\n    {body}\n\n\n{id}()\n"
+    )
+}
+
+fn steps(names: &str) -> String {
+    format!("for name in {names}:\n    task(lambda: None, task_id=name)()")
+}
+
+pub(crate) fn the_project_of_dev_init_runs(_: &mut Installation, airflow: &Airflow) -> Result<()> {
+    for id in ["example_basic", "example_advanced", "halves"] {
+        let run = airflow.trigger(id)?;
+        let ended = airflow.wait_for_run(id, &run)?;
+        ensure!(ended["state"] == "success", "{ended:#}");
+    }
+    Ok(())
+}
+
+pub(crate) fn an_added_task_is_there_when_live_is_printed(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    for (names, tasks, change) in [
+        ("['a']", vec!["a"], "added"),
+        ("['a', 'b']", vec!["a", "b"], "changed"),
+    ] {
+        let file = dag("growing", "", &steps(names));
+        installation.project.write("dags/growing.py", &file)?;
+        let printed = live(installation)?;
+        ensure!(airflow.tasks("growing")? == tasks);
+        ensure!(printed["dags"][change] == json!(["growing"]), "{printed:#}");
+    }
+    Ok(())
+}
+
+pub(crate) fn a_changed_helper_changes_the_dags_that_import_it(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let project = &installation.project;
+    project.write("dags/steps/__init__.py", "")?;
+    project.write("dags/steps/more.py", "from steps.names import NAMES\n")?;
+    let file = dag("helped", "from steps.more import NAMES\n", &steps("NAMES"));
+    project.write("dags/helped.py", &file)?;
+    for (names, tasks) in [("['a']", vec!["a"]), ("['a', 'b']", vec!["a", "b"])] {
+        project.write("dags/steps/names.py", &format!("NAMES = {names}\n"))?;
+        live(installation)?;
+        ensure!(airflow.tasks("helped")? == tasks);
+    }
+    Ok(())
+}
+
+pub(crate) fn a_changed_function_body_runs_next(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    for answer in ["first", "other"] {
+        // Both files have the same size: only the content tells them apart.
+        let body = format!("task(lambda: \"{answer}\", task_id=\"step\")()");
+        let file = dag("body", "", &body);
+        installation.project.write("dags/body.py", &file)?;
+        let digest = bundle_digest(&live(installation)?);
+        let run = airflow.trigger("body")?;
+        let ended = airflow.wait_for_run("body", &run)?;
+        ensure!(ended["state"] == "success", "{ended:#}");
+        ensure!(
+            airflow.is_airflow_2() || ended["bundle_version"] == digest.as_str(),
+            "{ended:#} is not on {digest}"
+        );
+        let returned = airflow.returned("body", &run, "step")?.to_string();
+        ensure!(returned.contains(answer), "{returned}");
+    }
+    Ok(())
+}
+
+pub(crate) fn a_run_ends_on_the_code_it_began_with(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let write = |answer: &str| {
+        let body = format!(
+            "wait = task(lambda: time.sleep(8), task_id=\"wait\")\n\
+             tell = task(lambda: \"{answer} \" + ANSWER, task_id=\"tell\")\n\
+             wait() >> tell()"
+        );
+        let file = dag("lasting", "from lasting_helper import ANSWER\n", &body);
+        installation.project.write("dags/lasting.py", &file)?;
+        let helper = format!("ANSWER = \"{answer}\"\n");
+        installation
+            .project
+            .write("dags/lasting_helper.py", &helper)
+    };
+    write("old")?;
+    let old = bundle_digest(&live(installation)?);
+    let run = airflow.trigger("lasting")?;
+    airflow.wait_for_a_running_task("lasting", &run)?;
+    write("new")?;
+    let new = bundle_digest(&live(installation)?);
+    let began_with = if airflow.is_airflow_2() { "new" } else { "old" };
+    for (run, digest, answer) in [
+        (run, &old, began_with),
+        (airflow.trigger("lasting")?, &new, "new"),
+    ] {
+        let ended = airflow.wait_for_run("lasting", &run)?;
+        ensure!(ended["state"] == "success", "{ended:#}");
+        ensure!(
+            airflow.is_airflow_2() || ended["bundle_version"] == digest.as_str(),
+            "{ended:#} is not on {digest}"
+        );
+        let returned = airflow.returned("lasting", &run, "tell")?.to_string();
+        ensure!(
+            returned.contains(&format!("{answer} {answer}")),
+            "{returned}"
+        );
+    }
+    Ok(())
+}
+
+pub(crate) fn an_import_error_fails_the_deploy_and_a_rollback_mends_it(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    installation.project.write("dags/broken.py", BROKEN)?;
+    let output = installation.updraft(&["deploy", "--dags"])?;
+    let output = output.expect_code(10)?;
+    ensure!(output.stderr.contains("broken.py"), "{output:?}");
+    ensure!(
+        output.stderr.contains("No module named 'no_such_module'"),
+        "{output:?}"
+    );
+    installation.updraft(&["rollback"])?.expect_code(0)?;
+    wait_for("the error to be gone", Duration::from_secs(60), || {
+        let errors = airflow.get("/importErrors")?;
+        Ok((errors["total_entries"] == 0).then_some(()))
+    })
+}
