@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use updraft_testkit::{Postgres, Reaper, free_port, repository};
 
-use crate::{Airflow, Project, wait_for};
+use crate::{Airflow, Project, files_below, wait_for};
 
 /// The binary that `cargo test` built beside this one.
 pub fn updraft_binary() -> PathBuf {
@@ -405,20 +405,14 @@ impl Installation {
 
     /// All logs, Airflow's among them, with their texts.
     pub fn every_log(&self) -> Result<Vec<(PathBuf, String)>> {
-        let (mut logs, mut folders) = (Vec::new(), vec![self.root.clone()]);
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder)? {
-                let entry = entry?;
-                let path = entry.path();
-                if entry.file_type()?.is_dir() && entry.file_name() != "environments" {
-                    folders.push(path);
-                } else if path.extension().is_some_and(|end| end == "log") {
-                    let text = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
-                    logs.push((path, text));
-                }
-            }
-        }
-        Ok(logs)
+        let mut logs = files_below(&self.root)?;
+        logs.retain(|path| path.extension().is_some_and(|end| end == "log"));
+        logs.into_iter()
+            .map(|path| {
+                let text = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
+                Ok((path, text))
+            })
+            .collect()
     }
 
     /// The example DAGs that Airflow's own package carries.

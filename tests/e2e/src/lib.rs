@@ -9,6 +9,7 @@ pub use airflow::Airflow;
 pub use installation::{Installation, Output, updraft_binary};
 pub use project::Project;
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -31,8 +32,24 @@ pub fn wait_for<T>(
     }
 }
 
+/// Every file below a folder.
+pub fn files_below(root: &Path) -> Result<Vec<PathBuf>> {
+    let (mut files, mut folders) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else {
+                files.push(entry.path());
+            }
+        }
+    }
+    Ok(files)
+}
+
 /// Copies a folder's Python files and what lies beside them.
-pub fn copy_tree(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
