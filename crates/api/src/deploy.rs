@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use updraft_bundle::LayerTable;
 use updraft_model::{
     BundleName, DeployId, DeployKind, DeployState, DeploymentId, DeploymentName, Digest, Failure,
-    GitState, Release,
+    GitState, Proof, Release,
 };
 use utoipa::ToSchema;
 
@@ -106,6 +106,9 @@ pub struct DeployView {
     /// Why it failed; kept when its state goes on to rolled back.
     #[serde(default)]
     pub failure: Option<Failure>,
+    /// The last proof, when the state went on and has it no more. Lists leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
     /// For a rollback, the deploy that it returns to.
     pub returns_to: Option<DeployId>,
     /// Whether an agent with a lease was there at the last look.

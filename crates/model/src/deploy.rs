@@ -104,6 +104,29 @@ pub struct InvalidTransition {
 }
 
 impl DeployState {
+    /// What Airflow answered, as far as this state holds it.
+    pub const fn proof(&self) -> Option<&Proof> {
+        match self {
+            Self::Live { proof, .. }
+            | Self::Failed {
+                failure: Failure::ImportErrors { proof },
+                ..
+            } => Some(proof),
+            Self::Created
+            | Self::Uploading
+            | Self::Accepted
+            | Self::RollingOut { .. }
+            | Self::Failed {
+                failure: Failure::Agent { .. },
+                ..
+            }
+            | Self::TimedOut { .. }
+            | Self::Superseded { .. }
+            | Self::Expired { .. }
+            | Self::RolledBack { .. } => None,
+        }
+    }
+
     /// The name that the wire format and the database use.
     pub const fn name(&self) -> &'static str {
         match self {

@@ -65,6 +65,18 @@ async fn a_viewer_sees_a_failed_deploy_and_a_version_link_leads_to_it() {
     assert!(html.contains("failed"), "{html}");
     // Names come from users and are shown as text.
     assert!(!html.contains("<b>.py"), "{html}");
+    assert!(html.contains("No module named"), "{html}");
+    // What Airflow answered is still there when another deploy took its place.
+    let mended = [("mended.py", "two")];
+    let mended = server.deploy_tree(&deployment.name, &mended).await;
+    agent.converge().await;
+    let next = [("mended.py", "three")];
+    server.deploy_tree(&deployment.name, &next).await;
+    agent.converge().await;
+    let page = get(&format!("/deploys/{}", mended.id)).await;
+    let html = page.text().await.unwrap();
+    assert!(html.contains("Superseded by"), "{html}");
+    assert!(html.contains("Airflow parsed 1 of 1"), "{html}");
     for (path, shows) in [("/", "shop"), ("/deployments/shop", "failed")] {
         let page = get(path).await;
         assert_eq!(page.status(), StatusCode::OK, "{path}");

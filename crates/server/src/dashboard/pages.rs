@@ -339,25 +339,9 @@ impl DeployPage {
     pub(super) fn new(who: String, deploy: DeployView) -> Self {
         let note = note(&deploy);
         let timings = timings(&deploy);
-        let proof = match &deploy.state {
-            DeployState::Live { proof, .. }
-            | DeployState::Failed {
-                failure: Failure::ImportErrors { proof },
-                ..
-            } => Some(ProofPart::new(proof)),
-            DeployState::Created
-            | DeployState::Uploading
-            | DeployState::Accepted
-            | DeployState::RollingOut { .. }
-            | DeployState::Failed {
-                failure: Failure::Agent { .. },
-                ..
-            }
-            | DeployState::TimedOut { .. }
-            | DeployState::Superseded { .. }
-            | DeployState::Expired { .. }
-            | DeployState::RolledBack { .. } => None,
-        };
+        // Also of one whose state went on: that is where version links end.
+        let proof = deploy.state.proof().or(deploy.proof.as_ref());
+        let proof = proof.map(ProofPart::new);
         Self {
             who,
             id: deploy.id,
@@ -451,7 +435,17 @@ fn note(deploy: &DeployView) -> Option<Note> {
             None,
         ),
         DeployState::Superseded { by, .. } => note("hint", "Superseded by".into(), Some(*by)),
-        DeployState::RolledBack { by, .. } => note("hint", "Taken back by".into(), Some(*by)),
+        DeployState::RolledBack { by, .. } => match &deploy.failure {
+            Some(Failure::Agent { message }) => {
+                note("problem", format!("{message} Taken back by"), Some(*by))
+            }
+            Some(Failure::ImportErrors { .. }) => note(
+                "problem",
+                "It failed, and was taken back by".into(),
+                Some(*by),
+            ),
+            None => note("hint", "Taken back by".into(), Some(*by)),
+        },
         DeployState::Accepted | DeployState::RollingOut { .. } if deploy.agents_connected == 0 => {
             note(
                 "problem",

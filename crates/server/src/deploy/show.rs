@@ -17,9 +17,12 @@ pub(crate) async fn show(
     id: DeployId,
 ) -> Result<DeployView, DeployError> {
     let mut read = app.store.read().await?;
-    let (deployment, deploy) = caller.deploy(&mut read, id).await?;
+    let (deployment, mut deploy) = caller.deploy(&mut read, id).await?;
     let agents = agents_now(app, &read.agents(deployment.id).await?);
-    Ok(view(deploy, &deployment, &agents))
+    let proof = deploy.proof.take();
+    let mut view = view(deploy, &deployment, &agents);
+    view.proof = proof.filter(|_| view.state.proof().is_none());
+    Ok(view)
 }
 
 /// Waits until a deploy's revision is larger than the one seen, or time is over.

@@ -65,6 +65,7 @@ pub(crate) fn view(deploy: Deploy, deployment: &Deployment, agents: &AgentsNow) 
         on_disk_at: deploy.on_disk_at,
         ended_at: deploy.ended_at,
         failure: deploy.failure,
+        proof: None,
         returns_to: deploy.returns_to,
         agents_connected: agents.connected,
         agents_lost: agents.lost.clone(),
