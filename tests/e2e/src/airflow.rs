@@ -82,6 +82,14 @@ impl Airflow {
         self.call(method, &format!("{root}{path}"), body)
     }
 
+    /// The status that somebody gets who did not sign in.
+    pub fn anonymously(&self, path: &str) -> Result<u16> {
+        self.runtime.block_on(async {
+            let request = self.http.get(format!("{}{path}", self.url));
+            Ok(request.send().await?.status().as_u16())
+        })
+    }
+
     pub fn is_airflow_2(&self) -> bool {
         matches!(self.access, Access::Password(..))
     }

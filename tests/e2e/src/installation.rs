@@ -229,6 +229,10 @@ impl Installation {
         self.root.join("agent")
     }
 
+    pub fn airflow_port(&self) -> u16 {
+        self.airflow_port
+    }
+
     pub fn server_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use updraft_bundle::{ScanOptions, scan};
+use updraft_bundle::{BundleDir, ScanOptions, Verify, scan};
 use updraft_e2e::{Airflow, Installation, wait_for};
 
 use crate::history;
@@ -116,5 +116,12 @@ fn live_tree_is_one_version(installation: &Installation) -> Result<()> {
         .context("no name")?;
     let digest = scan(&live, &ScanOptions::default())?.manifest().digest();
     ensure!(digest.folder() == name, "{} holds {digest}", live.display());
+    // Nor is there anything that a deploy would not send, bytecode for instance.
+    let bundle = live
+        .ancestors()
+        .nth(2)
+        .context("a version lies in a bundle")?;
+    let damage = BundleDir::open(bundle)?.verify_version(&digest, Verify::Full)?;
+    ensure!(damage.is_empty(), "{damage:?}");
     Ok(())
 }

@@ -57,6 +57,27 @@ pub(crate) fn a_component_that_crashes_comes_back_alone(
     Ok(())
 }
 
+pub(crate) fn airflow_listens_on_loopback_and_asks_for_a_sign_in(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let port = format!(":{:04X}", installation.airflow_port());
+    let mut sockets = Vec::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let table = std::fs::read_to_string(table)?;
+        let listening = table.lines().filter_map(|line| {
+            let mut columns = line.split_whitespace().skip(1);
+            let local = columns.next()?.to_owned();
+            (columns.nth(1)? == "0A" && local.ends_with(&port)).then_some(local)
+        });
+        sockets.extend(listening);
+    }
+    ensure!(sockets == [format!("0100007F{port}")], "{sockets:?}");
+    let anonymous = airflow.anonymously("/api/v2/dags")?;
+    ensure!(anonymous == 401, "it answered {anonymous}");
+    Ok(())
+}
+
 /// Those of Airflow, as `status` shows them; an error while one has no process.
 fn components(installation: &Installation) -> Result<Vec<Component>> {
     let status = status(installation)?;

@@ -1,5 +1,6 @@
 //! DAG runs: the code they run on, and what that code can get at.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -146,6 +147,66 @@ pub(crate) fn variables_of_the_deployment_reach_tasks_and_no_log(
     Ok(())
 }
 
+/// How many Releases agents keep that nothing else holds.
+fn keep_releases(installation: &Installation, number: &str) -> Result<()> {
+    let update = ["deployment", "update", "shop", "--keep-releases", number];
+    installation.updraft(&update)?.expect_code(0).map(drop)
+}
+
+/// Where a version of the DAGs lies, while it does.
+fn version_folder(installation: &Installation, digest: &str) -> Result<PathBuf> {
+    let versions = installation.live_bundle()?.join("versions");
+    ensure!(versions.is_dir(), "{}", versions.display());
+    Ok(versions.join(digest.replace(':', "-")))
+}
+
+fn wait_until_removed(folder: &Path) -> Result<()> {
+    let what = format!("{} to be removed", folder.display());
+    wait_for(&what, Duration::from_secs(180), || {
+        Ok((!folder.exists()).then_some(()))
+    })
+}
+
+pub(crate) fn a_version_stays_as_long_as_a_run_needs_it(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    keep_releases(installation, "0")?;
+    let gate = installation.agent_root().join("../gate");
+    let write = |version: &str| {
+        let body = format!(
+            "while not os.path.exists('{}'):\n    time.sleep(0.5)\nreturn '{version}'",
+            gate.display()
+        );
+        installation
+            .project
+            .write_python_dag("holding", "import os, time", &body)
+    };
+    write("first")?;
+    let held = bundle_digest(&live(installation)?);
+    let held = version_folder(installation, &held)?;
+    let run = airflow.trigger("holding")?;
+    airflow.wait_for_a_running_task("holding", &run)?;
+    write("second")?;
+    let loose = bundle_digest(&live(installation)?);
+    let loose = version_folder(installation, &loose)?;
+    for version in ["third", "fourth", "fifth"] {
+        write(version)?;
+        live(installation)?;
+    }
+    // What nothing holds goes; what the run is on stays until it has ended.
+    wait_until_removed(&loose)?;
+    ensure!(held.is_dir(), "{} went", held.display());
+    std::fs::write(&gate, "")?;
+    let ended = airflow.wait_for_run("holding", &run)?;
+    ensure!(ended["state"] == "success", "{ended:#}");
+    let returned = airflow.returned("holding", &run, "step")?.to_string();
+    ensure!(returned.contains("first"), "{returned}");
+    wait_until_removed(&held)?;
+    installation.project.remove("dags/holding.py")?;
+    keep_releases(installation, "10")
+}
+
 pub(crate) fn a_cleared_run_gets_its_version_back(
     installation: &mut Installation,
     airflow: &Airflow,
@@ -154,11 +215,7 @@ pub(crate) fn a_cleared_run_gets_its_version_back(
         let body = format!("return \"{answer}\"");
         installation.project.write_python_dag("history", "", &body)
     };
-    let keep = |releases: &str| {
-        let update = ["deployment", "update", "shop", "--keep-releases", releases];
-        installation.updraft(&update)?.expect_code(0)
-    };
-    keep("0")?;
+    keep_releases(installation, "0")?;
     write("as it was")?;
     let digest = bundle_digest(&live(installation)?);
     let run = airflow.trigger("history")?;
@@ -167,12 +224,8 @@ pub(crate) fn a_cleared_run_gets_its_version_back(
         write(answer)?;
         live(installation)?;
     }
-    let versions = installation.live_bundle()?.join("versions");
-    let folder = versions.join(digest.replace(':', "-"));
-    ensure!(versions.is_dir(), "{}", versions.display());
-    wait_for("nothing to hold it", Duration::from_secs(180), || {
-        Ok((!folder.exists()).then_some(()))
-    })?;
+    let folder = version_folder(installation, &digest)?;
+    wait_until_removed(&folder)?;
     airflow.clear_run("history", &run)?;
     wait_for("the run to begin again", Duration::from_secs(60), || {
         Ok((airflow.run("history", &run)?["state"] != "success").then_some(()))
@@ -185,5 +238,5 @@ pub(crate) fn a_cleared_run_gets_its_version_back(
     let returned = airflow.returned("history", &run, "step")?.to_string();
     ensure!(returned.contains("as it was"), "{returned}");
     ensure!(folder.exists(), "it ran without {}", folder.display());
-    keep("10").map(drop)
+    keep_releases(installation, "10")
 }
