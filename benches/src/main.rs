@@ -135,27 +135,34 @@ fn current_link(agent: &Path) -> Result<PathBuf> {
         .with_context(|| format!("nothing was ever switched to below {}", agent.display()))
 }
 
+impl Row {
+    fn median(&self) -> Duration {
+        let mut times = self.times.clone();
+        times.sort();
+        times[times.len() / 2]
+    }
+}
+
+/// One line for each thing that was measured, with how much longer the others
+/// took for it than Updraft.
 fn print(rows: &[Row]) {
     println!(
-        "{:<10} {:<28} {:>10} {:>10} {:>10} {:>5}",
-        "tool", "what", "median", "min", "max", "runs"
+        "{:<28} {:<8} {:>11} {:>11} {:>11} {:>5} {:>8}",
+        "what", "tool", "median", "min", "max", "runs", "ratio"
     );
-    for row in rows {
-        let mut times = row.times.clone();
-        times.sort();
-        let shown = |time: Option<&Duration>| {
-            time.map_or_else(String::new, |time| {
-                format!("{:.1} ms", time.as_secs_f64() * 1e3)
-            })
-        };
-        println!(
-            "{:<10} {:<28} {:>10} {:>10} {:>10} {:>5}",
-            row.tool,
-            row.what,
-            shown(times.get(times.len() / 2)),
-            shown(times.first()),
-            shown(times.last()),
-            times.len()
-        );
+    for ours in rows.iter().filter(|row| row.tool == "updraft") {
+        for row in rows.iter().filter(|row| row.what == ours.what) {
+            let shown = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3);
+            let ratio = row.median().as_secs_f64() / ours.median().as_secs_f64();
+            println!(
+                "{:<28} {:<8} {:>11} {:>11} {:>11} {:>5} {ratio:>8.2}",
+                row.what,
+                row.tool,
+                shown(row.median()),
+                shown(row.times.iter().min().copied().unwrap_or_default()),
+                shown(row.times.iter().max().copied().unwrap_or_default()),
+                row.times.len(),
+            );
+        }
     }
 }
