@@ -47,8 +47,11 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Database(database) => match database.code().as_deref() {
                 // SQLITE_FULL; PostgreSQL's disk_full.
                 Some("13" | "53100") => Self::Full(error),
-                // SQLITE_BUSY and SQLITE_LOCKED; too many connections, shutting down, starting up.
-                Some("5" | "6" | "53300" | "57P01" | "57P02" | "57P03") => Self::Unavailable(error),
+                // SQLITE_BUSY and SQLITE_LOCKED; serialisation failure, deadlock; too many
+                // connections, shutting down, starting up.
+                Some("5" | "6" | "40001" | "40P01" | "53300" | "57P01" | "57P02" | "57P03") => {
+                    Self::Unavailable(error)
+                }
                 _ => Self::Database(error),
             },
             _ => Self::Database(error),

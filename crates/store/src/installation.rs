@@ -6,7 +6,7 @@ use crate::sql::sql;
 use crate::{Read, StoreError, Write};
 
 impl Read {
-    pub async fn fact(&mut self, name: &'static str) -> Result<Option<String>, StoreError> {
+    pub async fn fact(&mut self, name: &str) -> Result<Option<String>, StoreError> {
         sql("SELECT value FROM installation WHERE name = $1")
             .bind(name)
             .one(&mut self.on)
@@ -18,11 +18,7 @@ impl Read {
 
 impl Write {
     /// Records a fact once. False when it was recorded before.
-    pub async fn record_fact(
-        &mut self,
-        name: &'static str,
-        value: &str,
-    ) -> Result<bool, StoreError> {
+    pub async fn record_fact(&mut self, name: &str, value: &str) -> Result<bool, StoreError> {
         let rows = sql(
             "INSERT INTO installation (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
         )

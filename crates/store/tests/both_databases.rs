@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
+use std::task::Poll;
 
 use chrono::{Duration, Utc};
 use tempfile::TempDir;
@@ -646,4 +647,86 @@ async fn a_copy_is_a_database_of_its_own() {
             .as_deref(),
         Some("1")
     );
+}
+
+/// Polls a future this many times, then drops it wherever it is. None when that
+/// was before its end.
+async fn drop_after<F: Future>(polls: u32, future: F) -> Option<F::Output> {
+    let mut future = Box::pin(future);
+    let mut done = 0;
+    std::future::poll_fn(move |context| {
+        if done == polls {
+            return Poll::Ready(None);
+        }
+        done += 1;
+        match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            // The last poll got it to here; what it waits for is still under way.
+            Poll::Pending if done == polls => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_dropped_anywhere_leaves_no_transaction_behind() {
+    for Database { store, .. } in &databases().await {
+        let mut written = 0;
+        for polls in 0.. {
+            let key = format!("fact {polls}");
+            let write = async {
+                let mut tx = store.begin().await.unwrap();
+                tx.record_fact(&key, "written").await.unwrap();
+                tx.fact(&key).await.unwrap();
+                tx.commit().await.unwrap();
+            };
+            let read = async {
+                let mut read = store.read().await.unwrap();
+                read.fact("x").await.unwrap();
+                read.fact("y").await.unwrap();
+            };
+            let look = async {
+                let mut look = store.look().await.unwrap();
+                look.fact("x").await.unwrap();
+            };
+            let committed = drop_after(polls, write).await.is_some();
+            let done = drop_after(polls, read).await.is_some()
+                & drop_after(polls, look).await.is_some()
+                & committed;
+
+            // A look on a connection that is still in a transaction would pin what
+            // that one sees; several at once meet every connection.
+            let mut looks = Vec::new();
+            for _ in 0..4 {
+                let mut look = store.look().await.unwrap();
+                look.fact("x").await.unwrap();
+                looks.push(look);
+            }
+            drop(looks);
+            let mark = format!("mark {polls}");
+            let mut tx = store.begin().await.unwrap();
+            assert!(tx.record_fact(&mark, "1").await.unwrap());
+            tx.commit().await.unwrap();
+            let mut open = Vec::new();
+            for round in 0..8 {
+                let mut read = match round % 2 {
+                    0 => store.look().await.unwrap(),
+                    _ => store.read().await.unwrap(),
+                };
+                assert_eq!(read.fact(&mark).await.unwrap().as_deref(), Some("1"));
+                open.push(read);
+                if open.len() == 4 {
+                    open.clear();
+                }
+            }
+            let kept = store.look().await.unwrap().fact(&key).await.unwrap();
+            assert!(kept.is_some() || !committed, "what was committed is there");
+            written = polls;
+            if done {
+                break;
+            }
+        }
+        assert!(written >= 2, "it was dropped at {written} places only");
+    }
 }
