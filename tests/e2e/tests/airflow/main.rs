@@ -62,13 +62,19 @@ const GROUPS: &[Group] = &[
     },
     Group {
         name: "runs",
-        start: start_on_postgres,
+        start: || Installation::start("3.3.2"),
         scenarios: scenarios![
             runs::dag_code_reads_no_secret,
             runs::a_task_cannot_change_the_live_files,
             runs::variables_of_the_deployment_reach_tasks_and_no_log,
             runs::a_version_stays_as_long_as_a_run_needs_it,
             runs::a_cleared_run_gets_its_version_back,
+        ],
+    },
+    Group {
+        name: "killed",
+        start: start_on_postgres,
+        scenarios: scenarios![
             processes::airflow_listens_on_loopback_and_asks_for_a_sign_in,
             processes::a_task_outlives_its_agent,
             processes::a_component_that_crashes_comes_back_alone,
