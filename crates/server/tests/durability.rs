@@ -281,6 +281,53 @@ async fn garbage_is_what_no_deploy_in_the_retention_period_names() {
 }
 
 #[tokio::test]
+async fn what_is_in_layers_is_stored_again_after_it_was_collected() {
+    let mut world = World::new().await;
+    let admin = world.server.as_admin();
+    admin.force_delete_deployment(&world.shop).await.unwrap();
+    assert!(world.server.running().collect_garbage().await.unwrap() > 0);
+    world.shop = world.server.deployment("shop").await.name;
+    world
+        .server
+        .deploy(&world.shop, Some(&tree("one")), Some(&environment("x")))
+        .await;
+    // From here on only the database knows.
+    world.server.restart().await;
+    world
+        .server
+        .deploy(&world.shop, Some(&tree("two")), None)
+        .await;
+}
+
+#[tokio::test]
+async fn what_is_in_layers_is_stored_after_a_deploy_that_was_refused() {
+    let mut world = World::new().await;
+    let (good, mut liar) = (tree("two"), environment("y"));
+    liar.manifest = liar.manifest.replace(
+        "\"vnd.updraft.layer.files\":\"1\"",
+        "\"vnd.updraft.layer.files\":\"2\"",
+    );
+    assert_ne!(liar.manifest, environment("y").manifest);
+    let created = world
+        .server
+        .create(&world.shop, parts(Some(&good), Some(&liar)))
+        .await;
+    let id = created.deploy.as_ref().unwrap().id;
+    world
+        .server
+        .upload(id, &created, [Some(&good), Some(&liar)])
+        .await;
+    let refused = world.server.as_admin().accept_deploy(id).await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::BundleRefused), "{refused}");
+    world.server.deploy(&world.shop, Some(&good), None).await;
+    world.server.restart().await;
+    world
+        .server
+        .deploy(&world.shop, Some(&tree("three")), None)
+        .await;
+}
+
+#[tokio::test]
 async fn one_data_folder_has_one_server() {
     let world = World::new().await;
     let refused = Server::start(world.server.config().clone())

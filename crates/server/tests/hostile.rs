@@ -1,9 +1,9 @@
 //! What somebody with a deployer's token and bad intentions can send.
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
-use updraft_api::deploy::{Comparison, ComparisonOutcome, CreateDeploy, Parts};
+use updraft_api::deploy::{Comparison, ComparisonOutcome, CreateDeploy, Parts, PlanRequest};
 use updraft_api::{Client, ClientError, ErrorCode, frames};
-use updraft_model::{BundleName, DeployId, DeploymentName, Digest};
+use updraft_model::{BundleName, DeployId, DeploymentName, Digest, Role};
 use updraft_server::Limits;
 use updraft_testkit::{TestServer, Tree, environment, parts};
 
@@ -452,4 +452,82 @@ async fn requests_of_a_wrong_form_say_what_is_wrong() {
         );
         assert_eq!(error.request_id.len(), 32);
     }
+}
+
+#[tokio::test]
+async fn naming_a_blob_of_another_deployment_does_not_make_it_readable() {
+    let server = TestServer::start().await;
+    let shop = server.deployment("shop").await.name;
+    let other = server.deployment("other").await.name;
+    let secret = Tree::of([("secret.py", "of the shop")]);
+    server
+        .deploy(&shop, Some(&secret), Some(&environment("x")))
+        .await;
+    let token = server.token(Role::Deployer, Some(&other)).await;
+    let mallory = server.with_token(Some(token));
+
+    // An Environment whose configuration is the shop's manifest, by its digest.
+    let mut naming = environment("y");
+    let config = "{\"requirements\":\"y\"}";
+    naming.manifest = naming.manifest.replace(
+        &format!(
+            "\"digest\":\"{}\",\"size\":{}",
+            Digest::of(config.as_bytes()),
+            config.len()
+        ),
+        &format!(
+            "\"digest\":\"{}\",\"size\":{}",
+            secret.digest(),
+            secret.manifest.len()
+        ),
+    );
+    let ask = CreateDeploy {
+        parts: parts(Some(&secret), Some(&naming)),
+        description: String::new(),
+        git: None,
+        key: "mine".into(),
+    };
+    let plan = PlanRequest {
+        parts: ask.parts.clone(),
+    };
+    let layer = *secret.blobs.keys().next().unwrap();
+    let planned = mallory.plan(&other, &plan).await.unwrap();
+    let created = mallory.create_deploy(&other, &ask).await.unwrap();
+    for missing in [planned.missing, created.missing.clone()] {
+        assert!(missing.contains(&secret.digest()), "{missing:?}");
+        assert!(missing.contains(&layer), "{missing:?}");
+    }
+    let id = created.deploy.unwrap().id;
+    // Only what she has, which is not the shop's.
+    let own: Vec<_> = naming.blobs.clone().into_iter().collect();
+    let own: Vec<_> = own
+        .into_iter()
+        .filter(|(digest, _)| created.missing.contains(digest))
+        .collect();
+    mallory.upload_blobs(id, &own).await.unwrap();
+    let refused = mallory.accept_deploy(id).await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::BlobsMissing), "{refused}");
+    for digest in [secret.digest(), layer] {
+        let refused = mallory.blob(&other, digest).await.unwrap_err();
+        assert_eq!(refused.code(), Some(ErrorCode::BlobNotFound), "{refused}");
+    }
+
+    // Whoever has the bytes sends them, and whoever could read them need not.
+    let ask = CreateDeploy {
+        parts: parts(Some(&secret), Some(&environment("z"))),
+        key: "hers".into(),
+        ..ask
+    };
+    let for_all = server.create(&other, ask.parts.clone()).await;
+    assert!(!for_all.missing.contains(&layer), "{:?}", for_all.missing);
+    let created = mallory.create_deploy(&other, &ask).await.unwrap();
+    let id = created.deploy.as_ref().unwrap().id;
+    let mut blobs = secret.pick(&created.missing);
+    assert_eq!(blobs.len(), 1);
+    blobs.extend(environment("z").pick(&created.missing));
+    mallory.upload_blobs(id, &blobs).await.unwrap();
+    let again = mallory.create_deploy(&other, &ask).await.unwrap();
+    assert_eq!(again.missing, []);
+    mallory.accept_deploy(id).await.unwrap();
+    assert!(mallory.blob(&other, layer).await.is_ok());
 }

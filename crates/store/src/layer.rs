@@ -45,20 +45,46 @@ impl Read {
     }
 }
 
+impl Read {
+    /// Those of these layers whose table is stored, without reading it.
+    pub async fn stored_layers(
+        &mut self,
+        digests: &[Digest],
+    ) -> Result<HashSet<Digest>, StoreError> {
+        let mut stored = HashSet::new();
+        for chunk in digests.chunks(CHUNK) {
+            let mut query = sql_with_list(
+                "SELECT digest FROM layer WHERE digest IN ({})",
+                &places(1, chunk.len()),
+            );
+            for digest in chunk {
+                query = query.bind(digest);
+            }
+            for row in query.all(&mut self.on).await? {
+                stored.insert(row.get("digest")?);
+            }
+        }
+        Ok(stored)
+    }
+}
+
 impl Write {
-    /// Stores layers' tables; those that are there already are fine.
+    /// Stores layers' tables; those that are there already are fine. By digest,
+    /// whatever order they come in: two transactions that store the same would
+    /// otherwise wait for each other.
     pub async fn insert_layers(
         &mut self,
-        layers: &[StoredLayer],
+        mut layers: Vec<StoredLayer>,
         at: Timestamp,
     ) -> Result<(), StoreError> {
+        layers.sort_unstable_by_key(|layer| layer.digest);
         for layer in layers {
             sql(
                 "INSERT INTO layer (digest, file_table, created_at) VALUES ($1, $2, $3)
                  ON CONFLICT (digest) DO NOTHING",
             )
             .bind(layer.digest)
-            .bind(layer.file_table.clone())
+            .bind(layer.file_table)
             .bind(at)
             .run(&mut self.on)
             .await?;
@@ -76,11 +102,11 @@ impl Write {
         let mut forgotten = 0;
         for (select, delete) in [
             (
-                "SELECT digest FROM manifest WHERE created_at < $1",
+                "SELECT digest FROM manifest WHERE created_at < $1 ORDER BY digest",
                 "DELETE FROM manifest WHERE digest = $1",
             ),
             (
-                "SELECT digest FROM layer WHERE created_at < $1",
+                "SELECT digest FROM layer WHERE created_at < $1 ORDER BY digest",
                 "DELETE FROM layer WHERE digest = $1",
             ),
             (

@@ -1,6 +1,6 @@
 //! Releases, the manifests they name, and which blobs follow from those.
 
-use updraft_model::{DeploymentId, Digest, Release, ReleaseId, Timestamp};
+use updraft_model::{DeploymentId, Digest, Release, ReleaseId, Scope, Timestamp};
 
 use crate::sql::{places, sql, sql_with_list};
 use crate::{Read, StoreError, Write};
@@ -56,6 +56,40 @@ impl Read {
         Ok(named)
     }
 
+    /// Which of these blobs are named by a Release of any Deployment in a scope.
+    pub async fn blobs_within(
+        &mut self,
+        scope: &Scope,
+        digests: &[Digest],
+    ) -> Result<Vec<Digest>, StoreError> {
+        let mut named = Vec::new();
+        for chunk in digests.chunks(CHUNK) {
+            let mut query = match scope {
+                Scope::Deployment { deployment } => {
+                    return self.named_blobs(*deployment, digests).await;
+                }
+                Scope::Workspace { workspace } => sql_with_list(
+                    "SELECT DISTINCT digest FROM release_blob WHERE deployment_id IN
+                        (SELECT id FROM deployment WHERE workspace_id = $1) AND digest IN ({})",
+                    &places(2, chunk.len()),
+                )
+                .bind(*workspace),
+                Scope::Organization => sql_with_list(
+                    "SELECT DISTINCT digest FROM release_blob WHERE deployment_id IN
+                        (SELECT id FROM deployment) AND digest IN ({})",
+                    &places(1, chunk.len()),
+                ),
+            };
+            for digest in chunk {
+                query = query.bind(digest);
+            }
+            for row in query.all(&mut self.on).await? {
+                named.push(row.get("digest")?);
+            }
+        }
+        Ok(named)
+    }
+
     pub async fn manifest(&mut self, digest: &Digest) -> Result<Option<String>, StoreError> {
         sql("SELECT content FROM manifest WHERE digest = $1")
             .bind(digest)
@@ -88,6 +122,9 @@ impl Write {
         deployment: DeploymentId,
         digests: &[Digest],
     ) -> Result<(), StoreError> {
+        let mut digests = digests.to_vec();
+        digests.sort_unstable();
+        digests.dedup();
         for chunk in digests.chunks(CHUNK) {
             let rows: Vec<String> = (0..chunk.len())
                 .map(|at| format!("($1, ${})", at + 2))
@@ -105,22 +142,25 @@ impl Write {
         Ok(())
     }
 
-    /// Stores a manifest's text; one that is there already is fine.
-    pub async fn insert_manifest(
+    /// Stores manifests' texts, by digest as layers are; those that are there
+    /// already are fine.
+    pub async fn insert_manifests(
         &mut self,
-        digest: &Digest,
-        content: &str,
+        mut manifests: Vec<(Digest, &str)>,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        sql(
-            "INSERT INTO manifest (digest, content, created_at) VALUES ($1, $2, $3)
-             ON CONFLICT (digest) DO NOTHING",
-        )
-        .bind(digest)
-        .bind(content)
-        .bind(at)
-        .run(&mut self.on)
-        .await?;
+        manifests.sort_unstable();
+        for (digest, content) in manifests {
+            sql(
+                "INSERT INTO manifest (digest, content, created_at) VALUES ($1, $2, $3)
+                 ON CONFLICT (digest) DO NOTHING",
+            )
+            .bind(digest)
+            .bind(content)
+            .bind(at)
+            .run(&mut self.on)
+            .await?;
+        }
         Ok(())
     }
 }

@@ -367,8 +367,10 @@ async fn keeps_releases_layers_and_manifests_until_nobody_needs_them() {
             .collect();
         tx.insert_named_blobs(shop.id, &digests).await.unwrap();
         tx.insert_named_blobs(shop.id, &digests[..3]).await.unwrap();
-        tx.insert_manifest(&digests[0], "{}", now()).await.unwrap();
-        tx.insert_manifest(&digests[0], "{}", now()).await.unwrap();
+        for _ in 0..2 {
+            let manifests = vec![(digests[0], "{}")];
+            tx.insert_manifests(manifests, now()).await.unwrap();
+        }
         let layers: Vec<StoredLayer> = digests
             .iter()
             .take(300)
@@ -377,8 +379,8 @@ async fn keeps_releases_layers_and_manifests_until_nobody_needs_them() {
                 file_table: vec![0, 1, 255],
             })
             .collect();
-        tx.insert_layers(&layers, now()).await.unwrap();
-        tx.insert_layers(&layers[..2], now()).await.unwrap();
+        tx.insert_layers(layers.clone(), now()).await.unwrap();
+        tx.insert_layers(layers[..2].to_vec(), now()).await.unwrap();
         tx.commit().await.unwrap();
 
         let mut read = store.read().await.unwrap();
@@ -728,5 +730,29 @@ async fn a_request_that_is_dropped_anywhere_leaves_no_transaction_behind() {
             }
         }
         assert!(written >= 2, "it was dropped at {written} places only");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_store_the_same_at_once_never_wait_for_each_other() {
+    for Database { store, .. } in &databases().await {
+        for round in 0..10 {
+            let digest = |at: u32| Digest::of(format!("{round} {at}").as_bytes());
+            let write = |order: Vec<u32>| async move {
+                let mut tx = store.begin().await?;
+                let manifests = order.iter().map(|at| (digest(*at), "{}")).collect();
+                tx.insert_manifests(manifests, now()).await?;
+                let layers = order.iter().map(|at| StoredLayer {
+                    digest: digest(*at),
+                    file_table: vec![1],
+                });
+                tx.insert_layers(layers.collect(), now()).await?;
+                tx.commit().await
+            };
+            let (forwards, backwards) =
+                tokio::join!(write((0..60).collect()), write((0..60).rev().collect()));
+            forwards.unwrap();
+            backwards.unwrap();
+        }
     }
 }

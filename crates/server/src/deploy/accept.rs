@@ -6,10 +6,11 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use updraft_api::deploy::DeployView;
 use updraft_bundle::{LayerTable, Limits, failpoint, read_layer, validate_bundle};
-use updraft_model::{BundleName, DeployId, DeployState, Digest, Release, ReleaseId};
-use updraft_store::{Deploy, DeployParts, FileLists, Read, StoredLayer};
+use updraft_model::{BundleName, DeployId, DeployState, Digest, Release, ReleaseId, Timestamp};
+use updraft_store::{Deploy, DeployParts, FileLists, Read, Write};
 
 use super::create::lock;
+use super::held::to_send;
 use super::upload::{absent_manifests, manifests_of, named_blobs};
 use super::wanted::{Become, files_between};
 use super::{DeployError, agents_now, become_wanted, view};
@@ -39,7 +40,7 @@ pub(crate) async fn accept(
         return Ok(view(deploy, &deployment, &agents));
     }
     let manifests = manifests_of(app, &mut read, &deploy.parts).await?;
-    let new_layers = read_parts(app, &mut read, &deploy).await?;
+    let tables = read_parts(app, caller, &mut read, &deploy).await?;
     let wanted = match deployment.target {
         Some(target) => read.release(target.release).await?,
         None => None,
@@ -67,7 +68,7 @@ pub(crate) async fn accept(
     };
     let release = compose(wanted_now.as_ref(), &deploy.parts, ReleaseId::new())
         .ok_or_else(|| DeployError::ImageMissing(deployment.name.to_string()))?;
-    tx.insert_layers(&new_layers, now).await?;
+    store_tables(&mut tx, &tables, now).await?;
     let files = if wanted_now == wanted {
         foreseen
     } else {
@@ -121,15 +122,31 @@ fn may_be_accepted(deploy: &Deploy) -> Result<bool, DeployError> {
     }
 }
 
+type Tables = HashMap<Digest, Arc<LayerTable>>;
+
+/// Stores the tables that the database lacks. Only it knows which those are:
+/// what was read before may never have been stored, or is collected since.
+async fn store_tables(tx: &mut Write, tables: &Tables, now: Timestamp) -> Result<(), DeployError> {
+    let all: Vec<Digest> = tables.keys().copied().collect();
+    let stored = tx.stored_layers(&all).await?;
+    let lacking = tables
+        .values()
+        .filter(|table| !stored.contains(&table.digest));
+    let lacking = lacking.map(|table| pack(table)).collect::<Result<_, _>>()?;
+    Ok(tx.insert_layers(lacking, now).await?)
+}
+
 /// Reads every layer that is new, from whoever sent it, and checks that each
-/// bundle is one. Returns the tables of layers that nobody had read before.
+/// bundle is one. Returns the tables of all its layers.
 async fn read_parts(
     app: &App,
+    caller: &Caller,
     read: &mut Read,
     deploy: &Deploy,
-) -> Result<Vec<StoredLayer>, DeployError> {
+) -> Result<Tables, DeployError> {
     let named = named_blobs(app, read, &deploy.parts).await?;
-    let missing = app.blobs.missing(named.into_iter().collect()).await?;
+    let named = named.into_iter().collect();
+    let missing = to_send(app, caller, read, deploy.deployment, named).await?;
     if let Some(first) = missing.first() {
         return Err(DeployError::BlobsMissing {
             id: deploy.id,
@@ -154,23 +171,20 @@ async fn read_parts(
         .collect();
 
     let limits = app.config.limits.bundle;
-    let new: Vec<(LayerTable, StoredLayer)> = stream::iter(unread)
+    let new: Vec<LayerTable> = stream::iter(unread)
         .map(|layer| read_one(app, deploy.id, layer, limits))
         .buffer_unordered(READERS)
         .try_collect()
         .await?;
-    let mut new_layers = Vec::with_capacity(new.len());
-    for (table, stored) in new {
-        new_layers.push(stored);
+    for table in new {
         tables.insert(table.digest, app.shelf.put_table(table));
     }
 
     let parts = deploy.parts.clone();
-    let check = move || check_bundles(&parts, &manifests, &tables, &limits);
+    let check = move || check_bundles(&parts, &manifests, &tables, &limits).map(|()| tables);
     tokio::task::spawn_blocking(check)
         .await
-        .map_err(|_| DeployError::Invalid("the bundle could not be checked".into()))??;
-    Ok(new_layers)
+        .map_err(|_| DeployError::Invalid("the bundle could not be checked".into()))?
 }
 
 async fn read_one(
@@ -178,7 +192,7 @@ async fn read_one(
     id: DeployId,
     layer: Digest,
     limits: Limits,
-) -> Result<(LayerTable, StoredLayer), DeployError> {
+) -> Result<LayerTable, DeployError> {
     let bytes = app
         .blobs
         .get(&layer)
@@ -188,13 +202,11 @@ async fn read_one(
             count: 1,
             first: layer,
         })?;
-    let read = move || -> Result<_, DeployError> {
-        let table = read_layer(&*bytes, &layer, &limits).map_err(|source| DeployError::Layer {
+    let read = move || {
+        read_layer(&*bytes, &layer, &limits).map_err(|source| DeployError::Layer {
             what: "the bundle",
             source,
-        })?;
-        let stored = pack(&table)?;
-        Ok((table, stored))
+        })
     };
     tokio::task::spawn_blocking(read)
         .await

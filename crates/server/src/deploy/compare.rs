@@ -7,6 +7,7 @@ use updraft_bundle::LayerTable;
 use updraft_model::{BundleName, DeployState, DeploymentName, Release, ReleaseId};
 use updraft_store::{Deploy, Deployment, Read};
 
+use super::held::to_send;
 use super::{DeployError, agents_now, view};
 use crate::app::App;
 use crate::auth::Caller;
@@ -37,7 +38,16 @@ pub(crate) async fn plan(
         | ComparisonOutcome::RollingOut
         | ComparisonOutcome::ProvingAgain => assessment.wanted_deploy.clone(),
     };
-    answer(app, &mut read, &deployment, &offer, assessment, deploy).await
+    answer(
+        app,
+        caller,
+        &mut read,
+        &deployment,
+        &offer,
+        assessment,
+        deploy,
+    )
+    .await
 }
 
 /// Compares by content: the wanted deploy's state says what equal means.
@@ -84,6 +94,7 @@ pub(super) async fn assess(
 
 pub(super) async fn answer(
     app: &App,
+    caller: &Caller,
     read: &mut Read,
     deployment: &Deployment,
     offer: &Offer,
@@ -91,7 +102,7 @@ pub(super) async fn answer(
     deploy: Option<Deploy>,
 ) -> Result<Comparison, DeployError> {
     // Also when nothing differs: a blob that went bad is sent again this way.
-    let missing = app.blobs.missing(offer.blobs()).await?;
+    let missing = to_send(app, caller, read, deployment.id, offer.blobs()).await?;
     let replaced = replaced(app, read, offer, assessment.wanted.as_ref()).await?;
     let deploy = match deploy {
         Some(deploy) => {

@@ -80,6 +80,7 @@ pub(crate) async fn create(
     let mut read = app.store.read().await?;
     answer(
         app,
+        caller,
         &mut read,
         &deployment,
         &offer,
@@ -110,9 +111,11 @@ async fn record(
 ) -> Result<Deploy, DeployError> {
     let mut deploy = new.into_deploy();
     deploy.state = deploy.state.upload()?;
+    let manifests = offer.manifests.iter();
+    let texts = manifests.map(|(digest, manifest)| (*digest, manifest.text.as_str()));
+    tx.insert_manifests(texts.collect(), deploy.created_at)
+        .await?;
     for (digest, manifest) in &offer.manifests {
-        tx.insert_manifest(digest, &manifest.text, deploy.created_at)
-            .await?;
         app.shelf.put_manifest(*digest, manifest.clone());
     }
     tx.insert_deploy(&deploy).await?;

@@ -14,6 +14,7 @@ mod compare;
 mod create;
 mod diff;
 mod error;
+mod held;
 mod history;
 pub(crate) mod http;
 mod rollback;

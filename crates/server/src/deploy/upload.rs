@@ -13,6 +13,7 @@ use updraft_model::{DeployId, Digest};
 use updraft_store::Read;
 
 use super::DeployError;
+use super::held::to_send;
 use crate::app::App;
 use crate::auth::Caller;
 
@@ -34,7 +35,7 @@ pub(crate) async fn upload(
     body: Body,
 ) -> Result<(), DeployError> {
     let mut read = app.store.read().await?;
-    let (_, deploy) = caller.deploy(&mut read, id).await?;
+    let (deployment, deploy) = caller.deploy(&mut read, id).await?;
     if deploy.ended_at.is_some() && deploy.release.is_none() {
         return Err(DeployError::State {
             id,
@@ -44,6 +45,11 @@ pub(crate) async fn upload(
     }
     let named = named_blobs(app, &mut read, &deploy.parts).await?;
     let manifests = manifests_of(app, &mut read, &deploy.parts).await?;
+    let all: Vec<_> = named
+        .iter()
+        .map(|(digest, size)| (*digest, *size))
+        .collect();
+    let missing = to_send(app, caller, &mut read, deployment.id, all.clone()).await?;
     drop(read);
     let now = app.now();
     if now - deploy.touched_at > TOUCH {
@@ -51,65 +57,111 @@ pub(crate) async fn upload(
         tx.touch_deploy(id, now).await?;
         tx.commit().await?;
     }
-    let all = named
-        .iter()
-        .map(|(digest, size)| (*digest, *size))
-        .collect();
-    let mut missing: HashSet<Digest> = app.blobs.missing(all).await?.into_iter().collect();
-
-    let limit = named.values().copied().max().unwrap_or(0);
-    // Each blob once or twice, with its head; more is no upload of this deploy.
-    let most: u64 = named.values().map(|size| 2 * (size + 64)).sum();
-    let mut received = 0;
-    let mut frames = FrameReader::new(limit);
-    let mut chunks = body.into_data_stream();
-    let mut writing = FuturesUnordered::new();
-    let mut unwritten = 0;
+    let mut receipt = Receipt {
+        deploy: id,
+        absent: app.blobs.missing(all).await?.into_iter().collect(),
+        missing: missing.into_iter().collect(),
+        named,
+        written: Vec::new(),
+    };
     // Needed at acceptance; now they share the disk's commits with the rest.
-    for (digest, bytes) in absent_manifests(app, manifests).await? {
-        unwritten += bytes.len();
-        writing.push(write(app, digest, bytes));
+    let manifests = absent_manifests(app, manifests).await?;
+    let received = receipt.receive(app, manifests, body).await;
+    // Also when the upload broke: what arrived whole is not sent again.
+    if !receipt.written.is_empty() {
+        let mut tx = app.store.begin().await?;
+        tx.insert_named_blobs(deployment.id, &receipt.written)
+            .await?;
+        tx.commit().await?;
     }
-    loop {
-        let chunk = tokio::time::timeout(IDLE, chunks.next())
-            .await
-            .map_err(|_| DeployError::UploadStopped)?;
-        let Some(chunk) = chunk else { break };
-        let chunk = chunk.map_err(|_| DeployError::UploadBroke)?;
-        received += chunk.len() as u64;
-        if received > most {
-            return Err(DeployError::UploadTooLarge { most });
-        }
-        frames.push(&chunk);
-        while let Some((digest, bytes)) = frames.next_blob()? {
-            if !named.contains_key(&digest) {
-                return Err(DeployError::NotNamed { id, digest });
-            }
-            // Sent twice, or there already.
-            if !missing.remove(&digest) {
-                continue;
-            }
+    failpoint("server.upload.end");
+    received
+}
+
+/// What came of one upload.
+struct Receipt {
+    deploy: DeployId,
+    named: BTreeMap<Digest, u64>,
+    /// Taken when they come: the others are held already.
+    missing: HashSet<Digest>,
+    /// Those that the store lacks as well.
+    absent: HashSet<Digest>,
+    /// On the disk now.
+    written: Vec<Digest>,
+}
+
+impl Receipt {
+    async fn receive(
+        &mut self,
+        app: &App,
+        manifests: Vec<(Digest, Bytes)>,
+        body: Body,
+    ) -> Result<(), DeployError> {
+        let limit = self.named.values().copied().max().unwrap_or(0);
+        // Each blob once or twice, with its head; more is no upload of this deploy.
+        let most: u64 = self.named.values().map(|size| 2 * (size + 64)).sum();
+        let mut received = 0;
+        let mut frames = FrameReader::new(limit);
+        let mut chunks = body.into_data_stream();
+        let mut writing = FuturesUnordered::new();
+        let mut unwritten = 0;
+        for (digest, bytes) in manifests {
             unwritten += bytes.len();
             writing.push(write(app, digest, bytes));
-            while writing.len() >= MOST_WRITERS || unwritten > MOST_UNWRITTEN {
-                match writing.try_next().await? {
-                    Some(length) => unwritten -= length,
-                    None => break,
+        }
+        loop {
+            let chunk = tokio::time::timeout(IDLE, chunks.next())
+                .await
+                .map_err(|_| DeployError::UploadStopped)?;
+            let Some(chunk) = chunk else { break };
+            let chunk = chunk.map_err(|_| DeployError::UploadBroke)?;
+            received += chunk.len() as u64;
+            if received > most {
+                return Err(DeployError::UploadTooLarge { most });
+            }
+            frames.push(&chunk);
+            while let Some((digest, bytes)) = frames.next_blob()? {
+                if !self.named.contains_key(&digest) {
+                    return Err(DeployError::NotNamed {
+                        id: self.deploy,
+                        digest,
+                    });
+                }
+                // Sent twice, or held already.
+                if !self.missing.remove(&digest) {
+                    continue;
+                }
+                // Whoever sends the bytes has them: nothing to write twice.
+                if !self.absent.contains(&digest) {
+                    self.written.push(digest);
+                    continue;
+                }
+                unwritten += bytes.len();
+                writing.push(write(app, digest, bytes));
+                while writing.len() >= MOST_WRITERS || unwritten > MOST_UNWRITTEN {
+                    match writing.try_next().await? {
+                        Some((digest, length)) => {
+                            unwritten -= length;
+                            self.written.push(digest);
+                        }
+                        None => break,
+                    }
                 }
             }
         }
+        while let Some((digest, _)) = writing.try_next().await? {
+            self.written.push(digest);
+        }
+        Ok(frames.finish()?)
     }
-    while writing.try_next().await?.is_some() {}
-    failpoint("server.upload.end");
-    Ok(frames.finish()?)
 }
 
-async fn write(app: &App, digest: Digest, bytes: Bytes) -> Result<usize, DeployError> {
+async fn write(app: &App, digest: Digest, bytes: Bytes) -> Result<(Digest, usize), DeployError> {
     let length = bytes.len();
     failpoint("server.upload.before_blob");
     app.blobs.put(digest, bytes).await?;
     failpoint("server.upload.after_blob");
-    Ok(length)
+    Ok((digest, length))
 }
 
 /// A deploy's manifests as the blobs that they are too.
