@@ -8,13 +8,15 @@
 use std::collections::BTreeSet;
 
 use updraft_api::agent::Wanted;
+use updraft_bundle::{BundleDir, VersionError};
 use updraft_model::{Digest, Release};
 
 use crate::control::explain;
+use crate::deliver::WantedReceiver;
 use crate::disk::{Disk, Live};
 use crate::environment;
 use crate::failpoint::failpoint;
-use crate::fetch::{Blobs, blocking};
+use crate::fetch::{Blobs, FetchError, Writing, blocking};
 use crate::files;
 use crate::prove;
 use crate::runtime::record::Record;
@@ -23,10 +25,15 @@ use crate::worker::Worker;
 
 pub(crate) struct Collect<'a> {
     pub(crate) disk: &'a Disk,
-    pub(crate) worker: &'a Worker,
+    /// Asks Airflow; none when somebody else runs it, whose runs record no
+    /// version of ours.
+    pub(crate) worker: Option<&'a Worker>,
     pub(crate) wanted: &'a Wanted,
     pub(crate) live: &'a Live,
+    /// What Airflow asked for lately.
     pub(crate) asked: &'a Asked,
+    /// Says so when something newer is wanted: then nothing more is removed.
+    pub(crate) newer: WantedReceiver,
     /// Records of components: an environment that one runs in stays.
     pub(crate) records: Vec<Record>,
 }
@@ -46,9 +53,33 @@ fn held(wanted: &Wanted, live: &Live, asked: &Asked) -> BTreeSet<Digest> {
     held
 }
 
+/// Removes versions until it is told to stop. What this does goes on when its
+/// caller is dropped in the middle, and then keeps others from writing: a
+/// version that is wanted again must not be found whole and removed after that.
+async fn remove(
+    dir: BundleDir,
+    doomed: Vec<Digest>,
+    writing: &Writing,
+    is_over: impl Fn() -> bool + Send + 'static,
+) -> Result<(), FetchError> {
+    let writing = writing.clone();
+    blocking(move || {
+        let _writing = writing;
+        doomed.iter().try_for_each(|digest| {
+            if is_over() {
+                return Ok(());
+            }
+            tracing::info!(folder = %dir.root().display(), version = %digest.short(), "removing a version that nothing holds");
+            dir.remove_version(digest)
+        })
+    })
+    .await??;
+    Ok(())
+}
+
 impl Collect<'_> {
     /// Runs between passes only, so never while something is being staged.
-    pub(crate) async fn run(&self) -> Result<(), String> {
+    pub(crate) async fn run(&self, writing: &Writing) -> Result<(), String> {
         failpoint("agent.collect.start");
         let mut held = held(self.wanted, self.live, self.asked);
         let bundles = self.disk.bundles().map_err(|error| error.to_string())?;
@@ -59,28 +90,30 @@ impl Collect<'_> {
             if versions.iter().all(|version| held.contains(version)) {
                 continue;
             }
-            match prove::status(self.disk, self.worker, &name).await {
-                Ok(status) => held.extend(status.held()),
-                Err(error) => {
-                    tracing::debug!(%name, %error, "Airflow cannot be asked; nothing of this bundle is removed");
-                    complete = false;
-                    held.extend(versions);
-                    continue;
+            if let Some(worker) = self.worker {
+                match prove::status(self.disk, worker, &name).await {
+                    Ok(status) => held.extend(status.held()),
+                    Err(error) => {
+                        tracing::debug!(%name, %error, "Airflow cannot be asked; nothing of this bundle is removed");
+                        complete = false;
+                        held.extend(versions);
+                        continue;
+                    }
                 }
             }
             let doomed: Vec<Digest> = versions
                 .into_iter()
                 .filter(|version| !held.contains(version))
                 .collect();
-            blocking(move || {
-                doomed.iter().try_for_each(|digest| {
-                    tracing::info!(%name, version = %digest.short(), "removing a version that nothing holds");
-                    dir.remove_version(digest)
-                })
-            })
-            .await
-            .map_err(|error| explain(&error))?
-            .map_err(|error| explain(&error))?;
+            let newer = self.newer.clone();
+            // An error is the agent's end.
+            let is_over = move || newer.has_changed().unwrap_or(true);
+            remove(dir, doomed, writing, is_over)
+                .await
+                .map_err(|error| explain(&error))?;
+        }
+        if self.newer.has_changed().unwrap_or(true) {
+            return Ok(());
         }
         if complete {
             self.collect_environments(&held)?;
@@ -130,10 +163,7 @@ impl Collect<'_> {
     }
 
     /// Keeps the blobs that a kept version could be repaired from.
-    fn collect_blobs(
-        &self,
-        mut held: BTreeSet<Digest>,
-    ) -> Result<(), updraft_bundle::VersionError> {
+    fn collect_blobs(&self, mut held: BTreeSet<Digest>) -> Result<(), VersionError> {
         let blobs = Blobs::new(self.disk);
         let manifests: Vec<Digest> = held.iter().copied().collect();
         for digest in manifests {
@@ -150,5 +180,52 @@ impl Collect<'_> {
             tracing::warn!(%error, "could not remove blobs");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::{Arc, mpsc};
+
+    use tokio::sync::Mutex;
+
+    use super::*;
+    use crate::fetch;
+
+    #[tokio::test]
+    async fn a_clean_up_that_was_cut_off_keeps_the_lock_until_it_has_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = BundleDir::open(folder.path()).unwrap();
+        let versions = [b"a", b"b"].map(|content| Digest::of(content));
+        for version in &versions {
+            fs::create_dir(dir.version_path(version)).unwrap();
+        }
+        let lock = Arc::new(Mutex::new(()));
+        let writing = fetch::may_write(&lock).await;
+        let (looked, looks) = mpsc::channel();
+        let (answer, answers) = mpsc::channel();
+        let is_over = move || {
+            looked.send(()).unwrap();
+            answers.recv().unwrap()
+        };
+        let doomed = (dir.clone(), versions.to_vec());
+        let work = tokio::spawn(async move { remove(doomed.0, doomed.1, &writing, is_over).await });
+        let looks = tokio::task::spawn_blocking(move || {
+            looks.recv().unwrap();
+            looks
+        })
+        .await
+        .unwrap();
+        // In the middle of it, something newer is wanted.
+        work.abort();
+        assert!(work.await.unwrap_err().is_cancelled());
+        assert!(lock.try_lock().is_err());
+        answer.send(false).unwrap();
+        answer.send(true).unwrap();
+        let _next = lock.lock().await;
+        assert!(!dir.version_path(&versions[0]).exists());
+        assert!(dir.version_path(&versions[1]).exists());
+        drop(looks);
     }
 }

@@ -25,7 +25,6 @@ use crate::airflow::components::{self, Common, DAG_PROCESSOR, SCHEDULER};
 use crate::airflow::rest::{AirflowRest, AirflowRestError};
 use crate::airflow::secrets::Secrets;
 use crate::airflow::settings::{self, SettingsFor};
-use crate::collect::Collect;
 use crate::config::AgentConfig;
 use crate::control::explain;
 use crate::deliver::{Deliver, PassError};
@@ -172,6 +171,7 @@ impl Converge {
                 &client,
                 image,
                 user,
+                &self.deliver.writing,
                 &self.deliver.board,
             )
             .await?;
@@ -539,23 +539,9 @@ impl Converge {
                 .iter()
                 .filter_map(|name| Record::read_alive(&self.launcher.files(name).record))
                 .collect();
-            let _writing = self.deliver.writing.lock().await;
-            let collect = Collect {
-                disk: &self.deliver.disk,
-                worker: &self.worker,
-                wanted,
-                live,
-                asked: &self.asked,
-                records,
-            };
-            let mut newer = self.deliver.wanted.clone();
-            let collected = tokio::select! {
-                collected = collect.run() => collected,
-                _ = newer.changed() => Ok(()),
-            };
-            if let Err(error) = collected {
-                tracing::warn!(%error, "could not clean up");
-            }
+            self.deliver
+                .collect(Some(&self.worker), wanted, live, &self.asked, records)
+                .await;
         }
         Ok(())
     }

@@ -11,14 +11,18 @@ use updraft_api::agent::{Problem, ProofReport, Target, Wanted};
 use updraft_bundle::{How, Verify, VersionError};
 use updraft_model::{Proof, ProofOutcome, Release, ReleaseId};
 
+use crate::collect::Collect;
 use crate::control::{ControlPlane, explain};
 use crate::disk::{Disk, Live};
-use crate::environment::EnvironmentError;
+use crate::environment::{self, EnvironmentError};
 use crate::failpoint::failpoint;
 use crate::fetch::{self, FetchError, blocking};
 use crate::files;
 use crate::observed::Board;
 use crate::prove::KeptProof;
+use crate::runtime::record::Record;
+use crate::socket::Asked;
+use crate::worker::Worker;
 
 /// A failed pass says what the loop should do.
 #[derive(Debug)]
@@ -158,14 +162,24 @@ impl Deliver {
             let dir = self.disk.bundle(&name)?;
             blocking(move || dir.clean_leftovers()).await??;
         }
+        let project = environment::project_dir(&self.disk)?;
+        blocking(move || project.clean_leftovers()).await??;
         let Some(live) = live else { return Ok(()) };
         // Somebody may have written to the live tree while no agent looked.
         for (name, bundle) in &live.release.bundles {
             let client = self.control.client();
-            let _writing = self.writing.lock().await;
-            let found =
-                fetch::materialize(&self.disk, &client, name, bundle.digest, None, Verify::Full)
-                    .await?;
+            let writing = fetch::may_write(&self.writing).await;
+            let disk = &self.disk;
+            let found = fetch::materialize(
+                &writing,
+                disk,
+                &client,
+                name,
+                bundle.digest,
+                None,
+                Verify::Full,
+            )
+            .await?;
             if found.how != How::Reused {
                 let text = format!(
                     "version {} of bundle `{name}` was not as it was written; it was fetched again and replaced",
@@ -185,29 +199,45 @@ impl Deliver {
         live: Option<&Live>,
         target: &Target,
     ) -> Result<(), PassError> {
-        if self.staged.as_ref() == Some(&target.release) {
+        if self.staged.as_ref() == Some(&target.release) && self.is_here(&target.release)? {
             return Ok(());
         }
         let previous = live.map(|live| &live.release.bundles);
         for (name, bundle) in &target.release.bundles {
             let previous = previous.and_then(|bundles| Some(bundles.get(name)?.digest));
-            let _writing = self.writing.lock().await;
+            let writing = fetch::may_write(&self.writing).await;
             self.board.busy(format!(
                 "fetching version {} of bundle `{name}`",
                 bundle.digest.short()
             ));
-            fetch::materialize(
-                &self.disk,
-                &self.control.client(),
-                name,
-                bundle.digest,
-                previous,
-                Verify::Quick,
-            )
-            .await?;
+            let (disk, client) = (&self.disk, self.control.client());
+            let mut newer = self.wanted.clone();
+            tokio::select! {
+                biased;
+                // What was fetched stays, so that nothing is fetched twice.
+                () = overtaken(&mut newer, target) => return Err(PassError::Overtaken),
+                made = fetch::materialize(
+                    &writing, disk, &client, name, bundle.digest, previous, Verify::Quick,
+                ) => made?,
+            };
         }
         self.staged = Some(target.release.clone());
         Ok(())
+    }
+
+    /// Whether each version of a Release is on disk, at a glance.
+    fn is_here(&self, release: &Release) -> Result<bool, PassError> {
+        for (name, bundle) in &release.bundles {
+            if !self
+                .disk
+                .bundle(name)?
+                .version_path(&bundle.digest)
+                .is_dir()
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Says that all of a Release is here.
@@ -238,13 +268,49 @@ impl Deliver {
                 return Ok(());
             }
             let (dir, digest) = (self.disk.bundle(name)?, bundle.digest);
-            let _writing = self.writing.lock().await;
-            if let Err(error) = blocking(move || dir.prepare_spare(&digest)).await? {
+            let writing = fetch::may_write(&self.writing).await;
+            let prepared = blocking(move || {
+                let _writing = writing;
+                dir.prepare_spare(&digest)
+            });
+            if let Err(error) = prepared.await? {
                 tracing::warn!(%error, "could not prepare a spare of the live version");
             }
         }
         self.spare_of = Some(live.release.id);
         Ok(())
+    }
+
+    /// Removes what nothing holds any more, until something newer is wanted.
+    pub(crate) async fn collect(
+        &self,
+        worker: Option<&Worker>,
+        wanted: &Wanted,
+        live: &Live,
+        asked: &Asked,
+        records: Vec<Record>,
+    ) {
+        let collect = Collect {
+            disk: &self.disk,
+            worker,
+            wanted,
+            live,
+            asked,
+            records,
+            newer: self.wanted.clone(),
+        };
+        let mut newer = self.wanted.clone();
+        let collected = async {
+            let writing = fetch::may_write(&self.writing).await;
+            collect.run(&writing).await
+        };
+        let collected = tokio::select! {
+            collected = collected => collected,
+            _ = newer.changed() => Ok(()),
+        };
+        if let Err(error) = collected {
+            tracing::warn!(%error, "could not clean up");
+        }
     }
 
     /// The proof of what is live, when there is one from before a restart.
@@ -254,11 +320,19 @@ impl Deliver {
         same.then_some(kept.report)
     }
 
-    /// Whether what is live was asked about as often as is wanted.
+    /// Whether what is live was asked about in this attempt. Attempts are told
+    /// apart, not ordered: a control plane that came back from a backup counts
+    /// from where it was.
     pub(crate) fn is_settled(&self, live: &Live, target: &Target) -> bool {
         self.kept_proof(live).is_some_and(|kept| {
-            kept.attempt >= target.attempt && kept.proof.outcome != ProofOutcome::TimedOut
+            kept.attempt == target.attempt && kept.proof.outcome != ProofOutcome::TimedOut
         })
+    }
+
+    /// Whether this attempt has an answer, of whatever kind.
+    pub(crate) fn is_answered(&self, live: &Live, target: &Target) -> bool {
+        self.kept_proof(live)
+            .is_some_and(|kept| kept.attempt == target.attempt)
     }
 
     /// Runs a proof until it ends or something newer is wanted, and keeps and

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use tokio::sync::Mutex;
 use updraft_api::Client;
 use updraft_bundle::{BundleDir, Verify};
 use updraft_image::{RealiseError, RealiseRequest, RunAs, Uv, UvError, realise, realised_key};
@@ -85,14 +87,18 @@ impl Environments {
         client: &Client,
         image: Digest,
         user: Option<Ids>,
+        writing: &Arc<Mutex<()>>,
         board: &Board,
     ) -> Result<Environment, EnvironmentError> {
         let described = describe(disk, client, image).await?;
         let files = described.manifest().files().clone();
         let dir = project_dir(disk)?;
         let latest = dir.versions()?.pop();
-        let project =
-            fetch::materialize_manifest(disk, client, &dir, &files, latest, Verify::Quick).await?;
+        let project = {
+            let writing = fetch::may_write(writing).await;
+            fetch::materialize_manifest(&writing, disk, client, &dir, &files, latest, Verify::Quick)
+                .await?
+        };
 
         let (tools, environments, board) = (self.tools.clone(), disk.environments(), board.clone());
         blocking(move || {

@@ -5,10 +5,10 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use updraft_api::agent::{AirflowView, Target, Wanted};
-use updraft_model::{BundleName, Proof};
+use updraft_model::{BundleName, Proof, ProofOutcome, ReleaseId};
 
 use crate::airflow::rest::AirflowRest;
 use crate::config::{AgentConfig, ExternalConfig};
@@ -17,15 +17,26 @@ use crate::disk::{Disk, Live};
 use crate::prove;
 use crate::rest_proof::RestProof;
 use crate::runtime::user::Isolation;
+use crate::socket::Asked;
 
 pub(crate) struct External {
     config: Arc<AgentConfig>,
     deliver: Deliver,
+    collected_at: Option<Instant>,
+    collected_for: Option<ReleaseId>,
 }
+
+/// How often what nothing holds is looked for without a reason.
+const COLLECT: Duration = Duration::from_secs(30);
 
 impl External {
     pub(crate) fn new(config: Arc<AgentConfig>, deliver: Deliver) -> Self {
-        Self { config, deliver }
+        Self {
+            config,
+            deliver,
+            collected_at: None,
+            collected_for: None,
+        }
     }
 
     pub(crate) async fn run(mut self) {
@@ -85,11 +96,31 @@ impl External {
         let Some(live) = live else { return Ok(()) };
         offer(&self.deliver.disk, &external, &live)?;
         self.deliver.prepare_spares(&live).await?;
-        if !self.deliver.is_settled(&live, target) {
+        let done = if external.airflow.is_some() {
+            self.deliver.is_settled(&live, target)
+        } else {
+            // Nobody can be asked again.
+            self.deliver.is_answered(&live, target)
+        };
+        if !done {
             let proof = self.prove(&external, &live, wanted, target);
             self.deliver.settle(&live, target, proof).await?;
         }
+        self.tidy_up(&live, wanted).await;
         Ok(())
+    }
+
+    /// Keeps the versions that the control plane names. Runs of an Airflow that
+    /// reads through a link hold none.
+    async fn tidy_up(&mut self, live: &Live, wanted: &Wanted) {
+        let is_new = self.collected_for != Some(live.release.id);
+        if is_new || self.collected_at.is_none_or(|at| at.elapsed() > COLLECT) {
+            self.collected_at = Some(Instant::now());
+            self.collected_for = Some(live.release.id);
+            self.deliver
+                .collect(None, wanted, live, &Asked::default(), Vec::new())
+                .await;
+        }
     }
 
     async fn prove(
@@ -100,9 +131,7 @@ impl External {
         target: &Target,
     ) -> Result<Proof, PassError> {
         let Some(airflow) = &external.airflow else {
-            return Err(PassError::Stalled(
-                "the files are delivered; without Airflow's address and a user, nobody can say whether Airflow took them in".into(),
-            ));
+            return Ok(delivered_only(external));
         };
         let password = std::fs::read_to_string(&airflow.password_file)?;
         let rest = AirflowRest::new(&airflow.url, &airflow.user, password.trim())
@@ -122,6 +151,19 @@ impl External {
             proofs.push((name.clone(), ask.run().await?));
         }
         Ok(prove::merge(proofs))
+    }
+}
+
+/// What is true when there is no Airflow to ask: the files are there, and no
+/// evidence will come. Not `live`, which means proven, and not a failure, which
+/// could be taken back.
+fn delivered_only(external: &ExternalConfig) -> Proof {
+    Proof {
+        outcome: ProofOutcome::TimedOut,
+        reason: "the files are delivered, and the agent has no Airflow to ask".into(),
+        seen: format!("delivered to `{}`", external.folder.display()),
+        not_seen: "whether Airflow takes them in: start the agent with `--external-airflow` to have that proven".into(),
+        ..prove::merge(Vec::new())
     }
 }
 

@@ -7,10 +7,12 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use updraft_api::{Client, ClientError};
 use updraft_bundle::{
     BundleDir, How, Limits, Manifest, Materialize, Materialized, Verify, VersionError,
@@ -20,6 +22,14 @@ use updraft_model::{BundleName, Digest};
 use crate::disk::Disk;
 use crate::failpoint::failpoint;
 use crate::files;
+
+/// The right to write versions. Work that blocks goes on after whoever waits
+/// for it was dropped, so it holds a share of this for as long as it runs.
+pub(crate) type Writing = Arc<OwnedMutexGuard<()>>;
+
+pub(crate) async fn may_write(lock: &Arc<Mutex<()>>) -> Writing {
+    Arc::new(Arc::clone(lock).lock_owned().await)
+}
 
 /// One blob is held in memory while it arrives.
 const LARGEST: u64 = 2 << 30;
@@ -161,6 +171,7 @@ impl Blobs {
 /// Makes a bundle version present, complete and verified, with as little
 /// fetching as the versions that are here allow.
 pub(crate) async fn materialize(
+    writing: &Writing,
     disk: &Disk,
     client: &Client,
     bundle: &BundleName,
@@ -171,15 +182,16 @@ pub(crate) async fn materialize(
     let dir = disk.bundle(bundle)?;
     // What is here and good needs no control plane: an agent without one keeps
     // what it has, and goes back to what it had.
-    if let Some(reused) = reuse(&dir, digest, verify).await? {
+    if let Some(reused) = reuse(writing, &dir, digest, verify).await? {
         return Ok(reused);
     }
     let manifest = Blobs::new(disk).manifest(client, digest).await?;
-    materialize_manifest(disk, client, &dir, &manifest, previous, verify).await
+    materialize_manifest(writing, disk, client, &dir, &manifest, previous, verify).await
 }
 
 /// The same, for a manifest that is at hand.
 pub(crate) async fn materialize_manifest(
+    writing: &Writing,
     disk: &Disk,
     client: &Client,
     dir: &BundleDir,
@@ -188,7 +200,7 @@ pub(crate) async fn materialize_manifest(
     verify: Verify,
 ) -> Result<Materialized, FetchError> {
     let digest = manifest.digest();
-    if let Some(reused) = reuse(dir, digest, verify).await? {
+    if let Some(reused) = reuse(writing, dir, digest, verify).await? {
         return Ok(reused);
     }
     let blobs = Blobs::new(disk);
@@ -202,7 +214,9 @@ pub(crate) async fn materialize_manifest(
     for _ in 0..4 {
         blobs.fetch(client, &needed).await?;
         let (source, dir, manifest) = (blobs.clone(), dir.clone(), manifest.clone());
+        let writing = writing.clone();
         let built = blocking(move || {
+            let _writing = writing;
             let layers = |digest: &Digest| source.open(digest);
             dir.materialize(&Materialize {
                 manifest: &manifest,
@@ -251,12 +265,14 @@ fn layers_of(blobs: &Blobs, dir: &BundleDir, version: Digest) -> Result<Vec<Dige
 }
 
 async fn reuse(
+    writing: &Writing,
     dir: &BundleDir,
     digest: Digest,
     verify: Verify,
 ) -> Result<Option<Materialized>, FetchError> {
-    let dir = dir.clone();
+    let (writing, dir) = (writing.clone(), dir.clone());
     blocking(move || {
+        let _writing = writing;
         if dir.tables(&digest)?.is_none() {
             return Ok(None);
         }

@@ -105,12 +105,12 @@ impl AgentSocket {
         if !self.disk.bundle_folder(question.bundle.as_str()).is_dir() {
             return Err(format!("there is no bundle `{}` here", question.bundle));
         }
-        self.asked.note(question.version);
         let now = self.disk.live().map_err(|error| error.to_string())?;
         let previous =
             now.and_then(|live| Some(live.release.bundles.get(&question.bundle)?.digest));
-        let _writing = self.writing.lock().await;
+        let writing = fetch::may_write(&self.writing).await;
         let materialized = fetch::materialize(
+            &writing,
             &self.disk,
             &self.control.client(),
             &question.bundle,
@@ -120,6 +120,9 @@ impl AgentSocket {
         )
         .await
         .map_err(|error| explain(&error))?;
+        // Only what there is, and before a clean-up can begin: anyone on this
+        // machine can ask for anything.
+        self.asked.note(question.version);
         Ok(materialized.path)
     }
 }

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use support::{ControlPlane, Place, read_tree};
-use updraft_model::{Digest, Release};
+use updraft_model::{Digest, ProofOutcome, Release};
 
 #[test]
 fn agent_process() {
@@ -61,8 +61,19 @@ async fn what_is_wanted_becomes_what_is_there() {
     control.serving(&second, SOON).await;
     assert_eq!(read_tree(&place.offered()), tree(SECOND));
 
+    // Only what differs: the manifest and the layers that hold an edited file.
+    let asked: BTreeSet<_> = control.asked().into_iter().collect();
+    let layers = |version: &str| -> BTreeSet<_> {
+        let folder = place.path().join(version).join("dags");
+        let scanned = updraft_bundle::scan(&folder, &updraft_bundle::ScanOptions::default());
+        let layers = scanned.unwrap().manifest().layers().to_vec();
+        layers.into_iter().map(|layer| layer.digest).collect()
+    };
+    let (before, after) = (layers("first"), layers("second"));
+    assert!(asked.is_disjoint(&before), "{asked:?}");
+    assert!(asked.is_superset(&after.difference(&before).copied().collect()));
+
     // Back to what is still here: nothing is fetched.
-    control.asked();
     control.want(&first, 1);
     control.serving(&first, SOON).await;
     assert_eq!(read_tree(&place.offered()), tree(FIRST));
@@ -230,6 +241,8 @@ async fn killed_anywhere_the_live_tree_is_one_release_and_the_next_agent_gets_on
 #[tokio::test]
 async fn what_was_said_of_one_deploy_is_not_said_of_the_next() {
     let (place, control) = (Place::new(), ControlPlane::start().await);
+    // Somebody's folder is where the link should be, so the agent is stuck.
+    fs::create_dir_all(place.offered()).unwrap();
     let _agent = place.start_external(&control);
     let first = deploy(&place, &control, "first", FIRST);
     let stalled = |report: &updraft_api::agent::Report| {
@@ -238,13 +251,13 @@ async fn what_was_said_of_one_deploy_is_not_said_of_the_next() {
             .as_ref()
             .is_some_and(|problem| problem.stalled)
     };
-    // Nobody can prove it, so the agent is stuck with it.
     let said = control
         .reported(SOON, |report| {
             report.serving == Some(first.id) && stalled(report)
         })
         .await;
     control.forget_reports();
+    fs::remove_dir(place.offered()).unwrap();
     let second = deploy(&place, &control, "second", SECOND);
     let reports = control
         .all_reports(SOON, |report| report.serving == Some(second.id))
@@ -257,4 +270,92 @@ async fn what_was_said_of_one_deploy_is_not_said_of_the_next() {
             "{report:#?}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_is_delivered_without_an_airflow_to_ask_is_neither_live_nor_failed() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let _agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    let report = control
+        .reported(SOON, |report| {
+            report
+                .proof
+                .as_ref()
+                .is_some_and(|proof| proof.release == first.id)
+        })
+        .await;
+    let proof = report.proof.unwrap().proof;
+    assert_eq!(proof.outcome, ProofOutcome::TimedOut);
+    assert!(proof.seen.contains(&place.offered().display().to_string()));
+    assert!(proof.not_seen.contains("--external-airflow"));
+    let quiet = control.reported(SOON, |report| report.problem.is_none());
+    assert_eq!(quiet.await.serving, Some(first.id));
+}
+
+#[tokio::test]
+async fn an_external_agent_keeps_the_versions_that_are_named_and_no_more() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let _agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+    let second = deploy(&place, &control, "second", SECOND);
+    control.change(|wanted| {
+        wanted.keep = second
+            .bundles
+            .values()
+            .map(|bundle| bundle.digest)
+            .collect();
+    });
+    control.serving(&second, SOON).await;
+    let third = deploy(&place, &control, "third", &[("a.py", "3")]);
+    control.serving(&third, SOON).await;
+    let versions = place.root().join(control.deployment().to_string());
+    let folder = |release: &Release| {
+        let digest = release.bundles[&"dags".parse().unwrap()].digest;
+        versions.join("bundles/dags/versions").join(digest.folder())
+    };
+    let end = std::time::Instant::now() + SOON;
+    while folder(&first).exists() && std::time::Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!folder(&first).exists());
+    assert!(folder(&second).exists() && folder(&third).exists());
+}
+
+#[tokio::test]
+async fn a_version_that_was_written_to_is_mended_before_it_is_live_again() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let _agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+    let file = fs::canonicalize(place.offered().join("a.py")).unwrap();
+    control.change(|wanted| {
+        wanted.keep = first.bundles.values().map(|bundle| bundle.digest).collect();
+    });
+    let second = deploy(&place, &control, "second", SECOND);
+    control.serving(&second, SOON).await;
+
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&file, "somebody's").unwrap();
+    control.want(&first, 1);
+    control.serving(&first, SOON).await;
+    assert_eq!(read_tree(&place.offered()), tree(FIRST));
+}
+
+#[tokio::test]
+async fn a_fetch_that_hangs_does_not_keep_the_next_deploy_away() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let _agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+
+    control.asked();
+    control.set_silent(true);
+    deploy(&place, &control, "second", SECOND);
+    control.until_asked(SOON).await;
+    control.set_silent(false);
+    let third = deploy(&place, &control, "third", &[("a.py", "3")]);
+    control.serving(&third, SOON).await;
+    assert_eq!(read_tree(&place.offered()), tree(&[("a.py", "3")]));
 }

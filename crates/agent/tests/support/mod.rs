@@ -42,6 +42,8 @@ struct Shared {
     asked: Mutex<Vec<Digest>>,
     /// Answers with errors while set.
     down: Mutex<bool>,
+    /// Begins to answer a fetch and then says nothing while set.
+    silent: Mutex<bool>,
     /// Agents switch as soon as they have staged.
     may_switch: Mutex<bool>,
 }
@@ -74,6 +76,7 @@ impl ControlPlane {
             all: Mutex::default(),
             asked: Mutex::default(),
             down: Mutex::new(false),
+            silent: Mutex::new(false),
             may_switch: Mutex::new(true),
         });
         let routes = Router::new()
@@ -116,6 +119,19 @@ impl ControlPlane {
 
     pub fn set_down(&self, down: bool) {
         *self.shared.down.lock().unwrap() = down;
+    }
+
+    pub fn set_silent(&self, silent: bool) {
+        *self.shared.silent.lock().unwrap() = silent;
+    }
+
+    /// Waits until an agent has asked for a blob since the last look.
+    pub async fn until_asked(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        while self.shared.asked.lock().unwrap().is_empty() {
+            assert!(Instant::now() < end, "nobody asked for a blob");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub fn set_may_switch(&self, may: bool) {
@@ -248,6 +264,11 @@ async fn take_report(State(shared): State<Arc<Shared>>, Json(report): Json<Repor
 async fn send_blobs(State(shared): State<Arc<Shared>>, Json(ask): Json<FetchBlobs>) -> Response {
     if *shared.down.lock().unwrap() {
         return StatusCode::BAD_GATEWAY.into_response();
+    }
+    if *shared.silent.lock().unwrap() {
+        shared.asked.lock().unwrap().extend(ask.digests);
+        let never = futures_util::stream::pending::<std::io::Result<Bytes>>();
+        return axum::body::Body::from_stream(never).into_response();
     }
     let blobs = shared.blobs.lock().unwrap();
     let mut body = Vec::new();
