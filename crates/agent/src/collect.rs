@@ -128,7 +128,8 @@ impl Collect<'_> {
 
     fn collect_environments(&self, held: &BTreeSet<Digest>) -> Result<(), String> {
         let running = self.records.iter().filter_map(|record| record.environment);
-        let (mut environments, mut trees) = (BTreeSet::new(), BTreeSet::new());
+        let mut environments: BTreeSet<Digest> = environment::kept(self.disk).into_iter().collect();
+        let mut trees = BTreeSet::new();
         for image in held.iter().copied().chain(running) {
             // Most digests are bundles', which have no such parts.
             if let Some((environment, files)) = environment::parts(self.disk, image) {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use updraft_api::agent::{AirflowView, ComponentState, ComponentView, Target, Wanted};
+use updraft_api::agent::{AirflowView, ComponentView, Target, Wanted};
 use updraft_model::{Digest, ImportError, Proof, ProofOutcome, ReleaseId};
 
 use crate::airflow::components::{self, Common, DAG_PROCESSOR, SCHEDULER};
@@ -29,13 +29,13 @@ use crate::config::AgentConfig;
 use crate::control::explain;
 use crate::deliver::{Deliver, PassError};
 use crate::disk::Live;
-use crate::environment::{Environment, Environments};
+use crate::environment::{self, Environment, EnvironmentAsk, Environments};
 use crate::failpoint::failpoint;
 use crate::fetch::blocking;
 use crate::files;
 use crate::prove::{self, ProveAsk, ProveError};
 use crate::runtime::record::Record;
-use crate::runtime::supervisor::{Launcher, Supervisor};
+use crate::runtime::supervisor::{Launcher, NotUp, Supervisor};
 use crate::runtime::user::{self, Isolation, WantedUser};
 use crate::socket::Asked;
 use crate::worker::Worker;
@@ -159,18 +159,25 @@ impl Converge {
     async fn environment(&mut self, image: Digest) -> Result<Environment, PassError> {
         if let Some(environment) = self.memory.ready.get(&image)
             && environment.python.exists()
+            && environment.project.is_dir()
         {
             return Ok(environment.clone());
         }
         let client = self.deliver.control.client();
+        let airflow_runs = components::LONG_RUNNING
+            .iter()
+            .any(|name| Record::read_alive(&self.launcher.files(name).record).is_some());
         let user = self.user.that_reaches(self.deliver.disk.root());
         let environment = self
             .environments
             .realise(
                 &self.deliver.disk,
                 &client,
-                image,
-                user,
+                EnvironmentAsk {
+                    image,
+                    user,
+                    airflow_runs,
+                },
                 &self.deliver.writing,
                 &self.deliver.board,
             )
@@ -235,28 +242,36 @@ impl Converge {
     /// runs otherwise, leaves the rest alone.
     async fn keep_airflow(&mut self, live: &Live, wanted: &Arc<Wanted>) -> Result<(), PassError> {
         let environment = self.environment(live.release.image.digest()).await?;
+        let made = environment.made();
+        if self.deliver.read(environment::MADE).unwrap_or_default() != Some(made) {
+            self.deliver.keep(environment::MADE, &made)?;
+        }
         let isolation = self.isolation(&environment).await?;
         self.make_home(&isolation)?;
         let files = self.decided(live).await?.files;
-        let variables = settings::variables(
-            &SettingsFor {
-                disk: &self.deliver.disk,
-                environment: &environment,
-                release: &live.release,
-                wanted,
-                secrets: &self.secrets,
-                port: self.config.airflow_port,
-                metadata_db_url: self.config.metadata_db_url.as_deref(),
-                apart: isolation.user.is_some(),
-                files,
-                pass: &self.config.pass_environment,
-            },
-            std::env::vars(),
-        );
+        // A variable that is no text is none of those that pass.
+        let ours: Vec<(String, String)> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let settings = SettingsFor {
+            disk: &self.deliver.disk,
+            environment: &environment,
+            release: &live.release,
+            wanted,
+            secrets: &self.secrets,
+            port: self.config.airflow_port,
+            metadata_db_url: self.config.metadata_db_url.as_deref(),
+            apart: isolation.user.is_some(),
+            files,
+            pass: &self.config.pass_environment,
+            ours: &ours,
+        };
+        let variables = settings::variables(&settings);
         let common = Common {
             disk: &self.deliver.disk,
             environment: &environment,
             variables: &variables,
+            asked: settings::asked(&settings),
             user: isolation.user,
         };
         // Its imports take seconds, so they overlap with everything else.
@@ -421,13 +436,7 @@ impl Converge {
         let rest = self.rest().map_err(|error| explain(&error))?;
         let end = Instant::now() + limit;
         loop {
-            let views = self.supervisor().views();
-            let not_up = views.iter().find(|view| {
-                !matches!(
-                    view.state,
-                    ComponentState::Running | ComponentState::Stopped
-                )
-            });
+            let not_up = self.supervisor().not_up();
             if not_up.is_none() && rest.is_up().await {
                 self.deliver
                     .board
@@ -441,12 +450,12 @@ impl Converge {
                 let error = view.last_error.clone().unwrap_or_default();
                 format!("{name} does not come up\n{error}")
             };
-            if let Some(view) = not_up.filter(|view| view.restarts >= 3) {
+            if let Some(NotUp { view, .. }) = not_up.as_ref().filter(|not_up| not_up.crashes >= 3) {
                 return Err(last_error(&view.name, view).trim().to_owned());
             }
             if Instant::now() > end {
                 return Err(match not_up {
-                    Some(view) => last_error(&view.name, view).trim().to_owned(),
+                    Some(NotUp { view, .. }) => last_error(&view.name, &view).trim().to_owned(),
                     None => format!("Airflow's API does not answer at {}", rest.address()),
                 });
             }

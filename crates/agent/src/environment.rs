@@ -8,16 +8,20 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use updraft_api::Client;
 use updraft_bundle::{BundleDir, Verify};
-use updraft_image::{RealiseError, RealiseRequest, RunAs, Uv, UvError, realise, realised_key};
+use updraft_image::{
+    RealiseError, RealiseRequest, RunAs, Uv, UvError, realise, realised_key, reopen,
+};
 use updraft_model::Digest;
 
 use crate::config::AgentConfig;
 use crate::control::explain;
 use crate::disk::Disk;
 use crate::fetch::{self, Blobs, FetchError, blocking};
+use crate::files;
 use crate::observed::Board;
 use crate::runtime::user::Ids;
 
@@ -26,6 +30,8 @@ use crate::runtime::user::Ids;
 pub(crate) struct Environment {
     /// The image's digest.
     pub(crate) digest: Digest,
+    /// Names the virtual environment.
+    key: Digest,
     pub(crate) folder: PathBuf,
     pub(crate) bin: PathBuf,
     pub(crate) python: PathBuf,
@@ -39,7 +45,24 @@ pub(crate) struct Environment {
     pub(crate) note: Option<String>,
 }
 
+/// Which virtual environment the live image runs in, kept in a file: another
+/// agent brings another package of ours, and would make another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Made {
+    image: Digest,
+    environment: Digest,
+}
+
+pub(crate) const MADE: &str = "environment.json";
+
 impl Environment {
+    pub(crate) fn made(&self) -> Made {
+        Made {
+            image: self.digest,
+            environment: self.key,
+        }
+    }
+
     pub(crate) fn is_airflow_2(&self) -> bool {
         self.airflow_version.starts_with("2.")
     }
@@ -64,6 +87,13 @@ impl From<updraft_bundle::VersionError> for EnvironmentError {
     }
 }
 
+/// Which environment to make, and for whom.
+pub(crate) struct EnvironmentAsk {
+    pub(crate) image: Digest,
+    pub(crate) user: Option<Ids>,
+    pub(crate) airflow_runs: bool,
+}
+
 /// Makes environments.
 pub(crate) struct Environments {
     /// Where `uv` and locks lie.
@@ -85,11 +115,15 @@ impl Environments {
         &self,
         disk: &Disk,
         client: &Client,
-        image: Digest,
-        user: Option<Ids>,
+        ask: EnvironmentAsk,
         writing: &Arc<Mutex<()>>,
         board: &Board,
     ) -> Result<Environment, EnvironmentError> {
+        let EnvironmentAsk {
+            image,
+            user,
+            airflow_runs,
+        } = ask;
         let described = describe(disk, client, image).await?;
         let files = described.manifest().files().clone();
         let dir = project_dir(disk)?;
@@ -101,9 +135,9 @@ impl Environments {
         };
 
         let (tools, environments, board) = (self.tools.clone(), disk.environments(), board.clone());
+        let before = made(disk).filter(|made| made.image == image);
         blocking(move || {
             let say = |line: &str| board.busy(line);
-            let uv = Uv::find_or_install(&tools, &say).map_err(|error| uv_failed(&error))?;
             let config = described.config();
             let ask = |run_as| RealiseRequest {
                 config,
@@ -116,17 +150,25 @@ impl Environments {
                 uid: ids.uid,
                 gid: ids.gid,
             });
-            let realised = match realise(&uv, &ask(run_as)) {
-                // No Python that the other user can run: Airflow runs as this
-                // one then, and `isolation` says so.
-                Err(RealiseError::Python(_) | RealiseError::Broken { .. }) if run_as.is_some() => {
-                    realise(&uv, &ask(None))
-                }
-                other => other,
+            let make = || {
+                let uv = Uv::find_or_install(&tools, &say).map_err(|error| uv_failed(&error))?;
+                let realised = match realise(&uv, &ask(run_as)) {
+                    // No Python that the other user can run: Airflow runs as this
+                    // one then, and `isolation` says so.
+                    Err(RealiseError::Python(_) | RealiseError::Broken { .. })
+                        if run_as.is_some() =>
+                    {
+                        realise(&uv, &ask(None))
+                    }
+                    other => other,
+                };
+                realised.map_err(|error| realise_failed(&error))
             };
-            let realised = realised.map_err(|error| realise_failed(&error))?;
+            let kept = || before.and_then(|made| reopen(&environments, made.environment));
+            let realised = kept_or_made(airflow_runs, kept, make)?;
             Ok(Environment {
                 digest: image,
+                key: realised.key,
                 folder: realised.folder,
                 bin: realised.bin,
                 python: realised.python,
@@ -139,6 +181,33 @@ impl Environments {
         })
         .await?
     }
+}
+
+/// The one rule of which virtual environment a live image has: as long as
+/// anything of Airflow runs, the one that it runs in; otherwise the one that
+/// this agent makes, and where it cannot (no network), the one there is.
+fn kept_or_made<T: std::fmt::Debug, E: std::fmt::Debug>(
+    airflow_runs: bool,
+    kept: impl Fn() -> Option<T>,
+    make: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    if airflow_runs && let Some(kept) = kept() {
+        return Ok(kept);
+    }
+    make().or_else(|error| {
+        let kept = kept().ok_or(error)?;
+        tracing::warn!(environment = ?kept, "no new environment can be made, so Airflow goes on in the one there is");
+        Ok(kept)
+    })
+}
+
+fn made(disk: &Disk) -> Option<Made> {
+    files::read_json(&disk.root().join(MADE)).ok().flatten()
+}
+
+/// The virtual environment that the live image was last seen to run in.
+pub(crate) fn kept(disk: &Disk) -> Option<Digest> {
+    made(disk).map(|made| made.environment)
 }
 
 fn uv_failed(error: &UvError) -> EnvironmentError {
@@ -193,4 +262,22 @@ pub(crate) fn parts(disk: &Disk, image: Digest) -> Option<(Digest, Digest)> {
     let parsed = updraft_image::EnvironmentManifest::parse(&manifest).ok()?;
     let config = updraft_image::EnvironmentConfig::parse(&blobs.read(&parsed.config())?).ok()?;
     Some((realised_key(&config), parsed.files().digest()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_agent_leaves_a_running_airflow_where_it_is() {
+        let rule = |runs, kept: Option<&'static str>, made: Result<&'static str, ()>| {
+            kept_or_made(runs, || kept, || made)
+        };
+        assert_eq!(rule(true, Some("old"), Ok("new")), Ok("old"));
+        assert_eq!(rule(false, Some("old"), Ok("new")), Ok("new"));
+        // Without a network, also after the machine restarted.
+        assert_eq!(rule(false, Some("old"), Err(())), Ok("old"));
+        assert_eq!(rule(true, None, Ok("new")), Ok("new"));
+        assert_eq!(rule(true, None, Err(())), Err(()));
+    }
 }

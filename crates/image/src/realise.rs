@@ -174,6 +174,15 @@ pub fn realise(uv: &Uv, ask: &RealiseRequest<'_>) -> Result<Realised, RealiseErr
     Ok(realised(key, &folder, record, false))
 }
 
+/// An environment that is there, by its name alone: one that an earlier release
+/// of ours made has another than this one would give it.
+pub fn reopen(dir: &Path, key: Digest) -> Option<Realised> {
+    let folder = dir.join(key.folder());
+    let record = fs::read(folder.join(COMPLETE)).ok()?;
+    let record = serde_json::from_slice(&record).ok()?;
+    python::runs(&folder.join("bin/python"), None).then(|| realised(key, &folder, record, true))
+}
+
 /// What `complete` says.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {

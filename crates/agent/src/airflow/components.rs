@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::settings::{self, Variables};
+use super::settings::{self, Asked, Variables};
 use crate::disk::Disk;
 use crate::environment::Environment;
 use crate::runtime::supervisor::Spec;
@@ -40,6 +40,7 @@ pub(crate) struct Common<'a> {
     pub(crate) disk: &'a Disk,
     pub(crate) environment: &'a Environment,
     pub(crate) variables: &'a Variables,
+    pub(crate) asked: Asked,
     pub(crate) user: Option<Ids>,
 }
 
@@ -54,6 +55,7 @@ impl Common<'_> {
             folder: self.disk.airflow_home(),
             user: self.user,
             environment: Some(self.environment.digest),
+            asked: self.asked.with_bundles,
             grace: Duration::from_secs(10),
         }
     }
@@ -102,6 +104,7 @@ sys.exit(subprocess.run(
         };
         // Loads no bundle, so a bundle that comes or goes leaves it alone.
         let triggerer = Spec {
+            asked: self.asked.without_bundles,
             variables: settings::without_bundles(self.variables.clone()),
             ..self.airflow(TRIGGERER, &["triggerer", "--skip-serve-logs"])
         };

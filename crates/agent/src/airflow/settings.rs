@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 use updraft_api::agent::Wanted;
-use updraft_model::Release;
+use updraft_model::{Digest, Release};
 
 use super::secrets::Secrets;
 use crate::disk::Disk;
@@ -77,16 +77,54 @@ pub(crate) struct SettingsFor<'a> {
     pub(crate) files: u64,
     /// Further names that pass from the agent's environment.
     pub(crate) pass: &'a [String],
+    /// The agent's own environment.
+    pub(crate) ours: &'a [(String, String)],
+}
+
+/// What was asked for, told apart from how this agent goes about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// For those that load bundles.
+    pub(crate) with_bundles: Digest,
+    /// For the others, which need not restart when a bundle comes or goes.
+    pub(crate) without_bundles: Digest,
+}
+
+/// What a component that runs is compared by: the Release's environment, the
+/// Deployment's variables and executor, and what the operator tells the agent
+/// about Airflow. Everything else that Airflow is started with (the agent's
+/// defaults and its own package, `LANG` or `PATH` of a shell) changes with the
+/// agent, and waits for the next start.
+pub(crate) fn asked(ask: &SettingsFor<'_>) -> Asked {
+    let named: BTreeMap<_, _> = ask
+        .ours
+        .iter()
+        .filter(|(name, _)| ask.pass.contains(name))
+        .map(|(name, value)| (name, value))
+        .collect();
+    let asked = json!({
+        "venv": ask.environment.folder,
+        "files": ask.environment.project,
+        "image": ask.environment.variables,
+        "deployment": ask.wanted.environment,
+        "executor": ask.wanted.executor,
+        "port": ask.port,
+        "database": ask.metadata_db_url,
+        "passed": named,
+    });
+    let bundles: Vec<_> = ask.release.bundles.keys().collect();
+    let digest = |asked: &serde_json::Value| Digest::of(asked.to_string().as_bytes());
+    Asked {
+        with_bundles: digest(&json!([asked, bundles])),
+        without_bundles: digest(&asked),
+    }
 }
 
 pub(crate) type Variables = BTreeMap<String, String>;
 
 /// The environment of all components.
-pub(crate) fn variables(
-    ask: &SettingsFor<'_>,
-    ours: impl IntoIterator<Item = (String, String)>,
-) -> Variables {
-    let mut variables = passed(ours, ask.apart, ask.pass);
+pub(crate) fn variables(ask: &SettingsFor<'_>) -> Variables {
+    let mut variables = passed(ask.ours.iter().cloned(), ask.apart, ask.pass);
     // What the Deployment says may replace a default of ours …
     variables.extend(defaults(ask));
     for (name, value) in ask

@@ -32,23 +32,21 @@ pub(crate) struct Spec {
     pub(crate) folder: PathBuf,
     pub(crate) user: Option<Ids>,
     pub(crate) environment: Option<Digest>,
+    /// Of what was asked for, as opposed to how this agent goes about it: see
+    /// [`Spec::fingerprint`].
+    pub(crate) asked: Digest,
     /// How long it may take to stop by itself, when it has to be replaced.
     pub(crate) grace: Duration,
 }
 
 impl Spec {
-    /// Tells whether something that runs was started from this very spec. A
-    /// digest, because variables may be secret and records are not.
+    /// Tells whether something that runs is what was asked for. The command and
+    /// its variables are no part of it: they are also the agent's own defaults
+    /// and what the shell that started it had set, and a new agent, or another
+    /// shell, is no reason to interrupt a task. They apply at the next start.
     pub(crate) fn fingerprint(&self) -> String {
-        let command: Vec<_> = self
-            .command
-            .iter()
-            .map(|part| part.to_string_lossy())
-            .collect();
         let user = self.user.map(|ids| (ids.uid, ids.gid));
-        // Not the image's digest: images that differ in nothing that this
-        // process sees leave it alone.
-        let all = serde_json::json!([command, self.variables, self.folder, user]);
+        let all = serde_json::json!([self.component, self.asked, self.folder, user]);
         Digest::of(all.to_string().as_bytes()).hex()
     }
 }
@@ -140,6 +138,17 @@ struct Handle {
 struct Seen {
     view: ComponentView,
     record: Option<Record>,
+    /// The fingerprint that it is kept up from, and its crashes in a row.
+    of: String,
+    crashes: u32,
+}
+
+/// A component that does not run as wanted.
+#[derive(Debug)]
+pub(crate) struct NotUp {
+    pub(crate) view: ComponentView,
+    /// Crashes in a row since this was wanted.
+    pub(crate) crashes: u32,
 }
 
 /// The components of one Airflow.
@@ -200,6 +209,22 @@ impl Supervisor {
             .is_some_and(|handle| handle.spec.borrow().is_some())
     }
 
+    /// The first wanted component that does not run as wanted, or has not for
+    /// long. One that is being replaced is not up, however well it runs.
+    pub(crate) fn not_up(&self) -> Option<NotUp> {
+        self.components.values().find_map(|handle| {
+            let wanted = handle.spec.borrow().as_ref()?.fingerprint();
+            let seen = handle.view.borrow();
+            let is_wanted = |record: &Record| record.fingerprint == wanted;
+            let up = seen.view.state == ComponentState::Running
+                && seen.record.as_ref().is_some_and(is_wanted);
+            (!up).then(|| NotUp {
+                view: seen.view.clone(),
+                crashes: if seen.of == wanted { seen.crashes } else { 0 },
+            })
+        })
+    }
+
     /// The record of a component that runs from its wanted spec.
     pub(crate) fn running(&self, component: &str) -> Option<Record> {
         let handle = self.components.get(component)?;
@@ -230,7 +255,12 @@ fn start_task(
         restarts: 0,
         last_error: None,
     };
-    let (seen, view) = watch::channel(Seen { view, record: None });
+    let (seen, view) = watch::channel(Seen {
+        view,
+        record: None,
+        of: String::new(),
+        crashes: 0,
+    });
     let component = Component {
         name,
         launcher: launcher.clone(),
@@ -267,6 +297,9 @@ impl Component {
         let files = self.launcher.files(self.name);
         loop {
             let wanted = self.specs.borrow_and_update().clone();
+            if let Some(spec) = &wanted {
+                self.begin(spec.fingerprint());
+            }
             let running = Record::read_alive(&files.record);
             match (wanted, running) {
                 (None, None) => {
@@ -279,6 +312,9 @@ impl Component {
                     self.attend(&files, record).await;
                 }
                 (wanted, Some(record)) => {
+                    if wanted.is_some() {
+                        self.show(ComponentState::Starting, Some(record.clone()));
+                    }
                     let grace = wanted.map_or(Duration::from_secs(10), |spec| spec.grace);
                     tracing::info!(component = self.name, pid = record.process.pid, "stopping");
                     stop(&record.process, grace).await;
@@ -286,6 +322,20 @@ impl Component {
                 (Some(spec), None) => self.start(&files, &spec).await,
             }
         }
+    }
+
+    /// Crashes of what was wanted before say nothing about what is wanted now.
+    fn begin(&mut self, of: String) {
+        if self.seen.borrow().of == of {
+            return;
+        }
+        self.backoff = Backoff::default();
+        self.seen.send_modify(|seen| {
+            seen.of = of;
+            seen.crashes = 0;
+            seen.view.restarts = 0;
+            seen.view.last_error = None;
+        });
     }
 
     /// Waits beside a component that runs as wanted.
@@ -377,6 +427,7 @@ impl Component {
             seen.view.pid = None;
             seen.view.state = ComponentState::Waiting;
             seen.view.restarts += 1;
+            seen.crashes = self.backoff.0;
             seen.view.last_error = Some(last_lines.trim().to_owned());
         });
         self.changed.send_modify(|count| *count += 1);
@@ -394,7 +445,11 @@ impl Component {
                 pid: record.as_ref().map(|record| record.process.pid),
                 ..seen.view.clone()
             };
-            let new = Seen { view, record };
+            let new = Seen {
+                view,
+                record,
+                ..seen.clone()
+            };
             let differs = *seen != new;
             *seen = new;
             differs
@@ -526,6 +581,7 @@ mod tests {
                 folder: self.folder.path().to_owned(),
                 user: None,
                 environment: None,
+                asked: Digest::of(script.as_bytes()),
                 grace: Duration::from_secs(2),
             }
         }
@@ -571,6 +627,70 @@ mod tests {
         second.want(vec![spec]);
         assert_eq!(place.running(&second).await, record);
         assert_eq!(family(&[], Some(&place.mark())).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn another_agent_with_other_defaults_adopts_too_and_starts_its_own_way() {
+        let place = Place::new();
+        let spec = place.spec("exec sleep 300");
+        let mut first = Supervisor::new(place.launcher.clone());
+        first.want(vec![spec.clone()]);
+        let record = place.running(&first).await;
+        first.abandon();
+
+        // Upgraded, from another shell, in a venv with another package of ours.
+        let mut upgraded = spec.clone();
+        upgraded.command = vec!["/bin/sh".into(), "-c".into(), "exec sleep 400".into()];
+        upgraded.variables.insert("LANG".into(), "C".into());
+        let mut second = Supervisor::new(place.launcher.clone());
+        second.want(vec![upgraded]);
+        assert_eq!(place.running(&second).await, record);
+        assert_eq!(family(&[], Some(&place.mark())).len(), 1);
+
+        record.process.signal(Signal::KILL);
+        record.process.ended().await;
+        let next = loop {
+            let next = place.running(&second).await;
+            if next.process != record.process {
+                break next;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let command = std::fs::read(format!("/proc/{}/cmdline", next.process.pid)).unwrap();
+        assert!(String::from_utf8_lossy(&command).contains("400"));
+    }
+
+    #[tokio::test]
+    async fn what_is_being_replaced_is_not_up_and_old_crashes_do_not_count() {
+        let place = Place::new();
+        let mut supervisor = Supervisor::new(place.launcher.clone());
+        supervisor.want(vec![place.spec("exit 3")]);
+        let mut changes = supervisor.changes();
+        while supervisor.not_up().unwrap().crashes < 2 {
+            changes.changed().await.unwrap();
+        }
+        // Ignores a polite request, so that replacing it takes a while.
+        let stubborn = place.spec("trap '' TERM; while :; do sleep 1; done");
+        supervisor.want(vec![stubborn]);
+        assert_eq!(supervisor.not_up().unwrap().crashes, 0);
+        while supervisor.not_up().is_some() {
+            changes.changed().await.unwrap();
+        }
+        let old = place.record().unwrap();
+        assert_eq!(supervisor.views()[0].restarts, 0);
+
+        supervisor.want(vec![place.spec("exec sleep 300")]);
+        let begun = Instant::now();
+        while old.process.is_alive() {
+            let not_up = supervisor.not_up().is_some();
+            assert!(not_up || !old.process.is_alive());
+            assert!(begun.elapsed() < Duration::from_secs(30));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        while supervisor.not_up().is_some() {
+            changes.changed().await.unwrap();
+        }
+        assert_ne!(place.record().unwrap(), old);
     }
 
     #[tokio::test]
