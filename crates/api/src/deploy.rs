@@ -51,7 +51,9 @@ pub struct Comparison {
     pub wanted: Option<Release>,
     /// The deploy that was created, or the one whose Release this already is.
     pub deploy: Option<DeployView>,
-    /// Blobs that the control plane lacks.
+    /// Blobs that the control plane lacks: of what is offered, and of the parts
+    /// of the wanted Release that stay. Whoever has the latter sends them to an
+    /// accepted deploy; a manifest among them comes back with any upload.
     pub missing: Vec<Digest>,
     /// For each given bundle, the file tables of those layers of the wanted
     /// bundle that the given one does not have: enough to name what differs.

@@ -221,6 +221,49 @@ fn time_that_runs_out_is_11_whoevers_it_was() {
 }
 
 #[test]
+fn blobs_that_went_bad_are_sent_again_whatever_else_there_is_to_do() {
+    let world = World::new();
+    let agent = world.agent(Answer::Proven);
+    world
+        .sandbox
+        .write("here/include/sql.py", "# of the image half\n");
+    world.deploy(&[]).ended_with(0);
+    // Nothing else to do: a layer and a manifest of the DAGs, and a layer, a
+    // config and a manifest of the Environment.
+    world.damage_blobs();
+    assert!(world.bad_blobs().len() >= 5, "{:?}", world.bad_blobs());
+    let printed = world.deploy(&[]).ended_with(0);
+    assert!(printed.stderr.contains("had lost"), "{printed}");
+    assert!(!printed.stderr.contains("cannot make again"), "{printed}");
+    assert_eq!(world.bad_blobs(), Vec::<String>::new());
+
+    // Beside a change, which keeps one layer of the DAGs and the Environment.
+    let status = world.run(&["status", "-o", "json"]).json();
+    let replaced = &status["wanted_deploy"]["release"]["bundles"]["dags"]["digest"];
+    let replaced = replaced.as_str().unwrap().replace("sha256:", "");
+    agent.answer(Answer::ImportError);
+    world.write_dag("returns", "# new\n");
+    world.damage_blobs();
+    let printed = world.deploy(&[]).ended_with(10);
+    assert!(printed.stderr.contains("had lost"), "{printed}");
+    assert_eq!(world.bad_blobs(), [replaced.clone()]);
+
+    // While it is proven again.
+    world.damage_blobs();
+    let printed = world.deploy(&[]).ended_with(10);
+    assert!(printed.stderr.contains("had lost"), "{printed}");
+    assert_eq!(world.bad_blobs(), [replaced]);
+    let printed = world.deploy(&[]).ended_with(10);
+    assert!(!printed.stderr.contains("had lost"), "{printed}");
+
+    // What this project cannot make again is said.
+    std::fs::remove_file(world.sandbox.path("here/include/sql.py")).unwrap();
+    world.damage_blobs();
+    let printed = world.deploy(&[]).ended_with(10);
+    assert!(printed.stderr.contains("cannot make again"), "{printed}");
+}
+
+#[test]
 fn a_later_deploy_makes_an_earlier_one_12() {
     let world = World::new();
     let agent = world.agent(Answer::Silence);

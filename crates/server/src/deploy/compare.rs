@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use updraft_api::deploy::{Comparison, ComparisonOutcome, PlanRequest};
 use updraft_bundle::LayerTable;
-use updraft_model::{BundleName, DeployState, DeploymentName, Release, ReleaseId};
+use updraft_model::{BundleName, DeployState, DeploymentName, Digest, Release, ReleaseId};
 use updraft_store::{Deploy, Deployment, Read};
 
 use super::held::to_send;
@@ -102,7 +102,15 @@ pub(super) async fn answer(
     deploy: Option<Deploy>,
 ) -> Result<Comparison, DeployError> {
     // Also when nothing differs: a blob that went bad is sent again this way.
-    let missing = to_send(app, caller, read, deployment.id, offer.blobs()).await?;
+    let mut blobs = offer.blobs();
+    for digest in kept(offer, assessment.wanted.as_ref()) {
+        let manifest = app.shelf.manifest(read, digest).await?;
+        blobs.push((digest, manifest.text.len() as u64));
+        blobs.extend(manifest.blobs.iter());
+    }
+    blobs.sort_unstable();
+    blobs.dedup();
+    let missing = to_send(app, caller, read, deployment.id, blobs).await?;
     let replaced = replaced(app, read, offer, assessment.wanted.as_ref()).await?;
     let deploy = match deploy {
         Some(deploy) => {
@@ -118,6 +126,22 @@ pub(super) async fn answer(
         missing,
         replaced,
     })
+}
+
+/// The manifests of what is wanted that the offer leaves in place.
+fn kept(offer: &Offer, wanted: Option<&Release>) -> Vec<Digest> {
+    let Some(wanted) = wanted else {
+        return Vec::new();
+    };
+    let stays = |offered: Option<&Digest>, digest| offered.is_none_or(|it| *it == digest);
+    let image = wanted.image.digest();
+    let bundles = wanted.bundles.iter();
+    bundles
+        .map(|(name, bundle)| (offer.parts.bundles.get(name), bundle.digest))
+        .chain([(offer.parts.environment.as_ref(), image)])
+        .filter(|(offered, digest)| stays(*offered, *digest))
+        .map(|(_, digest)| digest)
+        .collect()
 }
 
 /// The tables of layers that the offered bundles no longer have.

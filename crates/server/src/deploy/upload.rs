@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use updraft_api::frames::FrameReader;
 use updraft_bundle::failpoint;
 use updraft_model::{DeployId, Digest};
-use updraft_store::Read;
+use updraft_store::{Deploy, DeployParts, Read};
 
 use super::DeployError;
 use super::held::to_send;
@@ -43,8 +43,9 @@ pub(crate) async fn upload(
             to: "uploaded to",
         });
     }
-    let named = named_blobs(app, &mut read, &deploy.parts).await?;
-    let manifests = manifests_of(app, &mut read, &deploy.parts).await?;
+    let parts = whole(&deploy);
+    let named = named_blobs(app, &mut read, &parts).await?;
+    let manifests = manifests_of(app, &mut read, &parts).await?;
     let all: Vec<_> = named
         .iter()
         .map(|(digest, size)| (*digest, *size))
@@ -156,6 +157,22 @@ impl Receipt {
     }
 }
 
+/// What may be sent for a deploy: what it brings, and once it is accepted, all
+/// that its Release names.
+fn whole(deploy: &Deploy) -> DeployParts {
+    match &deploy.release {
+        None => deploy.parts.clone(),
+        Some(release) => DeployParts {
+            bundles: release
+                .bundles
+                .iter()
+                .map(|(name, bundle)| (name.clone(), bundle.digest))
+                .collect(),
+            environment: Some(release.image.digest()),
+        },
+    }
+}
+
 async fn write(app: &App, digest: Digest, bytes: Bytes) -> Result<(Digest, usize), DeployError> {
     let length = bytes.len();
     failpoint("server.upload.before_blob");
@@ -168,7 +185,7 @@ async fn write(app: &App, digest: Digest, bytes: Bytes) -> Result<(Digest, usize
 pub(super) async fn manifests_of(
     app: &App,
     read: &mut Read,
-    parts: &updraft_store::DeployParts,
+    parts: &DeployParts,
 ) -> Result<Vec<(Digest, Bytes)>, DeployError> {
     let mut manifests = Vec::new();
     for digest in parts.manifests() {
@@ -196,7 +213,7 @@ pub(super) async fn absent_manifests(
 pub(super) async fn named_blobs(
     app: &App,
     read: &mut Read,
-    parts: &updraft_store::DeployParts,
+    parts: &DeployParts,
 ) -> Result<BTreeMap<Digest, u64>, DeployError> {
     let mut named = BTreeMap::new();
     for digest in parts.manifests() {

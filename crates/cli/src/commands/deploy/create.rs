@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! scan dags/ ─┐                     ┌─ nothing to do
-//! git ────────┼─ plan ─ create ─────┼─ rolling out already ──────────┬─ follow ─ report
+//! git ────────┼─ plan ─ create ─────┼─ rolling out already ──────────┬─ repair ─ follow ─ report
 //! image half ─┘                     └─ changes: upload, accept ──────┘
 //! ```
 
@@ -19,7 +19,7 @@ use updraft_api::deploy::{
 };
 use updraft_api::{Client, ErrorCode};
 use updraft_bundle::{Scan, ScanOptions};
-use updraft_model::{BundleName, DeploymentName, Digest, GitState};
+use updraft_model::{BundleName, DeployId, DeploymentName, Digest, GitState, Release};
 use updraft_project::{ImageHalf, Project, ProjectError};
 use uuid::Uuid;
 
@@ -183,6 +183,8 @@ struct Planned {
     comparison: Comparison,
     /// What differs in the image half, which stays as it is.
     image_differs: Vec<String>,
+    /// The image half, where it was not made into the Environment.
+    half: Option<ImageHalf>,
 }
 
 impl Deploy<'_> {
@@ -206,7 +208,7 @@ impl Deploy<'_> {
         let image = match &comparison.wanted {
             Some(wanted) => {
                 let half = join(read.half).await?;
-                environment::differences(self.client, self.deployment, wanted, half).await
+                environment::differences(self.client, self.deployment, wanted, &half).await
             }
             None => Vec::new(),
         };
@@ -242,24 +244,29 @@ impl Deploy<'_> {
             }
         };
         let Begun {
-            deploy,
-            follow: kind,
+            mut deploy,
+            next,
+            lost,
             image_differs,
             sent,
             made_environment,
         } = begun;
-        let (mut outcome, ending) = match kind {
-            Follow::Nothing => (self.nothing_to_do(deploy, out)?, None),
-            Follow::Accept | Follow::Wait => {
-                let mut deploy = deploy.ok_or_else(no_deploy)?;
-                if kind == Follow::Accept {
-                    let asked = Instant::now();
-                    deploy = self.client.accept_deploy(deploy.id).await?;
-                    timings.accepted = Some(milliseconds(self.started.elapsed()));
-                    say_accepted(&deploy, asked.elapsed(), out)?;
-                }
-                self.wait(deploy, interrupt, out).await?
-            }
+        if next == Next::Accept {
+            let asked = Instant::now();
+            let accepted = tokio::select! {
+                accepted = self.client.accept_deploy(deploy.id) => accepted?,
+                () = interrupt.came() => return Err(unknown_end(self.deployment)),
+            };
+            deploy = accepted;
+            timings.accepted = Some(milliseconds(self.started.elapsed()));
+            say_accepted(&deploy, asked.elapsed(), out)?;
+        }
+        if !lost.digests.is_empty() {
+            self.repair(deploy.id, lost, out).await?;
+        }
+        let (mut outcome, ending) = match next {
+            Next::Nothing => (self.nothing_to_do(deploy, out)?, None),
+            Next::Accept | Next::Wait => self.wait(deploy, interrupt, out).await?,
         };
         if let Some(deploy) = &outcome.deploy {
             timings.add_deploy(deploy);
@@ -305,39 +312,93 @@ impl Deploy<'_> {
                 self.create(&planned, join_git(git).await).await?
             }
         };
+        let next = next(comparison.outcome);
+        if let Some(text) = next_text(comparison.outcome) {
+            writeln!(out.status(), "{text}")?;
+        }
+        let to_send = to_send(&scan, &comparison);
         let mut begun = Begun {
-            deploy: comparison.deploy.clone(),
-            follow: Follow::Wait,
+            deploy: comparison.deploy.ok_or_else(no_deploy)?,
+            next,
             image_differs: planned.image_differs,
             sent: None,
             made_environment: planned.environment.is_some(),
+            lost: Lost {
+                digests: comparison.missing,
+                wanted: comparison.wanted,
+                half: planned.half,
+                scan: Arc::clone(&scan),
+            },
         };
-        match comparison.outcome {
-            ComparisonOutcome::NothingToDo => begun.follow = Follow::Nothing,
-            ComparisonOutcome::RollingOut => {
-                writeln!(out.status(), "The same content is being rolled out already")?;
-            }
-            ComparisonOutcome::ProvingAgain => {
-                writeln!(
-                    out.status(),
-                    "The same content did not get proven before; it is proven again"
-                )?;
-            }
-            ComparisonOutcome::Changes => {
-                let deploy = comparison.deploy.as_ref().ok_or_else(no_deploy)?;
-                let sent = to_send(&scan, &comparison);
-                let step = out.step(format!("sending {}", things(sent.layers, "layer")));
-                let source = upload::Source {
-                    scan,
-                    environment: planned.environment,
-                };
-                upload::send(self.client, deploy.id, &comparison.missing, source).await?;
-                out.done(step, &sent_text(&sent));
-                begun.sent = Some(sent);
-                begun.follow = Follow::Accept;
-            }
+        if next == Next::Accept {
+            let source = Arc::new(upload::Source {
+                scan,
+                environment: planned.environment,
+            });
+            let digests = std::mem::take(&mut begun.lost.digests);
+            let (new, lost): (Vec<_>, _) = digests.into_iter().partition(|it| source.has(*it));
+            begun.lost.digests = lost;
+            let step = out.step(format!("sending {}", things(to_send.layers, "layer")));
+            upload::send(self.client, begun.deploy.id, &new, &source).await?;
+            out.done(step, &sent_text(&to_send));
+            begun.sent = Some(to_send);
         }
         Ok(begun)
+    }
+
+    /// Sends again what the control plane has lost of an accepted deploy's
+    /// Release, as far as this project has it.
+    async fn repair(&self, deploy: DeployId, lost: Lost, out: &mut Console) -> Result<()> {
+        let mut step = out.step("sending again what the control plane has lost");
+        let manifests = lost.manifests();
+        let mut source = upload::Source {
+            scan: lost.scan,
+            environment: None,
+        };
+        let lacks = |source: &upload::Source| -> Vec<Digest> {
+            let digests = lost.digests.iter().copied();
+            digests
+                .filter(|it| !manifests.contains(it) && !source.has(*it))
+                .collect()
+        };
+        if !lacks(&source).is_empty()
+            && let Some(half) = lost.half
+        {
+            // Without an index to lock with, the rest is still sent.
+            let made = environment::make(half, self.cache.clone(), &mut step, out).await;
+            source.environment = made.ok();
+        }
+        let lacking = lacks(&source);
+        let has: Vec<_> = lost
+            .digests
+            .iter()
+            .copied()
+            .filter(|it| source.has(*it))
+            .collect();
+        if has.is_empty() && lacking.len() < lost.digests.len() {
+            // An upload of nothing brings the manifests back.
+            self.client.upload_blobs(deploy, &[]).await?;
+        }
+        upload::send(self.client, deploy, &has, &Arc::new(source)).await?;
+        let sent = lost.digests.len() - lacking.len();
+        if sent > 0 {
+            let blobs = things(sent as u64, "blob");
+            out.done(
+                step,
+                &format!("sent {blobs} again that the control plane had lost"),
+            );
+        } else {
+            out.abandon(step);
+        }
+        if !lacking.is_empty() {
+            out.warn(&format!(
+                "the control plane has lost {} of `{}` that this project cannot make again: \
+                 deploy the part from the project that it came from, or restore a backup",
+                things(lacking.len() as u64, "blob"),
+                self.deployment
+            ));
+        }
+        Ok(())
     }
 
     /// Reads the DAGs, and begins to read the rest.
@@ -363,12 +424,13 @@ impl Deploy<'_> {
         let half = join(read.half).await?;
         if let Some(wanted) = &comparison.wanted {
             let image_differs =
-                environment::differences(self.client, self.deployment, wanted, half).await;
+                environment::differences(self.client, self.deployment, wanted, &half).await;
             return Ok(Planned {
                 parts,
                 environment: None,
                 comparison,
                 image_differs,
+                half: half.ok(),
             });
         }
         let half = half?;
@@ -383,6 +445,7 @@ impl Deploy<'_> {
             environment: Some(environment),
             comparison,
             image_differs: vec![],
+            half: None,
         })
     }
 
@@ -445,26 +508,19 @@ impl Deploy<'_> {
         Ok((Outcome::of(deploy, ending), Some(ending)))
     }
 
-    fn nothing_to_do(&self, deploy: Option<DeployView>, out: &mut Console) -> Result<Outcome> {
-        let by = deploy
-            .as_ref()
-            .map(|deploy| format!(" since {}", deploy_ref::short(deploy.id)));
+    fn nothing_to_do(&self, deploy: DeployView, out: &mut Console) -> Result<Outcome> {
         writeln!(
             out.status(),
-            "Nothing to do: `{}` runs exactly this{}",
+            "Nothing to do: `{}` runs exactly this since {}",
             self.deployment,
-            by.unwrap_or_default()
+            deploy_ref::short(deploy.id)
         )?;
         let mut outcome = Outcome::new("nothing_to_do", Exit::Success, self.deployment.clone());
-        outcome.dags =
-            deploy
-                .as_ref()
-                .and_then(super::report::proof)
-                .map(|proof| updraft_model::DagChanges {
-                    total: proof.dags.total,
-                    ..Default::default()
-                });
-        outcome.deploy = deploy;
+        outcome.dags = super::report::proof(&deploy).map(|proof| updraft_model::DagChanges {
+            total: proof.dags.total,
+            ..Default::default()
+        });
+        outcome.deploy = Some(deploy);
         Ok(outcome)
     }
 }
@@ -487,18 +543,67 @@ fn say_accepted(deploy: &DeployView, took: Duration, out: &mut Console) -> Resul
 
 /// What has to follow a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Follow {
+enum Next {
     Nothing,
     Accept,
     Wait,
 }
 
+fn next(outcome: ComparisonOutcome) -> Next {
+    match outcome {
+        ComparisonOutcome::Changes => Next::Accept,
+        ComparisonOutcome::NothingToDo => Next::Nothing,
+        ComparisonOutcome::RollingOut | ComparisonOutcome::ProvingAgain => Next::Wait,
+    }
+}
+
+fn next_text(outcome: ComparisonOutcome) -> Option<&'static str> {
+    match outcome {
+        ComparisonOutcome::Changes | ComparisonOutcome::NothingToDo => None,
+        ComparisonOutcome::RollingOut => Some("The same content is being rolled out already"),
+        ComparisonOutcome::ProvingAgain => {
+            Some("The same content did not get proven before; it is proven again")
+        }
+    }
+}
+
 struct Begun {
-    deploy: Option<DeployView>,
-    follow: Follow,
+    deploy: DeployView,
+    next: Next,
+    /// What can be sent once the deploy is accepted.
+    lost: Lost,
     image_differs: Vec<String>,
     sent: Option<Sent>,
     made_environment: bool,
+}
+
+/// Blobs of the Release that the control plane had and has no more, and what
+/// this project has to make them from.
+struct Lost {
+    digests: Vec<Digest>,
+    wanted: Option<Release>,
+    half: Option<ImageHalf>,
+    scan: Arc<Scan>,
+}
+
+impl Lost {
+    /// Manifests, of which the control plane has the text: they need not be sent.
+    fn manifests(&self) -> Vec<Digest> {
+        let release = self.wanted.iter();
+        release
+            .flat_map(|release| {
+                let bundles = release.bundles.values().map(|bundle| bundle.digest);
+                bundles.chain([release.image.digest()])
+            })
+            .collect()
+    }
+}
+
+/// Interrupted while the control plane was asked to begin.
+pub(super) fn unknown_end(deployment: &DeploymentName) -> Failure {
+    Failure::interrupted().help(format!(
+        "it may have been accepted just now: `updraft status {deployment}` shows it"
+    ))
 }
 
 /// Scans `dags/`; an empty one is refused, because it takes all DAGs away.

@@ -94,7 +94,7 @@ pub(super) async fn differences(
     client: &Client,
     deployment: &DeploymentName,
     wanted: &Release,
-    half: Result<ImageHalf, ProjectError>,
+    half: &Result<ImageHalf, ProjectError>,
 ) -> Vec<String> {
     let half = match half {
         Ok(half) => half,

@@ -5,7 +5,7 @@ use updraft_api::deploy::RollbackRequest;
 use updraft_model::DeploymentName;
 use uuid::Uuid;
 
-use super::create::PatienceArgs;
+use super::create::{PatienceArgs, unknown_end};
 use super::follow::follow;
 use super::interrupt::Interrupt;
 use super::report::{Outcome, milliseconds};
@@ -58,7 +58,10 @@ pub(crate) async fn run(args: &RollbackArgs, cx: &Context, out: &mut Console) ->
         description: args.description.clone(),
         key: Uuid::now_v7().to_string(),
     };
-    let deploy = client.roll_back(&name, &ask).await?;
+    let deploy = tokio::select! {
+        deploy = client.roll_back(&name, &ask) => deploy?,
+        () = interrupt.came() => return Err(unknown_end(&name)),
+    };
     let accepted = started.elapsed();
     let target = match deploy.returns_to {
         Some(to) => deploy_ref::short(to),

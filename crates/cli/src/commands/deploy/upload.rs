@@ -24,28 +24,29 @@ pub(super) struct Source {
 }
 
 impl Source {
-    fn size(&self, digest: Digest) -> u64 {
+    /// The length of a blob, where this has it.
+    fn size(&self, digest: Digest) -> Option<u64> {
+        if digest == Digest::of(EMPTY_BLOB) {
+            return Some(EMPTY_BLOB.len() as u64);
+        }
         let layers = self.scan.manifest().layers();
-        let layer = layers
-            .iter()
-            .find(|layer| layer.digest == digest)
-            .map(|layer| layer.size);
-        layer
-            .or_else(|| self.environment.as_ref()?.size(digest))
-            .unwrap_or(0)
+        let layer = layers.iter().find(|layer| layer.digest == digest);
+        match layer {
+            Some(layer) => Some(layer.size),
+            None => self.environment.as_ref()?.size(digest),
+        }
+    }
+
+    pub(super) fn has(&self, digest: Digest) -> bool {
+        self.size(digest).is_some()
     }
 
     fn bytes(&self, digest: Digest) -> Result<Bytes> {
         if digest == Digest::of(EMPTY_BLOB) {
             return Ok(Bytes::from_static(EMPTY_BLOB));
         }
-        if self
-            .scan
-            .manifest()
-            .layers()
-            .iter()
-            .any(|layer| layer.digest == digest)
-        {
+        let layers = self.scan.manifest().layers();
+        if layers.iter().any(|layer| layer.digest == digest) {
             return Ok(self.scan.layer_bytes(&digest)?);
         }
         match &self.environment {
@@ -62,13 +63,12 @@ pub(super) async fn send(
     client: &Client,
     deploy: DeployId,
     missing: &[Digest],
-    source: Source,
+    source: &Arc<Source>,
 ) -> Result<()> {
-    let source = Arc::new(source);
-    let sends = batches(missing, |digest| source.size(digest))
+    let sends = batches(missing, |digest| source.size(digest).unwrap_or(0))
         .into_iter()
         .map(|batch| {
-            let source = Arc::clone(&source);
+            let source = Arc::clone(source);
             async move {
                 // Reading and packing must not hold up the connection.
                 let read = move || {

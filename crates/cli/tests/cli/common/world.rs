@@ -1,10 +1,16 @@
 //! A control plane of its own, a project, and an agent on request.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use updraft_api::Client;
+use updraft_api::client::Connect;
+use updraft_model::{DeploymentName, Digest};
 use updraft_testkit::free_port;
 
 use super::stand_in::{Agent, Answer};
@@ -18,6 +24,8 @@ pub(crate) struct World {
     pub(crate) token: String,
     server: Child,
     port: u16,
+    /// Blobs that were damaged, and where they belong.
+    blobs: RefCell<BTreeMap<String, PathBuf>>,
 }
 
 impl World {
@@ -42,6 +50,7 @@ impl World {
             token,
             server,
             port,
+            blobs: RefCell::default(),
         }
     }
 
@@ -85,6 +94,62 @@ impl World {
     pub(crate) fn agent(&self, answer: Answer) -> Agent {
         let code = self.run(&["agent", "invite"]).ended_with(0).stdout;
         Agent::start(&self.url, code.trim(), answer)
+    }
+
+    /// Changes a byte of every blob in the store, and reads each once, so that
+    /// the control plane has noticed.
+    pub(crate) fn damage_blobs(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let connect = Connect {
+            server: self.url.clone(),
+            ..Connect::default()
+        };
+        let client = Client::new(&connect, Some(self.token.clone())).unwrap();
+        let name: DeploymentName = DEPLOYMENT.parse().unwrap();
+        for path in self.blob_files() {
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[0] ^= 1;
+            let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+            std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+            std::fs::set_permissions(&path, permissions).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+            let hex = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let digest: Digest = format!("sha256:{hex}").parse().unwrap();
+            runtime.block_on(client.blob(&name, digest)).unwrap_err();
+            self.blobs.borrow_mut().insert(hex, path);
+        }
+    }
+
+    /// Those blobs that were damaged and are not good again.
+    pub(crate) fn bad_blobs(&self) -> Vec<String> {
+        let damaged = self.blobs.borrow();
+        let is_good = |hex: &str, path: &Path| {
+            std::fs::read(path).is_ok_and(|bytes| Digest::of(&bytes).hex() == hex)
+        };
+        damaged
+            .iter()
+            .filter(|(hex, path)| !is_good(hex, path))
+            .map(|(hex, _)| hex.clone())
+            .collect()
+    }
+
+    fn blob_files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let mut folders = vec![self.sandbox.path("data/blobs")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                let name = entry.file_name().into_string().unwrap();
+                if entry.file_type().unwrap().is_dir() && name != "corrupt" {
+                    folders.push(entry.path());
+                } else if name.len() == 64 {
+                    files.push(entry.path());
+                }
+            }
+        }
+        files
     }
 
     pub(crate) fn stop_server(&mut self) {
