@@ -7,11 +7,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
+use updraft_api::ErrorCode;
 use updraft_model::{DeployId, DeploymentId, Digest, Timestamp};
 
 use crate::app::App;
-use crate::deploy::{DeployError, advance};
-use crate::error::chain;
+use crate::bundle::ShelfError;
+use crate::deploy::{DeployError, GoingBack, advance};
+use crate::error::{Problem as _, chain};
 
 /// Read again only by a restarted server…
 const WRITE_LEASES: Duration = Duration::from_secs(30);
@@ -96,19 +98,29 @@ fn every<F>(
 pub(crate) async fn give_up_waiting(app: &App) -> Result<(), DeployError> {
     let waiting = app.store.read().await?.deployments_in_progress().await?;
     for id in waiting {
-        look_again(app, id).await?;
+        let looked = match look_again(app, id, GoingBack::AsThePolicySays).await {
+            Err(error) if error.code() == ErrorCode::Internal => {
+                tracing::error!(deployment = %id, error = %chain(&error), "could not go back");
+                look_again(app, id, GoingBack::Impossible).await
+            }
+            looked => looked,
+        };
+        // One Deployment's trouble is no reason to leave the others waiting.
+        if let Err(error) = looked {
+            tracing::warn!(deployment = %id, error = %chain(&error), "could not look at its deploy");
+        }
     }
     Ok(())
 }
 
-async fn look_again(app: &App, id: DeploymentId) -> Result<(), DeployError> {
+async fn look_again(app: &App, id: DeploymentId, going_back: GoingBack) -> Result<(), DeployError> {
     let now = app.now();
     let mut tx = app.store.begin().await?;
     let Some(mut deployment) = tx.lock_deployment(id).await? else {
         return Ok(());
     };
     let generation = deployment.generation;
-    let moved = advance(app, &mut tx, &mut deployment, now).await?;
+    let moved = advance(app, &mut tx, &mut deployment, going_back, now).await?;
     if moved.is_empty() && generation == deployment.generation {
         return Ok(());
     }
@@ -195,8 +207,14 @@ async fn blobs_to_keep(app: &App) -> Result<HashSet<Digest>, DeployError> {
     let mut keep = HashSet::from([Digest::of(updraft_bundle::EMPTY_BLOB)]);
     for digest in read.manifests_to_keep(since).await? {
         if keep.insert(digest) {
-            let manifest = app.shelf.manifest(&mut read, digest).await?;
-            keep.extend(manifest.blobs.iter().map(|(digest, _)| *digest));
+            match app.shelf.manifest(&mut read, digest).await {
+                Ok(manifest) => keep.extend(manifest.blobs.iter().map(|(digest, _)| *digest)),
+                // Collected when less was kept than now: so are the blobs that it named.
+                Err(ShelfError::ManifestGone(digest)) => {
+                    tracing::debug!(%digest, "a manifest that is to be kept is gone");
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     Ok(keep)

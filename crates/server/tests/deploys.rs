@@ -1,6 +1,7 @@
 //! What becomes of a deploy, whatever else happens meanwhile.
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use updraft_api::deploy::{
@@ -10,8 +11,9 @@ use updraft_api::deployment::DeploymentSettings;
 use updraft_api::{Client, ErrorCode};
 use updraft_model::{
     AfterFailure, BundleName, DeployId, DeployKind, DeployState, DeploymentName, Failure, ImageRef,
-    ProofOutcome,
+    ProofOutcome, Role,
 };
+use updraft_store::Store;
 use updraft_testkit::{TestAgent, TestServer, Tree, environment, parts};
 
 fn tree(content: &str) -> Tree {
@@ -419,6 +421,73 @@ async fn an_agent_that_goes_in_the_middle_is_waited_for_only_as_long_as_its_leas
         .await
         .unwrap();
     assert_eq!(world.state(second.id).await, "live");
+}
+
+#[tokio::test]
+async fn a_deploy_that_timed_out_is_live_once_the_agent_that_held_it_up_is_gone() {
+    let mut world = World::new(AfterFailure::Keep).await;
+    let mut other = world.server.agent(&world.shop, "node-2").await;
+    other.converge().await;
+    let second = world.dags("two").await;
+    for agent in [&mut world.agent, &mut other] {
+        agent.poll(Duration::ZERO).await;
+        agent.stage().await;
+    }
+    other.switch().await;
+    world.agent.prove(ProofOutcome::Proven).await;
+    // Both are heard of all the time, and one of them never proves anything.
+    for _ in 0..32 {
+        world.server.advance_clock(chrono::Duration::seconds(10));
+        world.agent.send().await;
+        other.send().await;
+    }
+    let admin = world.admin();
+    let follow = async |seen| {
+        let wait = Duration::from_secs(5);
+        admin.follow_deploy(second.id, seen, wait).await.unwrap()
+    };
+    let mut late = world.show(second.id).await;
+    if late.state.name() != "timed_out" {
+        late = follow(late.revision).await;
+    }
+    assert_eq!(late.state.name(), "timed_out");
+    // Now that one falls silent, and nobody has anything new to say.
+    for _ in 0..2 {
+        world.server.advance_clock(chrono::Duration::seconds(10));
+        world.agent.send().await;
+    }
+    follow(late.revision).await;
+    assert_eq!(world.state(second.id).await, "live");
+}
+
+#[tokio::test]
+async fn a_failure_is_recorded_also_when_there_is_no_way_back() {
+    let mut world = World::new(AfterFailure::Rollback).await;
+    let second = world.dags("two").await;
+    world.agent.poll(Duration::ZERO).await;
+    // What manifests and layers hold is lost, in the database and in memory.
+    let store = Store::sqlite(&world.server.data_dir().join("updraft.db"))
+        .await
+        .unwrap();
+    let mut tx = store.begin().await.unwrap();
+    let later = chrono::Utc::now() + chrono::Duration::days(1);
+    tx.forget_unused(&HashSet::new(), later).await.unwrap();
+    tx.commit().await.unwrap();
+    store.close().await;
+    world.server.restart().await;
+    let token = world.server.token(Role::Agent, Some(&world.shop)).await;
+    let mut agent = TestAgent::new(&world.server.with_token(Some(token)), "node-1");
+    agent.report.agent = world.agent.report.agent;
+    agent.poll(Duration::ZERO).await;
+    agent.prove(ProofOutcome::ImportErrors).await;
+    let DeployState::Failed {
+        failure: Failure::ImportErrors { proof },
+        ..
+    } = world.show(second.id).await.state
+    else {
+        panic!("the traceback is on the deploy");
+    };
+    assert_eq!(proof.import_errors.len(), 1);
 }
 
 #[tokio::test]

@@ -272,7 +272,40 @@ async fn garbage_is_what_no_deploy_in_the_retention_period_names() {
         .roll_back(&world.shop, &ask)
         .await
         .unwrap_err();
-    assert_eq!(refused.code(), Some(ErrorCode::BlobCorrupt), "{refused}");
+    assert_eq!(
+        refused.code(),
+        Some(ErrorCode::NotARollbackTarget),
+        "{refused}"
+    );
+    // Also by a control plane that remembers nothing; nor is it offered.
+    world.server.restart().await;
+    let admin = world.server.as_admin();
+    let refused = admin.roll_back(&world.shop, &ask).await.unwrap_err();
+    assert_eq!(
+        refused.code(),
+        Some(ErrorCode::NotARollbackTarget),
+        "{refused}"
+    );
+    let help = refused.help().unwrap();
+    assert!(help.contains(&history[0].id.to_string()), "{help}");
+    assert!(!help.contains(&history[3].id.to_string()), "{help}");
+    let gone = history.last().unwrap().id;
+    let refused = admin.diff(gone, Some(history[0].id)).await.unwrap_err();
+    assert_eq!(
+        refused.code(),
+        Some(ErrorCode::NotARollbackTarget),
+        "{refused}"
+    );
+    // More is to be kept from now on, of which some is gone already.
+    let settings = updraft_api::deployment::DeploymentSettings {
+        keep_releases: Some(10),
+        ..Default::default()
+    };
+    admin
+        .update_deployment(&world.shop, &settings)
+        .await
+        .unwrap();
+    world.server.running().collect_garbage().await.unwrap();
     // Deployed again, it is there again.
     world
         .server

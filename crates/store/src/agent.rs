@@ -1,8 +1,9 @@
 //! Agents, as each last reported.
 
+use chrono::Duration;
 use updraft_model::{AgentId, DeploymentId, Timestamp, TokenId};
 
-use crate::sql::{Row, places, sql, sql_with_list};
+use crate::sql::{Row, sql, sql_with_list};
 use crate::{Read, StoreError, Write};
 
 const CHUNK: usize = 256;
@@ -92,22 +93,27 @@ impl Write {
         Ok(())
     }
 
-    /// Makes leases end later; never earlier.
+    /// Makes leases end later, each at its own time; never earlier. An agent was
+    /// last seen when a lease of this length began.
     pub async fn renew_leases(
         &mut self,
-        ids: &[AgentId],
-        seen: Timestamp,
-        until: Timestamp,
+        leases: &[(AgentId, Timestamp)],
+        length: Duration,
     ) -> Result<(), StoreError> {
-        for chunk in ids.chunks(CHUNK) {
+        let length = length.num_microseconds().unwrap_or(i64::MAX);
+        for chunk in leases.chunks(CHUNK) {
+            let rows: Vec<String> = (0..chunk.len())
+                .map(|at| format!("(${}, CAST(${} AS BIGINT))", 2 * at + 2, 2 * at + 3))
+                .collect();
             let mut query = sql_with_list(
-                "UPDATE agent SET last_seen = $1, lease_until = $2 WHERE lease_until < $2 AND id IN ({})",
-                &places(3, chunk.len()),
+                "UPDATE agent SET last_seen = renewed.column2 - $1, lease_until = renewed.column2
+                 FROM (VALUES {}) AS renewed
+                 WHERE agent.id = renewed.column1 AND agent.lease_until < renewed.column2",
+                &rows.join(", "),
             )
-            .bind(seen)
-            .bind(until);
-            for id in chunk {
-                query = query.bind(id);
+            .bind(length);
+            for (id, until) in chunk {
+                query = query.bind(id).bind(*until);
             }
             query.run(&mut self.on).await?;
         }

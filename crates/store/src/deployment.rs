@@ -135,11 +135,12 @@ impl Read {
             .transpose()
     }
 
-    /// Those whose wanted Release waits for evidence.
+    /// Those whose wanted Release waits for evidence, or waited in vain: what it
+    /// lacked may be that of an agent that is gone since.
     pub async fn deployments_in_progress(&mut self) -> Result<Vec<DeploymentId>, StoreError> {
         let rows = sql("SELECT deployment.id AS id FROM deploy
              JOIN deployment ON deployment.target_deploy = deploy.id
-             WHERE deploy.state IN ('accepted', 'rolling_out')")
+             WHERE deploy.state IN ('accepted', 'rolling_out', 'timed_out')")
         .all(&mut self.on)
         .await?;
         rows.iter().map(|row| row.get("id")).collect()

@@ -90,6 +90,22 @@ impl Read {
         Ok(named)
     }
 
+    /// Whether all manifests of a Release are stored: they go, with all that they
+    /// name, when the retention period ends.
+    pub async fn has_manifests(&mut self, release: &Release) -> Result<bool, StoreError> {
+        let bundles = release.bundles.values().map(|bundle| bundle.digest);
+        for digest in bundles.chain([release.image.digest()]) {
+            let found = sql("SELECT digest FROM manifest WHERE digest = $1")
+                .bind(digest)
+                .one(&mut self.on)
+                .await?;
+            if found.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     pub async fn manifest(&mut self, digest: &Digest) -> Result<Option<String>, StoreError> {
         sql("SELECT content FROM manifest WHERE digest = $1")
             .bind(digest)

@@ -555,12 +555,19 @@ async fn keeps_agents_and_their_leases() {
         let mut tx = store.begin().await.unwrap();
         // Only the one that was there when the server went.
         assert_eq!(tx.revive_leases(15_000_000, later).await.unwrap(), 1);
-        tx.renew_leases(&[here.id], later, at).await.unwrap();
+        let second = Duration::seconds(1);
+        tx.renew_leases(&[(here.id, at)], second).await.unwrap();
         let revived = tx.agent(here.id).await.unwrap().unwrap();
         assert_eq!(revived.lease_until, later);
-        tx.renew_leases(&[here.id, gone.id], later, later + Duration::seconds(1))
-            .await
-            .unwrap();
+        let leases = [(here.id, later + second), (gone.id, later + second * 2)];
+        tx.renew_leases(&leases, second).await.unwrap();
+        for (id, until) in leases {
+            let agent = tx.agent(id).await.unwrap().unwrap();
+            assert_eq!(
+                (agent.lease_until, agent.last_seen),
+                (until, until - second)
+            );
+        }
         assert_eq!(tx.agents_with_lease(later).await.unwrap(), 2);
         assert_eq!(tx.forget_agents(later).await.unwrap(), 0);
         assert_eq!(

@@ -75,21 +75,26 @@ impl Leases {
 
     pub(crate) async fn write(&self, store: &Store) -> Result<(), StoreError> {
         let now = self.clock.now();
-        let (mut agents, tokens) = {
+        let (agents, mut tokens) = {
             let mut state = self.lock();
+            let mut unwritten = std::mem::take(&mut state.unwritten);
+            // In one order, as everybody who changes many rows at once.
+            unwritten.sort_unstable();
+            unwritten.dedup();
+            // Each its own end: whoever went silent meanwhile does not come back.
+            let agents: Vec<(AgentId, Timestamp)> = unwritten
+                .into_iter()
+                .filter_map(|agent| Some((agent, *state.until.get(&agent)?)))
+                .collect();
             state.until.retain(|_, until| *until > now);
-            (
-                std::mem::take(&mut state.unwritten),
-                std::mem::take(&mut state.unwritten_tokens),
-            )
+            (agents, std::mem::take(&mut state.unwritten_tokens))
         };
-        agents.sort_unstable();
-        agents.dedup();
+        tokens.sort_unstable();
         if agents.is_empty() && tokens.is_empty() {
             return Ok(());
         }
         let mut tx = store.begin().await?;
-        tx.renew_leases(&agents, now, now + self.lease).await?;
+        tx.renew_leases(&agents, self.lease).await?;
         for token in tokens {
             tx.token_was_used(token, now).await?;
         }

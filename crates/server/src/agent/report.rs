@@ -1,13 +1,15 @@
 //! What agents say, and what follows from it.
 
+use updraft_api::ErrorCode;
 use updraft_api::agent::{Report, ReportAnswer};
 use updraft_bundle::failpoint;
 use updraft_model::DeploymentId;
-use updraft_store::Agent;
+use updraft_store::{Agent, Deploy};
 
 use crate::app::App;
 use crate::auth::{AccessError, Caller};
-use crate::deploy::{DeployError, advance, late_failure};
+use crate::deploy::{DeployError, GoingBack, advance, late_failure};
+use crate::error::{Problem as _, chain};
 
 const LONGEST_NAME: usize = 253;
 
@@ -50,40 +52,70 @@ pub(crate) async fn report(
     }
     drop(read);
 
-    let lease_until = app.leases.renew(report.agent);
-    let mut tx = app.store.begin().await?;
-    let mut deployment = tx.lock_deployment(id).await?.ok_or_else(|| gone(id))?;
-    let generation = deployment.generation;
-    tx.save_agent(&Agent {
+    let agent = Agent {
         id: report.agent,
         deployment: id,
         token: caller.token.id,
         host: report.host.clone(),
         first_seen: known.map_or(now, |known| known.first_seen),
         last_seen: now,
-        lease_until,
+        lease_until: app.leases.renew(report.agent),
         report: text,
-    })
-    .await?;
-    let mut moved = Vec::new();
-    if let Some(proof) = &report.proof {
-        moved.extend(late_failure(app, &mut tx, &mut deployment, proof, now).await?);
-    }
-    moved.extend(advance(app, &mut tx, &mut deployment, now).await?);
-    failpoint("server.report.before_commit");
-    tx.commit().await?;
-    failpoint("server.report.after_commit");
-
-    for deploy in &moved {
+    };
+    let recorded = match record(app, &agent, &report, GoingBack::AsThePolicySays).await {
+        Err(error) if error.code() == ErrorCode::Internal => {
+            let error = chain(&error);
+            tracing::error!(agent = %report.agent, error, "could not go back; the failure is recorded");
+            record(app, &agent, &report, GoingBack::Impossible).await?
+        }
+        recorded => recorded?,
+    };
+    for deploy in &recorded.moved {
         app.metrics.deploy_came_to(deploy);
     }
     // Agents are woken only by what concerns them, deploys by what moved them.
-    if !moved.is_empty() || deployment.generation != generation {
+    if !recorded.moved.is_empty() || recorded.is_news {
         app.announce(id);
     }
     Ok(ReportAnswer {
+        generation: recorded.generation,
+        lease_until: agent.lease_until,
+    })
+}
+
+struct Recorded {
+    moved: Vec<Deploy>,
+    generation: i64,
+    /// Whether that generation is another than before.
+    is_news: bool,
+}
+
+/// Stores a report with all that follows from it, or nothing.
+async fn record(
+    app: &App,
+    agent: &Agent,
+    report: &Report,
+    going_back: GoingBack,
+) -> Result<Recorded, DeployError> {
+    let (id, now) = (agent.deployment, agent.last_seen);
+    let mut tx = app.store.begin().await?;
+    let mut deployment = tx.lock_deployment(id).await?.ok_or_else(|| gone(id))?;
+    let generation = deployment.generation;
+    tx.save_agent(agent).await?;
+    let mut moved = Vec::new();
+    if let Some(proof) = &report.proof
+        && going_back == GoingBack::AsThePolicySays
+    {
+        moved.extend(late_failure(app, &mut tx, &mut deployment, proof, now).await?);
+    }
+    moved.extend(advance(app, &mut tx, &mut deployment, going_back, now).await?);
+    failpoint("server.report.before_commit");
+    tx.commit().await?;
+    failpoint("server.report.after_commit");
+    Ok(Recorded {
+        moved,
         generation: deployment.generation,
-        lease_until,
+        is_news: deployment.generation != generation,
     })
 }
 

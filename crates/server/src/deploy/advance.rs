@@ -39,6 +39,14 @@ impl Voice {
     }
 }
 
+/// Whether a failed deploy is taken back with the failure itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GoingBack {
+    AsThePolicySays,
+    /// It was tried and cannot be done: what failed is still recorded.
+    Impossible,
+}
+
 /// Moves the wanted deploy on as far as the evidence goes, within the
 /// transaction that holds the Deployment's lock. Returns the deploys that
 /// moved; the Deployment is saved when it changed.
@@ -46,6 +54,7 @@ pub(crate) async fn advance(
     app: &App,
     tx: &mut Write,
     deployment: &mut Deployment,
+    going_back: GoingBack,
     now: Timestamp,
 ) -> Result<Vec<Deploy>, DeployError> {
     let Some(target) = deployment.target else {
@@ -108,7 +117,7 @@ pub(crate) async fn advance(
         let failed = matches!(verdict, Verdict::Failed(_));
         conclude(app, tx, deployment, &mut deploy, verdict, now).await?;
         moved.push(deploy.clone());
-        if failed && deploy.kind == DeployKind::Deploy {
+        if failed && deploy.kind == DeployKind::Deploy && going_back == GoingBack::AsThePolicySays {
             moved.extend(take_back(app, tx, deployment, deploy, now).await?);
         }
     }

@@ -39,6 +39,17 @@ pub(crate) async fn diff(
     };
     let old_release = old.as_ref().map(release_of).transpose()?;
     let new_release = release_of(&new)?;
+    for deploy in old.iter().chain([&new]) {
+        if let Some(release) = &deploy.release
+            && !read.has_manifests(release).await?
+        {
+            return Err(DeployError::PastRetention {
+                id: deploy.id,
+                days: app.config.retention_days,
+                others: Vec::new(),
+            });
+        }
+    }
     let files = files_between(app, &mut read, old_release, new_release).await?;
 
     let dags = match &old {

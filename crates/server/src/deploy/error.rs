@@ -25,6 +25,12 @@ pub(crate) enum DeployError {
         state: &'static str,
         others: Vec<DeployId>,
     },
+    #[error("what deploy `{id}` ran is past the retention period of {days} days and was removed")]
+    PastRetention {
+        id: DeployId,
+        days: u32,
+        others: Vec<DeployId>,
+    },
     #[error("deploy `{id}` is of another Deployment than `{deployment}`")]
     OtherDeployment { id: DeployId, deployment: String },
     #[error(
@@ -100,6 +106,7 @@ impl Problem for DeployError {
             Self::State { .. } | Self::Transition(_) => ErrorCode::DeployState,
             Self::NotARollbackTarget { .. }
             | Self::OtherDeployment { .. }
+            | Self::PastRetention { .. }
             | Self::NothingToReturnTo(_) => ErrorCode::NotARollbackTarget,
             Self::KeyReused(_) | Self::Invalid(_) | Self::NotNamed { .. } => {
                 ErrorCode::InvalidRequest
@@ -163,10 +170,14 @@ impl Problem for DeployError {
             Self::State { .. } | Self::Transition(_) => {
                 Some("see `updraft history`; deploy again to begin a new one".into())
             }
+            Self::PastRetention { others, .. } if others.is_empty() => Some(
+                "check out its commit and deploy that; `updraft server --retention-days` keeps more"
+                    .into(),
+            ),
             Self::NotARollbackTarget { others, .. } if others.is_empty() => {
                 Some("no deploy of this Deployment can be returned to yet".into())
             }
-            Self::NotARollbackTarget { others, .. } => {
+            Self::NotARollbackTarget { others, .. } | Self::PastRetention { others, .. } => {
                 let others: Vec<String> = others.iter().map(ToString::to_string).collect();
                 Some(format!("these can: {}", others.join(", ")))
             }

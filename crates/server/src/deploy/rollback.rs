@@ -1,7 +1,7 @@
 use updraft_api::deploy::{DeployView, RollbackRequest};
 use updraft_bundle::failpoint;
 use updraft_model::{DeployId, DeployKind, DeploymentName, Release, ReleaseId};
-use updraft_store::{Deploy, DeployParts, Deployment, NewDeploy, Read};
+use updraft_store::{DeployParts, Deployment, NewDeploy, Read};
 
 use super::create::{check_text, lock};
 use super::wanted::{Become, files_between};
@@ -37,7 +37,7 @@ pub(crate) async fn rollback(
         Some(target) => tx.release(target.release).await?,
         None => None,
     };
-    let (returns_to, old) = find_target(&mut tx, &deployment, wanted.as_ref(), ask.to).await?;
+    let (returns_to, old) = find_target(app, &mut tx, &deployment, wanted.as_ref(), ask.to).await?;
 
     let wanted_deploy = deployment.target.map(|target| target.deploy);
     if let (Some(wanted), Some(wanted_deploy)) = (&wanted, wanted_deploy)
@@ -97,6 +97,7 @@ pub(crate) async fn rollback(
 
 /// The given deploy, or the last proven one whose Release differs.
 async fn find_target(
+    app: &App,
     read: &mut Read,
     deployment: &Deployment,
     wanted: Option<&Release>,
@@ -104,11 +105,15 @@ async fn find_target(
 ) -> Result<(DeployId, Release), DeployError> {
     let Some(id) = to else {
         let proven = read.proven_deploys(deployment.id, LOOK_BACK).await?;
-        return proven
-            .into_iter()
-            .filter_map(|deploy| Some((deploy.id, deploy.release?)))
-            .find(|(_, release)| wanted.is_none_or(|wanted| !wanted.same_content(release)))
-            .ok_or_else(|| DeployError::NothingToReturnTo(deployment.name.to_string()));
+        for deploy in proven {
+            if let Some(release) = deploy.release
+                && wanted.is_none_or(|wanted| !wanted.same_content(&release))
+                && read.has_manifests(&release).await?
+            {
+                return Ok((deploy.id, release));
+            }
+        }
+        return Err(DeployError::NothingToReturnTo(deployment.name.to_string()));
     };
     let deploy = read
         .deploy(id)
@@ -121,25 +126,40 @@ async fn find_target(
         });
     }
     match deploy.release {
-        Some(release) => Ok((id, release)),
+        Some(release) if read.has_manifests(&release).await? => Ok((id, release)),
+        Some(_) => Err(DeployError::PastRetention {
+            id,
+            days: app.config.retention_days,
+            others: possible_targets(read, deployment).await?,
+        }),
         None => Err(DeployError::NotARollbackTarget {
             id,
             state: deploy.state.name(),
-            others: possible_targets(&read.history(deployment.id, None, 50).await?),
+            others: possible_targets(read, deployment).await?,
         }),
     }
 }
 
-fn possible_targets(history: &[Deploy]) -> Vec<DeployId> {
-    history
-        .iter()
-        .filter(|deploy| deploy.release.is_some())
-        .map(|deploy| deploy.id)
-        .take(NAMED)
-        .collect()
+/// The newest deploys whose Release is still all there.
+async fn possible_targets(
+    read: &mut Read,
+    deployment: &Deployment,
+) -> Result<Vec<DeployId>, DeployError> {
+    let mut targets = Vec::new();
+    for deploy in read.history(deployment.id, None, 50).await? {
+        if let Some(release) = &deploy.release
+            && read.has_manifests(release).await?
+        {
+            targets.push(deploy.id);
+            if targets.len() == NAMED {
+                break;
+            }
+        }
+    }
+    Ok(targets)
 }
 
-/// An old Release's blobs may have gone with the retention period.
+/// A blob may be damaged, or gone from a disk that lost it.
 async fn check_blobs(
     app: &App,
     read: &mut Read,
