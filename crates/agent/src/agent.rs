@@ -1,8 +1,11 @@
 //! Starting and stopping an agent, in a process of its own or inside another.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use updraft_api::agent::Wanted;
@@ -66,6 +69,7 @@ impl Agent {
     /// Takes the root and starts working. Comes back at once: what the agent
     /// does can be watched with [`RunningAgent::subscribe`].
     pub fn start(config: AgentConfig) -> Result<RunningAgent, StartError> {
+        let config = config.absolute().map_err(StartError::Kept)?;
         let lock = RootLock::take(&config.root)?;
         let user = WantedUser::find(config.airflow_user.as_deref())?;
         let token = config.token.read().map_err(StartError::Token)?;
@@ -107,7 +111,7 @@ impl Agent {
             user,
             shared: Arc::clone(&shared),
         };
-        let work = tokio::spawn(worker.run());
+        let work = tokio::spawn(worker.keep_at_it());
         Ok(RunningAgent {
             lock,
             config,
@@ -151,6 +155,18 @@ impl Shared {
             .clone()
     }
 
+    /// Ends what the work has begun; Airflow goes on.
+    fn let_go(&self) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.drain(..).for_each(|task| task.abort());
+        if let Some(made) = self.made() {
+            made.supervisor
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .abandon();
+        }
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.keep(tokio::spawn(task));
     }
@@ -163,6 +179,7 @@ impl Shared {
     }
 }
 
+#[derive(Clone)]
 struct Start {
     config: Arc<AgentConfig>,
     control: ControlPlane,
@@ -173,6 +190,29 @@ struct Start {
 }
 
 impl Start {
+    /// Works until the agent ends. A panic is a mistake of ours that must not
+    /// leave an agent that reports, keeps its lease and does nothing.
+    async fn keep_at_it(self) {
+        loop {
+            let work = AssertUnwindSafe(self.clone().run()).catch_unwind();
+            let Err(panic) = work.await else { return };
+            let message = format!(
+                "the agent's work broke off and begins again, which is a bug in Updraft: {}",
+                said(&*panic)
+            );
+            tracing::error!("{message}");
+            self.shared.let_go();
+            self.board.change(|observed| {
+                observed.activity = None;
+                observed.problem = Some(updraft_api::agent::Problem {
+                    message,
+                    stalled: false,
+                });
+            });
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    }
+
     /// Waits until it is known for which Deployment, then works for it.
     async fn run(mut self) {
         let first = match self.wanted.wait_for(Option::is_some).await {
@@ -275,6 +315,15 @@ impl Work {
     }
 }
 
+/// What a panic says.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("it did not say why")
+}
+
 /// Puts every change of a component on the board at once.
 async fn show_components(supervisor: Arc<Mutex<Supervisor>>, board: Board) {
     let locked = || supervisor.lock().unwrap_or_else(PoisonError::into_inner);
@@ -346,21 +395,7 @@ impl RunningAgent {
     fn halt(&self) {
         self.work.abort();
         self.conversation.iter().for_each(JoinHandle::abort);
-        for task in self
-            .shared
-            .tasks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .drain(..)
-        {
-            task.abort();
-        }
-        if let Some(made) = self.shared.made() {
-            made.supervisor
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .abandon();
-        }
+        self.shared.let_go();
     }
 
     /// Stops the agent. Airflow goes on; the next agent finds and adopts it.

@@ -60,6 +60,29 @@ impl AgentConfig {
             external: None,
         })
     }
+
+    /// The same with full paths: processes of Airflow start in a folder of their
+    /// own, and links are read from where they lie.
+    pub(crate) fn absolute(mut self) -> io::Result<Self> {
+        let full = |path: &mut PathBuf| -> io::Result<()> {
+            *path = std::path::absolute(&*path)?;
+            Ok(())
+        };
+        full(&mut self.root)?;
+        if let TokenSource::File(path) = &mut self.token {
+            full(path)?;
+        }
+        if let Some(tools) = &mut self.tools {
+            full(tools)?;
+        }
+        if let Some(external) = &mut self.external {
+            full(&mut external.folder)?;
+            if let Some(airflow) = &mut external.airflow {
+                full(&mut airflow.password_file)?;
+            }
+        }
+        Ok(self)
+    }
 }
 
 /// An Airflow that somebody else runs.

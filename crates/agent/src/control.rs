@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use updraft_api::agent::{Report, Wanted};
+use updraft_api::agent::{Problem, Report, Wanted};
 use updraft_api::{Client, ClientError, ErrorCode};
 use updraft_model::AgentId;
 
@@ -20,6 +20,7 @@ use crate::observed::{Board, Observed};
 
 /// Below the minute after which common proxies cut a silent connection.
 const POLL: Duration = Duration::from_secs(50);
+const REFUSED: &str = "the control plane refuses this agent";
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The control plane, with whichever token is the newest.
@@ -123,12 +124,11 @@ impl Poller {
                     self.board.change(|observed| observed.connected = false);
                     if is_refused(&error) {
                         self.board.change(|observed| {
-                            observed.problem = Some(updraft_api::agent::Problem {
-                                message: format!(
-                                    "the control plane refuses this agent: {}",
-                                    explain(&error)
-                                ),
-                                stalled: true,
+                            observed.problem = Some(Problem {
+                                message: format!("{REFUSED}: {}", explain(&error)),
+                                // Who reads this has taken the agent back, so
+                                // it is not stuck any more.
+                                stalled: false,
                             });
                         });
                     }
@@ -137,7 +137,11 @@ impl Poller {
                     continue;
                 }
             }
-            self.board.change(|observed| observed.connected = true);
+            self.board.change(|observed| {
+                observed.connected = true;
+                let refused = |problem: &mut Problem| problem.message.starts_with(REFUSED);
+                observed.problem.take_if(refused);
+            });
         }
     }
 

@@ -115,7 +115,17 @@ impl Converge {
 
     /// Runs one pass.
     async fn converge(&mut self, wanted: &Arc<Wanted>) -> Result<(), PassError> {
-        let mut live = self.deliver.live().await?;
+        let mut live = match self.deliver.live().await {
+            Ok(live) => live,
+            // What is live cannot be made sure of now (a full disk, no control
+            // plane); Airflow runs on what there is until then.
+            Err(error) => {
+                if let Some(live) = self.deliver.disk.live()? {
+                    self.keep_airflow(&live, wanted).await?;
+                }
+                return Err(error);
+            }
+        };
         // First of all, and also when nothing new can be reached: what is live
         // keeps running.
         let kept = match &live {
@@ -272,6 +282,7 @@ impl Converge {
             environment: &environment,
             variables: &variables,
             asked: settings::asked(&settings),
+            hidden: settings::hidden(&settings),
             user: isolation.user,
         };
         // Its imports take seconds, so they overlap with everything else.
@@ -334,19 +345,16 @@ impl Converge {
     fn make_home(&self, isolation: &Isolation) -> Result<(), PassError> {
         let user = isolation.user;
         user::make_theirs(&self.deliver.disk.airflow_home(), user)?;
+        // Not inside Airflow's home: what lies there is whatever Airflow's user
+        // makes of it, also a link to anywhere, and the agent may be root.
         for folder in [self.deliver.disk.notes(), self.deliver.disk.worker_state()] {
-            if !folder.is_dir() {
-                std::fs::create_dir_all(&folder)?;
-                for made in [folder.parent(), Some(&folder)].into_iter().flatten() {
-                    user::give(made, user)?;
-                }
-            }
+            user::make_theirs(&folder, user)?;
         }
         let passwords = self.deliver.disk.passwords();
-        if !passwords.exists() {
+        if std::fs::symlink_metadata(&passwords).is_err() {
             let content = serde_json::json!({ "admin": self.secrets.admin_password });
-            files::write_json(&passwords, &content, 0o600)?;
-            user::give(&passwords, user)?;
+            let owner = user.map(|ids| (ids.uid, ids.gid));
+            files::write_for(&passwords, content.to_string().as_bytes(), 0o600, owner)?;
         }
         Ok(())
     }

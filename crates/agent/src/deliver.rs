@@ -189,6 +189,11 @@ impl Deliver {
                 self.repaired = Some((text, Instant::now()));
             }
         }
+        if self.disk.mend_links(live)? {
+            tracing::warn!(
+                "links of the live Release were not as they were made; they were made again"
+            );
+        }
         self.disk.follow_live(live);
         Ok(())
     }
@@ -399,7 +404,9 @@ impl Deliver {
                 *backoff = FIRST;
                 (None, IDLE)
             }
-            Err(PassError::Overtaken) => return None,
+            // Usually something newer is wanted; if not, there is no hurry.
+            Err(PassError::Overtaken) if self.wanted.has_changed().unwrap_or(true) => return None,
+            Err(PassError::Overtaken) => (None, FIRST),
             Err(PassError::Retry(message)) => {
                 *backoff = (*backoff * 2).clamp(FIRST, Duration::from_secs(30));
                 (Some((message, false)), *backoff)

@@ -11,6 +11,7 @@
 //!   environments/<digest>/                      virtual environments
 //!   blobs/                                      fetched layers and manifests (a cache)
 //!   airflow/                                    AIRFLOW_HOME; belongs to Airflow's user
+//!   exchange/                                   the agent's; in it two folders of Airflow's user
 //!   run/                                        records and locks of components, the agent's socket
 //!   logs/                                       the components' own output
 //!   wanted.json, secrets.json, proof.json       the agent's alone
@@ -167,6 +168,7 @@ impl Disk {
             (disk.root.join("releases"), 0o755),
             (disk.environments(), 0o755),
             (disk.blobs(), 0o700),
+            (disk.root.join("exchange"), 0o711),
             (disk.run(), 0o711),
             (disk.logs(), 0o700),
         ] {
@@ -199,11 +201,11 @@ impl Disk {
     }
     /// Where the DAG processor says what it has refreshed to.
     pub(crate) fn notes(&self) -> PathBuf {
-        self.airflow_home().join("updraft/notes")
+        self.root.join("exchange/notes")
     }
     /// Where the worker keeps what it knows of each version's files.
     pub(crate) fn worker_state(&self) -> PathBuf {
-        self.airflow_home().join("updraft/state")
+        self.root.join("exchange/state")
     }
     pub(crate) fn wanted(&self) -> PathBuf {
         self.root.join("wanted.json")
@@ -293,17 +295,10 @@ impl Disk {
         for bundle in self.bundles()? {
             let folder = staged.path().join(bundle.as_str());
             files::make_folder(&folder, 0o755)?;
-            let versions = Path::new("../../../bundles")
-                .join(bundle.as_str())
-                .join("versions");
-            // Also for a bundle that is gone: its runs still end on its versions.
-            symlink(&versions, folder.join("versions"))?;
-            if let Some(target) = live.release.bundles.get(&bundle) {
-                symlink(
-                    versions.join(target.digest.folder()),
-                    folder.join("current"),
-                )?;
+            for (name, target) in links(live, &bundle) {
+                symlink(target, folder.join(name))?;
             }
+            files::sync_folder(&folder)?;
         }
         files::write_json(&staged.path().join("release.json"), live, 0o600)?;
         let release = releases.join(&name);
@@ -321,6 +316,29 @@ impl Disk {
         self.follow_live(live);
         failpoint("agent.switch.end");
         Ok(())
+    }
+
+    /// Makes those links of the live Release again that are not as its record
+    /// says: a power cut can take them on some file systems. Says whether any were.
+    pub(crate) fn mend_links(&self, live: &Live) -> io::Result<bool> {
+        let mut mended = false;
+        for bundle in live.release.bundles.keys() {
+            let folder = self.airflow_bundle(bundle.as_str());
+            for (name, target) in links(live, bundle) {
+                let link = folder.join(name);
+                if fs::read_link(&link).is_ok_and(|there| there == target) {
+                    continue;
+                }
+                mended = true;
+                files::make_folder(&folder, 0o755)?;
+                let temporary = folder.join(".tmp-link");
+                files::remove(&temporary)?;
+                symlink(target, &temporary)?;
+                fs::rename(&temporary, &link)?;
+                files::sync_folder(&folder)?;
+            }
+        }
+        Ok(mended)
     }
 
     /// Points each bundle's own `current` where `live` does. Nothing reads it
@@ -354,6 +372,20 @@ impl Disk {
             .into_iter()
             .try_for_each(|(_, path)| files::remove(&path))
     }
+}
+
+/// What a Release's folder holds of a bundle.
+fn links(live: &Live, bundle: &BundleName) -> Vec<(&'static str, PathBuf)> {
+    let versions = Path::new("../../../bundles")
+        .join(bundle.as_str())
+        .join("versions");
+    let current = live.release.bundles.get(bundle);
+    let current = current.map(|target| ("current", versions.join(target.digest.folder())));
+    // Also for a bundle that is gone: its runs still end on its versions.
+    [("versions", versions)]
+        .into_iter()
+        .chain(current)
+        .collect()
 }
 
 #[cfg(test)]
@@ -413,6 +445,11 @@ mod tests {
             (read(&disk, "dags").unwrap(), read(&disk, "dbt").unwrap()),
             ("a".into(), "c".into())
         );
+
+        fs::remove_file(disk.airflow_link("dags")).unwrap();
+        assert!(disk.mend_links(&first).unwrap());
+        assert_eq!(read(&disk, "dags").unwrap(), "a");
+        assert!(!disk.mend_links(&first).unwrap());
 
         let second = Live::next(Some(&first), release(&[("dags", b"b")]), DeployId::new());
         disk.switch(&second).unwrap();

@@ -222,6 +222,10 @@ fn uv_failed(error: &UvError) -> EnvironmentError {
 
 fn realise_failed(error: &RealiseError) -> EnvironmentError {
     let text = format!("{}; {}", explain(error), error.help());
+    // uv says so in words only; there may be room again at any time.
+    if text.contains("No space left on device") {
+        return EnvironmentError::Retry(format!("the disk is full: {text}"));
+    }
     match error {
         RealiseError::Offline(_)
         | RealiseError::Io { .. }

@@ -10,6 +10,17 @@ use serde::de::DeserializeOwned;
 
 /// Replaces a file by rename, after its bytes are on the disk.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    write_for(path, bytes, mode, None)
+}
+
+/// The same for somebody else, who gets the file before it has its name: a path
+/// in a folder of theirs may be something else a moment later.
+pub(crate) fn write_for(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    owner: Option<(u32, u32)>,
+) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
         .prefix(".tmp-")
@@ -19,6 +30,9 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     // The mask of the process may have taken bits away.
     file.as_file()
         .set_permissions(fs::Permissions::from_mode(mode))?;
+    if let Some((user, group)) = owner {
+        std::os::unix::fs::fchown(file.as_file(), Some(user), Some(group))?;
+    }
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     sync_folder(folder)

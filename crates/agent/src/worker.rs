@@ -183,7 +183,7 @@ impl Keeper {
         let _ = logs::rotate(&files.log);
         let offset = std::fs::metadata(&files.log).map_or(0, |metadata| metadata.len());
         let died = |what: &str| {
-            let tail = logs::tail(&files.log, offset, 12);
+            let tail = logs::tail(&files.log, offset, 12, &spec.hidden);
             WorkerError::Died(format!("{what}\n{tail}").trim().to_owned())
         };
 

@@ -186,19 +186,9 @@ async fn without_a_control_plane_it_keeps_what_it_has() {
 async fn killed_anywhere_the_live_tree_is_one_release_and_the_next_agent_gets_on() {
     let deliver = updraft_agent::FAILPOINTS
         .iter()
-        .filter(|name| {
-            [
-                "wanted",
-                "fetch",
-                "materialize",
-                "staged",
-                "switch",
-                "report",
-                "prove.start",
-            ]
-            .iter()
-            .any(|step| name.starts_with(&format!("agent.{step}")))
-        })
+        // Those need an Airflow: see the tests of `runtime::supervisor`.
+        .filter(|name| !name.starts_with("agent.exec."))
+        .filter(|name| **name != "agent.environment.end")
         .chain(updraft_bundle::FAILPOINTS);
     let (mut reached, mut not_reached) = (BTreeSet::new(), BTreeSet::new());
     for failpoint in deliver {
@@ -358,4 +348,30 @@ async fn a_fetch_that_hangs_does_not_keep_the_next_deploy_away() {
     let third = deploy(&place, &control, "third", &[("a.py", "3")]);
     control.serving(&third, SOON).await;
     assert_eq!(read_tree(&place.offered()), tree(&[("a.py", "3")]));
+}
+
+#[tokio::test]
+async fn folders_may_be_named_from_where_one_is() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let up: std::path::PathBuf = std::env::current_dir()
+        .unwrap()
+        .ancestors()
+        .skip(1)
+        .map(|_| "..")
+        .collect();
+    let from_here = |path: &std::path::Path| up.join(path.strip_prefix("/").unwrap());
+    let mut config = place.config(&control);
+    config.root = from_here(&place.root());
+    config.external = Some(updraft_agent::ExternalConfig {
+        folder: from_here(&place.offered()),
+        airflow: None,
+    });
+    let _agent = updraft_agent::Agent::start(config).unwrap();
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+    let end = std::time::Instant::now() + SOON;
+    while read_tree(&place.offered()) != tree(FIRST) {
+        assert!(std::time::Instant::now() < end, "the link leads nowhere");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

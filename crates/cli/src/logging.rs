@@ -1,6 +1,7 @@
 //! Logs of the long-running commands, on standard error.
 
 use std::io::IsTerminal;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
 use tracing_subscriber::EnvFilter;
 
@@ -48,10 +49,13 @@ pub(crate) fn start(args: &LogArgs) {
 
 /// Logs into a file, for a command that shows its own progress.
 pub(crate) fn to_file(path: &std::path::Path) -> std::io::Result<()> {
+    // It may quote what the project's code says.
     let file = std::fs::File::options()
         .create(true)
         .append(true)
+        .mode(0o600)
         .open(path)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
     let filter = std::env::var("UPDRAFT_LOG").unwrap_or_default();
     let filter = EnvFilter::try_new(filter.as_str())
         .ok()

@@ -290,7 +290,11 @@ impl Installation {
         let data = self.root.join("server");
         let listen = format!("127.0.0.1:{}", self.port);
         let arguments = ["server", "--data-dir", path(&data)?, "--listen", &listen];
-        self.server = Some(self.background(&arguments, "server.log", failpoint)?);
+        let variables: Vec<_> = failpoint
+            .map(|point| ("UPDRAFT_FAILPOINT", point))
+            .into_iter()
+            .collect();
+        self.server = Some(self.background(&arguments, "server.log", &variables)?);
         wait_for(
             "the control plane to be ready",
             Duration::from_secs(30),
@@ -300,15 +304,24 @@ impl Installation {
     }
 
     pub fn start_agent(&mut self) -> Result<()> {
-        self.start_agent_with(None)
+        self.start_agent_with(&[])
+    }
+
+    /// An agent that is started with another environment than the one before.
+    pub fn start_agent_from_another_shell(&mut self) -> Result<()> {
+        self.start_agent_with(&[
+            ("LANG", "C"),
+            ("TZ", "UTC"),
+            ("no_proxy", "example.invalid"),
+        ])
     }
 
     /// An agent that ends as if killed when it comes to a failpoint.
     pub fn start_agent_failing_at(&mut self, point: &str) -> Result<()> {
-        self.start_agent_with(Some(point))
+        self.start_agent_with(&[("UPDRAFT_FAILPOINT", point)])
     }
 
-    fn start_agent_with(&mut self, failpoint: Option<&str>) -> Result<()> {
+    fn start_agent_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
         let (root, port) = (self.agent_root(), self.airflow_port.to_string());
         let (link, password) = (self.root.join("offered/dags"), self.root.join("password"));
         let mut arguments = vec!["agent", "--root", path(&root)?, "--airflow-port", &port];
@@ -319,11 +332,16 @@ impl Installation {
             arguments.extend(["--external-airflow", &url]);
             arguments.extend(["--external-password-file", path(&password)?]);
         }
-        self.agent = Some(self.background(&arguments, "agent.log", failpoint)?);
+        self.agent = Some(self.background(&arguments, "agent.log", variables)?);
         Ok(())
     }
 
-    fn background(&self, arguments: &[&str], log: &str, failpoint: Option<&str>) -> Result<Child> {
+    fn background(
+        &self,
+        arguments: &[&str],
+        log: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Child> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -331,7 +349,7 @@ impl Installation {
         let child = self
             .command(arguments)
             .env_remove("UPDRAFT_TOKEN")
-            .envs(failpoint.map(|point| ("UPDRAFT_FAILPOINT", point)))
+            .envs(variables.iter().copied())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;

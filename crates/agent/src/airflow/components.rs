@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::settings::{self, Asked, Variables};
 use crate::disk::Disk;
 use crate::environment::Environment;
+use crate::runtime::logs::Hidden;
 use crate::runtime::supervisor::Spec;
 use crate::runtime::user::Ids;
 use crate::worker::WORKER;
@@ -41,6 +42,7 @@ pub(crate) struct Common<'a> {
     pub(crate) environment: &'a Environment,
     pub(crate) variables: &'a Variables,
     pub(crate) asked: Asked,
+    pub(crate) hidden: Hidden,
     pub(crate) user: Option<Ids>,
 }
 
@@ -56,6 +58,7 @@ impl Common<'_> {
             user: self.user,
             environment: Some(self.environment.digest),
             asked: self.asked.with_bundles,
+            hidden: self.hidden.clone(),
             grace: Duration::from_secs(10),
         }
     }

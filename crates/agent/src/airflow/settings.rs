@@ -11,6 +11,7 @@ use updraft_model::{Digest, Release};
 use super::secrets::Secrets;
 use crate::disk::Disk;
 use crate::environment::Environment;
+use crate::runtime::logs::Hidden;
 
 /// What passes from the agent's own environment. Everything else stays out:
 /// tokens, our own settings, whatever a service manager put there.
@@ -121,6 +122,39 @@ pub(crate) fn asked(ask: &SettingsFor<'_>) -> Asked {
 }
 
 pub(crate) type Variables = BTreeMap<String, String>;
+
+/// What output of Airflow may quote and nobody else may read.
+pub(crate) fn hidden(ask: &SettingsFor<'_>) -> Hidden {
+    let database = ask.metadata_db_url;
+    // A complaint may name the password without the address around it.
+    let password = database.and_then(|url| {
+        let (_, rest) = url.split_once("://")?;
+        let (login, _) = rest.rsplit_once('@')?;
+        Some(login.split_once(':')?.1)
+    });
+    let passed = ask.ours.iter().filter(|(name, _)| ask.pass.contains(name));
+    let own = [
+        ("the metadata database", database),
+        ("the metadata database's password", password),
+        ("the Fernet key", Some(ask.secrets.fernet_key.as_str())),
+        ("the JWT secret", Some(&ask.secrets.jwt_secret)),
+        ("the secret key", Some(&ask.secrets.secret_key)),
+        ("the admin password", Some(&ask.secrets.admin_password)),
+    ];
+    let deployment = ask
+        .wanted
+        .environment
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    Hidden::new(
+        deployment
+            .chain(passed.map(|(name, value)| (name.as_str(), value.as_str())))
+            .chain(
+                own.into_iter()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            ),
+    )
+}
 
 /// The environment of all components.
 pub(crate) fn variables(ask: &SettingsFor<'_>) -> Variables {

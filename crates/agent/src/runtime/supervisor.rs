@@ -19,7 +19,7 @@ use updraft_model::Digest;
 
 use super::exec::{ALREADY_RUNNING, Exec};
 use super::identity::{ProcessIdentity, family};
-use super::logs;
+use super::logs::{self, Hidden};
 use super::record::{ComponentFiles, Record};
 use super::user::Ids;
 
@@ -35,6 +35,8 @@ pub(crate) struct Spec {
     /// Of what was asked for, as opposed to how this agent goes about it: see
     /// [`Spec::fingerprint`].
     pub(crate) asked: Digest,
+    /// What its output may quote and reports must not.
+    pub(crate) hidden: Hidden,
     /// How long it may take to stop by itself, when it has to be replaced.
     pub(crate) grace: Duration,
 }
@@ -118,7 +120,12 @@ impl Launcher {
             match status.code() {
                 Some(0) => return Ok(()),
                 Some(ALREADY_RUNNING) => {}
-                _ => return Err(format!("{status}\n{}", logs::tail(&files.log, offset, 30))),
+                _ => {
+                    return Err(format!(
+                        "{status}\n{}",
+                        logs::tail(&files.log, offset, 30, &spec.hidden)
+                    ));
+                }
             }
         }
         Err("another one runs again and again".into())
@@ -309,7 +316,7 @@ impl Component {
                     }
                 }
                 (Some(spec), Some(record)) if record.fingerprint == spec.fingerprint() => {
-                    self.attend(&files, record).await;
+                    self.attend(&files, &spec, record).await;
                 }
                 (wanted, Some(record)) => {
                     if wanted.is_some() {
@@ -339,7 +346,7 @@ impl Component {
     }
 
     /// Waits beside a component that runs as wanted.
-    async fn attend(&mut self, files: &ComponentFiles, record: Record) {
+    async fn attend(&mut self, files: &ComponentFiles, spec: &Spec, record: Record) {
         let age = (chrono::Utc::now() - record.started_at)
             .to_std()
             .unwrap_or_default();
@@ -362,7 +369,8 @@ impl Component {
                 if since.elapsed() > SETTLED {
                     self.backoff = Backoff::default();
                 }
-                self.crashed(&logs::tail(&files.log, record.log_offset, 20)).await;
+                let hidden = spec.hidden.clone();
+                self.crashed(&logs::tail(&files.log, record.log_offset, 20, &hidden)).await;
             }
             changed = self.specs.changed() => if changed.is_err() {
                 // The agent is ending; the component is not.
@@ -399,7 +407,7 @@ impl Component {
             }
             if let Ok(Some(status)) = child.try_wait() {
                 if status.code() != Some(ALREADY_RUNNING) {
-                    let tail = logs::tail(&files.log, offset, 20);
+                    let tail = logs::tail(&files.log, offset, 20, &spec.hidden);
                     self.crashed(if tail.is_empty() {
                         "it ended without a word"
                     } else {
@@ -582,6 +590,7 @@ mod tests {
                 user: None,
                 environment: None,
                 asked: Digest::of(script.as_bytes()),
+                hidden: Hidden::default(),
                 grace: Duration::from_secs(2),
             }
         }
@@ -750,6 +759,50 @@ mod tests {
         let view = supervisor.views().remove(0);
         assert_eq!((view.restarts, view.pid), (1, Some(record.process.pid)));
         assert_eq!(view.last_error.as_deref(), Some("about to fall"));
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_quotes_of_a_secret_is_its_name() {
+        let place = Place::new();
+        let mut supervisor = Supervisor::new(place.launcher.clone());
+        let mut spec = place.spec("echo \"no such login: $LOGIN\" >&2; exit 3");
+        spec.variables.insert("LOGIN".into(), "open sesame".into());
+        spec.hidden = Hidden::new([("LOGIN", "open sesame"), ("DEBUG", "1")]);
+        supervisor.want(vec![spec.clone()]);
+        let mut changes = supervisor.changes();
+        let said = loop {
+            if let Some(said) = supervisor.views().remove(0).last_error {
+                break said;
+            }
+            changes.changed().await.unwrap();
+        };
+        assert_eq!(said, "no such login: [LOGIN]");
+        let error = place.launcher.run_to_end(&spec).await.unwrap_err();
+        assert!(
+            error.contains("[LOGIN]") && !error.contains("sesame"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_wrapper_that_is_killed_around_its_record_leaves_one_component_in_the_end() {
+        for point in ["agent.exec.before_record", "agent.exec.after_record"] {
+            let place = Place::new();
+            let spec = place.spec("exec sleep 300");
+            let mut killed = spec.clone();
+            killed
+                .variables
+                .insert("UPDRAFT_FAILPOINT".into(), point.into());
+            let status = place.launcher.command(&killed, false).status().unwrap();
+            assert!(!status.success(), "{point} was not reached");
+            let left = Record::read(&place.launcher.files("part").record).is_some();
+            assert_eq!(left, point == "agent.exec.after_record");
+
+            let mut supervisor = Supervisor::new(place.launcher.clone());
+            supervisor.want(vec![spec]);
+            place.running(&supervisor).await;
+            assert_eq!(family(&[], Some(&place.mark())).len(), 1);
+        }
     }
 
     #[tokio::test]

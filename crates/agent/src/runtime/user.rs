@@ -250,14 +250,6 @@ pub(crate) fn make_theirs(folder: &Path, user: Option<Ids>) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives one file to Airflow's user.
-pub(crate) fn give(path: &Path, user: Option<Ids>) -> io::Result<()> {
-    match user {
-        Some(ids) => std::os::unix::fs::lchown(path, Some(ids.uid), Some(ids.gid)),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
