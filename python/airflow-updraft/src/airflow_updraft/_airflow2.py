@@ -28,7 +28,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import delete, select, update
 
 from airflow_updraft import _notes
-from airflow_updraft._children import GRACE_S, import_early, in_transaction, limit_memory
+from airflow_updraft._children import GRACE_S, end_with, import_early, in_transaction, limit_memory
 from airflow_updraft._dependencies import Recorder, Seen
 from airflow_updraft._model import DagState, Parsed
 
@@ -240,10 +240,12 @@ class _Child:
         self._started = time.monotonic()
         self._killed = False
         self._status: int | None = None
+        parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
             code = 1
             try:
+                end_with(parent)
                 self._work(memory)
                 code = 0
             except BaseException:

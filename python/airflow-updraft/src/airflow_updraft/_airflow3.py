@@ -35,7 +35,7 @@ from airflow.utils.state import DagRunState
 from sqlalchemy import delete, func, select, update
 from uuid6 import uuid7
 
-from airflow_updraft._children import GRACE_S, import_early, in_transaction, limit_memory
+from airflow_updraft._children import GRACE_S, end_with, import_early, in_transaction, limit_memory
 from airflow_updraft._dependencies import Recorder, Seen
 from airflow_updraft._model import DagState, Parsed
 from airflow_updraft._processor import Processor
@@ -127,8 +127,10 @@ class Bundle:
         roots = (str(self.root), os.path.realpath(self.root))
         report = tempfile.TemporaryFile()  # noqa: SIM115  # the child inherits it, the result closes it
         memory = self._memory
+        parent = os.getpid()
 
         def main() -> None:
+            end_with(parent)
             recorder = Recorder(*roots)
             if memory is not None:
                 limit_memory(memory)
