@@ -206,7 +206,7 @@ impl Converge {
         target: &Target,
     ) -> Result<Live, PassError> {
         self.deliver.board.busy("switching");
-        let next = Live::next(before.as_ref(), target.release.clone(), target.deploy);
+        let next = self.deliver.next(before.as_ref(), target);
         for bundle in next.release.bundles.keys() {
             prove::hold_processor(&self.deliver.disk, bundle);
         }
@@ -235,7 +235,11 @@ impl Converge {
             message: message.clone(),
         };
         self.deliver.keep(REFUSED, &refused)?;
-        let back = Live::next(Some(&next), before.release, before.deploy);
+        let judged = before.judged;
+        let back = Live {
+            judged,
+            ..Live::next(Some(&next), None, before.release, before.deploy)
+        };
         self.deliver.switch(&back).await?;
         self.keep_airflow(&back, wanted).await?;
         Err(PassError::Stalled(message))
@@ -530,7 +534,11 @@ impl Converge {
             let any = Record::read_alive(&self.launcher.files(parses).record);
             match (running, any) {
                 (Some(record), _) => {
-                    return (record.started_at <= live.switched_at).then_some(record);
+                    let older = match &live.switched_at_boot_time {
+                        Some(switched) => switched.has_seen_start_of(&record.process),
+                        None => record.started_at <= live.switched_at,
+                    };
+                    return older.then_some(record);
                 }
                 (None, None) => return None,
                 (None, Some(record)) if Instant::now() > end => return Some(record),
@@ -597,6 +605,7 @@ impl Converge {
         };
         self.deliver.board.change(|observed| {
             observed.dags = Some(dags);
+            prove::bound(&mut errors);
             observed.import_errors = errors;
             observed.airflow_up = up;
         });

@@ -318,6 +318,13 @@ impl Deliver {
         }
     }
 
+    /// The wanted Release as it follows the live one.
+    pub(crate) fn next(&self, live: Option<&Live>, target: &Target) -> Live {
+        let kept = live.and_then(|live| self.kept_proof(live));
+        let proof = kept.as_ref().map(|kept| &kept.proof);
+        Live::next(live, proof, target.release.clone(), target.deploy)
+    }
+
     /// The proof of what is live, when there is one from before a restart.
     pub(crate) fn kept_proof(&self, live: &Live) -> Option<ProofReport> {
         let kept: KeptProof = files::read_json(&self.disk.proof()).ok().flatten()?;

@@ -22,6 +22,7 @@
 //! the Release and a link for each of its bundles. Whoever reads through `live`
 //! sees one Release, whole, and so does the next agent.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
@@ -29,10 +30,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use updraft_bundle::BundleDir;
-use updraft_model::{AgentId, BundleName, DeployId, DeploymentId, Release, Timestamp};
+use updraft_model::{
+    AgentId, BundleName, DeployId, DeploymentId, Proof, ProofOutcome, Release, Timestamp,
+};
 
 use crate::failpoint::failpoint;
 use crate::files;
+use crate::runtime::identity::BootTime;
 
 /// How many earlier Releases are remembered: a proof that follows more of them
 /// than this looks at everything.
@@ -137,13 +141,59 @@ pub(crate) struct Live {
     pub(crate) release: Release,
     pub(crate) deploy: DeployId,
     pub(crate) switched_at: Timestamp,
+    /// The same on the clock that processes start by.
+    #[serde(default)]
+    pub(crate) switched_at_boot_time: Option<BootTime>,
     /// The Releases that were live before, the latest last.
     pub(crate) before: Vec<Release>,
+    /// The last Release before this one that Airflow has given a verdict on.
+    #[serde(default)]
+    pub(crate) judged: Option<Judged>,
+    /// Whether nothing was at the place that Airflow reads, until this Release.
+    #[serde(default)]
+    pub(crate) is_first: bool,
+}
+
+/// A Release that was proven or failed. Who deploys after it answers for what
+/// differs from it, and not for what was broken in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Judged {
+    pub(crate) release: Release,
+    /// Files that had an import error, as the proof of the whole Release names them.
+    pub(crate) import_errors: BTreeSet<String>,
+}
+
+impl Judged {
+    /// The files of one bundle that had an import error.
+    pub(crate) fn errors_of(&self, bundle: &BundleName) -> BTreeSet<&str> {
+        let prefix = (self.release.bundles.len() > 1).then(|| format!("{bundle}/"));
+        let own = |path| match &prefix {
+            Some(prefix) => str::strip_prefix(path, prefix.as_str()),
+            None => Some(path),
+        };
+        let errors = self.import_errors.iter();
+        errors.filter_map(|path| own(path.as_str())).collect()
+    }
 }
 
 impl Live {
-    /// What follows this Release on the same disk.
-    pub(crate) fn next(live: Option<&Self>, release: Release, deploy: DeployId) -> Self {
+    /// What follows this Release on the same disk; `proof` is what came of it.
+    pub(crate) fn next(
+        live: Option<&Self>,
+        proof: Option<&Proof>,
+        release: Release,
+        deploy: DeployId,
+    ) -> Self {
+        let verdict = proof.filter(|proof| proof.outcome != ProofOutcome::TimedOut);
+        let judged = live.and_then(|live| match verdict {
+            Some(proof) => Some(Judged {
+                release: live.release.clone(),
+                import_errors: (proof.import_errors.iter())
+                    .map(|error| error.file.clone())
+                    .collect(),
+            }),
+            None => live.judged.clone(),
+        });
         let mut before = live.map(|live| live.before.clone()).unwrap_or_default();
         before.extend(live.map(|live| live.release.clone()));
         let forgotten = before.len().saturating_sub(REMEMBERED);
@@ -152,7 +202,10 @@ impl Live {
             release,
             deploy,
             switched_at: chrono::Utc::now(),
+            switched_at_boot_time: BootTime::now(),
             before,
+            judged,
+            is_first: false,
         }
     }
 }
@@ -436,6 +489,7 @@ mod tests {
 
         let first = Live::next(
             None,
+            None,
             release(&[("dags", b"a"), ("dbt", b"c")]),
             DeployId::new(),
         );
@@ -451,7 +505,12 @@ mod tests {
         assert_eq!(read(&disk, "dags").unwrap(), "a");
         assert!(!disk.mend_links(&first).unwrap());
 
-        let second = Live::next(Some(&first), release(&[("dags", b"b")]), DeployId::new());
+        let second = Live::next(
+            Some(&first),
+            None,
+            release(&[("dags", b"b")]),
+            DeployId::new(),
+        );
         disk.switch(&second).unwrap();
         assert_eq!(read(&disk, "dags").unwrap(), "b");
         assert!(read(&disk, "dbt").is_err());
@@ -463,7 +522,12 @@ mod tests {
         assert_eq!(fs::read_to_string(version.join("file")).unwrap(), "c");
         assert_eq!(second.before.last(), Some(&first.release));
 
-        let third = Live::next(Some(&second), release(&[("dags", b"a")]), DeployId::new());
+        let third = Live::next(
+            Some(&second),
+            None,
+            release(&[("dags", b"a")]),
+            DeployId::new(),
+        );
         disk.switch(&third).unwrap();
         disk.forget_releases().unwrap();
         assert_eq!(

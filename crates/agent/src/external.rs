@@ -1,6 +1,7 @@
 //! Runtime `external`: somebody else runs Airflow. The agent delivers files to a
 //! folder and, where it may, asks Airflow by its REST API.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -89,7 +90,10 @@ impl External {
             if !target.may_switch {
                 return Ok(());
             }
-            let next = Live::next(live.as_ref(), target.release.clone(), target.deploy);
+            let next = Live {
+                is_first: live.is_none() && !offers_anything(&external, target),
+                ..self.deliver.next(live.as_ref(), target)
+            };
             self.deliver.switch(&next).await?;
             live = Some(next);
         }
@@ -145,6 +149,10 @@ impl External {
                 live,
                 proven: wanted.proven.as_ref(),
                 bundle: name,
+                other_folders: (live.release.bundles.keys())
+                    .filter(|other| *other != name)
+                    .filter_map(|other| offered(&external.folder, other).file_name().map(lossy))
+                    .collect(),
                 version: bundle.digest,
                 timeout: Duration::from_secs(u64::from(target.proof_timeout_s.max(30))),
             };
@@ -186,6 +194,16 @@ fn offer(disk: &Disk, external: &ExternalConfig, live: &Live) -> Result<(), Pass
         }
     }
     Ok(())
+}
+
+fn lossy(name: &OsStr) -> String {
+    name.to_string_lossy().into_owned()
+}
+
+/// Whether something is where Airflow is to read what is wanted.
+fn offers_anything(external: &ExternalConfig, target: &Target) -> bool {
+    let mut bundles = target.release.bundles.keys();
+    bundles.any(|bundle| offered(&external.folder, bundle).symlink_metadata().is_ok())
 }
 
 fn offered(folder: &Path, bundle: &BundleName) -> PathBuf {

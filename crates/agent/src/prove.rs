@@ -1,10 +1,11 @@
 //! Has Airflow take in a Release's files at once, and hears what it made of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use updraft_api::agent::ProofReport;
 use updraft_bundle::{LayerTable, TreeDiff, VersionError, diff};
 use updraft_model::{
@@ -90,14 +91,10 @@ async fn prove_bundle(
     version: Digest,
 ) -> Result<Proof, ProveError> {
     let base = base(ask.disk, ask.live, ask.proven, bundle, version)?;
-    let base = base.map(|(version, changes)| {
-        json!({
-            "version": version,
-            "changed": changes.changed,
-            "added": changes.added,
-            "removed": changes.removed,
-        })
-    });
+    let base = base.map(|(version, change)| with_change(json!({ "version": version }), &change));
+    let blame = blame(ask.disk, ask.live, bundle, version)?;
+    let switch = format!("{} {}", ask.live.release.id, ask.live.switched_at);
+    let blame = blame.map(|change| with_change(json!({ "switch": switch }), &change));
     let processor = ask.processor.as_ref().map(
         |record| json!({ "pid": record.process.pid, "start_time": record.process.start_time }),
     );
@@ -108,6 +105,7 @@ async fn prove_bundle(
         "path": ask.disk.bundle(bundle)?.version_path(&version),
         "current": ask.disk.airflow_link(bundle.as_str()),
         "base": base,
+        "blame": blame,
         "state": ask.disk.worker_state(),
         "notes": ask.disk.notes(),
         "processor": processor,
@@ -141,6 +139,32 @@ async fn prove_bundle(
         not_seen: answer.not_seen,
         timings_ms: answer.timings_ms,
     })
+}
+
+fn with_change(mut about: Value, change: &TreeDiff) -> Value {
+    about["changed"] = json!(change.changed);
+    about["added"] = json!(change.added);
+    about["removed"] = json!(change.removed);
+    about
+}
+
+/// What a deploy answers for: how its version differs from the last one that
+/// Airflow gave a verdict on, proven or not. None when it answers for everything.
+pub(crate) fn blame(
+    disk: &Disk,
+    live: &Live,
+    bundle: &BundleName,
+    version: Digest,
+) -> Result<Option<TreeDiff>, VersionError> {
+    let judged = live.judged.as_ref();
+    let Some(old) = judged.and_then(|judged| judged.release.bundles.get(bundle)) else {
+        return Ok(None);
+    };
+    let dir = disk.bundle(bundle)?;
+    let (Some(old), Some(new)) = (dir.tables(&old.digest)?, dir.tables(&version)?) else {
+        return Ok(None);
+    };
+    Ok(Some(diff(&old, &new)))
 }
 
 /// The version to compare with and what differs; none when everything has to be
@@ -284,7 +308,54 @@ pub(crate) fn merge(proofs: Vec<(BundleName, Proof)>) -> Proof {
     if let Some((_, worst)) = reasons.pop_last() {
         whole.reason = worst.join("; ");
     }
+    let left_out = bound(&mut whole.import_errors);
+    if left_out > 0 {
+        let _ = write!(
+            whole.reason,
+            "; {left_out} more import errors are not listed"
+        );
+    }
     whole
+}
+
+/// Keeps a listing of import errors to what can be sent and read: one helper can
+/// break thousands of files, each with a traceback. Gives how many were left out.
+pub(crate) fn bound(errors: &mut Vec<ImportError>) -> usize {
+    const LISTED: usize = 1000;
+    const WHOLE: usize = 50;
+    // What the deploy answers for comes first.
+    errors.sort_by_key(|error| !error.new);
+    let left_out = errors.len().saturating_sub(LISTED);
+    errors.truncate(LISTED);
+    for (at, error) in errors.iter_mut().enumerate() {
+        if at < WHOLE {
+            error.traceback = shortened(&error.traceback, 4 * 1024, 12 * 1024);
+        } else {
+            let last = error.traceback.trim_end().lines().next_back();
+            error.traceback = shortened(last.unwrap_or_default(), 300, 0);
+        }
+    }
+    left_out
+}
+
+/// The beginning and the end of a text, when it is longer than both.
+fn shortened(text: &str, head: usize, tail: usize) -> String {
+    if text.len() <= head + tail {
+        return text.to_owned();
+    }
+    let head = &text[..text.floor_char_boundary(head)];
+    let tail = &text[text.ceil_char_boundary(text.len() - tail)..];
+    format!("{head} […] {tail}")
+}
+
+/// The first of many names, and how many more there are.
+pub(crate) fn some_of(names: &[String]) -> String {
+    const MOST: usize = 20;
+    let mut text = names[..names.len().min(MOST)].join(", ");
+    if names.len() > MOST {
+        let _ = write!(text, " and {} more", names.len() - MOST);
+    }
+    text
 }
 
 fn severity(outcome: ProofOutcome) -> u8 {
@@ -433,6 +504,25 @@ mod tests {
         assert_eq!(changes.added, ["n"]);
         assert_eq!(changes.changed, ["a", "b", "c"]);
         assert_eq!(changes.removed, ["x"]);
+    }
+
+    #[test]
+    fn what_a_helper_broke_in_thousands_of_files_stays_small() {
+        let error = |file: usize| ImportError {
+            file: format!("f{file}.py"),
+            traceback: format!("{}ModuleNotFoundError: é", "é\n".repeat(100_000)),
+            new: file >= 1_500,
+        };
+        let mut errors: Vec<ImportError> = (0..3_000).map(error).collect();
+        assert_eq!(bound(&mut errors), 2_000);
+        assert!(errors.iter().all(|error| error.new));
+        assert!(
+            errors
+                .iter()
+                .all(|error| error.traceback.ends_with("Error: é"))
+        );
+        let bytes: usize = errors.iter().map(|error| error.traceback.len()).sum();
+        assert!(bytes < 1024 * 1024, "{bytes}");
     }
 
     #[test]

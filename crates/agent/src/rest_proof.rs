@@ -10,9 +10,17 @@
 //! switch is written later. The second is asked for when the interval has passed
 //! since: it begins after the request, at a path that does not change, so it
 //! reads the new content, and its write is not held back. Where files were only
-//! added, each needs to be seen once: there was nothing to parse or to hold back.
+//! added, or nothing was there before, each needs to be seen once: there was
+//! nothing to parse or to hold back.
+//!
+//! A file of which Airflow shows nothing is called silent only once Airflow is
+//! known to have listed its folder since the switch.
+//!
+//! Which files a helper reaches is not known here, so a changed helper answers
+//! for the import errors of all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -25,8 +33,7 @@ use updraft_model::{
 use crate::airflow::rest::{AirflowRest, AirflowRestError};
 use crate::deliver::PassError;
 use crate::disk::{Disk, Live};
-use crate::files;
-use crate::prove::{self, KeptProof};
+use crate::prove;
 
 pub(crate) struct RestProof<'a> {
     pub(crate) disk: &'a Disk,
@@ -34,6 +41,8 @@ pub(crate) struct RestProof<'a> {
     pub(crate) live: &'a Live,
     pub(crate) proven: Option<&'a Release>,
     pub(crate) bundle: &'a BundleName,
+    /// What the folders are called that other bundles are offered in.
+    pub(crate) other_folders: BTreeSet<String>,
     pub(crate) version: Digest,
     pub(crate) timeout: Duration,
 }
@@ -80,12 +89,20 @@ const SILENCE: Duration = Duration::from_secs(20);
 impl RestProof<'_> {
     pub(crate) async fn run(&self) -> Result<Proof, PassError> {
         let end = Instant::now() + self.timeout;
-        let base = prove::base(self.disk, self.live, self.proven, self.bundle, self.version)?;
+        let begun = Instant::now();
+        // Other agents may have proven what is live here: of this Airflow that
+        // says nothing.
+        let proven = self
+            .proven
+            .filter(|proven| proven.id != self.live.release.id);
+        let base = prove::base(self.disk, self.live, proven, self.bundle, self.version)?;
         let change = base.map(|(_, change)| change);
+        let blame = prove::blame(self.disk, self.live, self.bundle, self.version)?;
         let candidates = self.dag_files()?;
-        let before = self.known_errors();
         let interval = self.rest.update_interval().await + Duration::from_secs(1);
+        let mut listing = Listing::new(begun, self.rest.listing_interval().await);
         let mut evidence: BTreeMap<String, Evidence> = BTreeMap::new();
+        let mut probe: Option<String> = None;
         let mut first: Option<BTreeMap<String, Shown>> = None;
         let mut quiet_since = Instant::now();
 
@@ -98,17 +115,13 @@ impl RestProof<'_> {
                 for path in affected(&candidates, change.as_ref(), &shown) {
                     evidence.insert(path, Evidence::None);
                 }
+                probe = self.probe(&evidence, &shown);
+                evidence.extend(probe.clone().map(|path| (path, Evidence::None)));
                 first = Some(shown.clone());
             }
             let mut moved = false;
             for (path, state) in &mut evidence {
-                // Next to other changes it may have taken a DAG over from them,
-                // and Airflow may hold back the write.
-                let is_new = change.as_ref().is_some_and(|change| {
-                    change.added.contains(path)
-                        && change.changed.is_empty()
-                        && change.removed.is_empty()
-                });
+                let is_new = self.is_seen_once(change.as_ref(), path);
                 let now = shown.get(path).cloned().unwrap_or_default();
                 let next = next(state, &now, is_new, Instant::now(), interval);
                 if let (Evidence::Asked { .. } | Evidence::AskedAgain { .. }, Some(token)) =
@@ -120,22 +133,35 @@ impl RestProof<'_> {
                         .await
                         .map_err(PassError::retry)?;
                 }
+                // It looks for new files before it parses what it was asked for.
+                listing.done |= self.rest.lists_when_asked_to_parse()
+                    && now.token.is_some()
+                    && matches!(
+                        (&*state, &next),
+                        (Evidence::AskedAgain { .. }, Evidence::Seen)
+                    );
                 moved |= next != *state;
                 *state = next;
             }
+            let is_added = |path: &String| match &change {
+                Some(change) => change.added.contains(path),
+                None => self.live.is_first,
+            };
+            listing.look(Instant::now(), &shown, is_added);
             let settles = |state: &Evidence| matches!(state, Evidence::Settling { .. });
             if moved || evidence.values().any(settles) {
                 quiet_since = Instant::now();
             }
             let open: Vec<&String> = evidence
                 .iter()
-                .filter(|(_, state)| **state != Evidence::Seen)
+                .filter(|(path, state)| **state != Evidence::Seen && probe.as_ref() != Some(*path))
                 .map(|(path, _)| path)
                 .collect();
             let nothing_of_them = open
                 .iter()
                 .all(|path| !shown.get(*path).is_some_and(Shown::is_there));
-            if open.is_empty() || (nothing_of_them && quiet_since.elapsed() > SILENCE) {
+            let is_silence = nothing_of_them && listing.done && quiet_since.elapsed() > SILENCE;
+            if open.is_empty() || is_silence {
                 break (shown, false);
             }
             if Instant::now() > end {
@@ -143,17 +169,48 @@ impl RestProof<'_> {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         };
+        if let Some(probe) = &probe {
+            evidence.remove(probe);
+        }
         let differing = self.compare_sources(&evidence, &shown).await?;
         Ok(self.conclude(&Findings {
             change: change.as_ref(),
+            touched: blame.map(|blame| affected(&candidates, Some(&blame), &shown)),
             files: candidates.len() as u64,
             first: first.unwrap_or_default(),
             shown,
             evidence,
-            before,
             differing,
             timed_out,
+            listing,
         }))
+    }
+
+    /// Whether there was nothing of a file that Airflow could have parsed before.
+    fn is_seen_once(&self, change: Option<&TreeDiff>, path: &String) -> bool {
+        let Some(change) = change else {
+            return self.live.is_first;
+        };
+        // Next to other changes it may have taken a DAG over from them, and
+        // Airflow may hold back the write.
+        change.added.contains(path) && change.changed.is_empty() && change.removed.is_empty()
+    }
+
+    /// A file that nothing happened to, to ask for: that has Airflow 3 look for
+    /// new files now, and its parse shows that it did.
+    fn probe(
+        &self,
+        evidence: &BTreeMap<String, Evidence>,
+        shown: &BTreeMap<String, Shown>,
+    ) -> Option<String> {
+        let can_be_asked = |path: &String| shown.get(path).is_some_and(|file| file.token.is_some());
+        let needs_one = evidence.keys().any(|path| !shown.contains_key(path))
+            && !evidence.keys().any(can_be_asked)
+            && self.rest.lists_when_asked_to_parse();
+        let mut known = shown
+            .iter()
+            .filter(|(_, file)| file.token.is_some() && !file.dags.is_empty());
+        needs_one.then(|| known.next().map(|(path, _)| path.clone()))?
     }
 
     /// The files of this version that Airflow takes for DAG files, by its own
@@ -183,15 +240,6 @@ impl RestProof<'_> {
         Ok(found)
     }
 
-    /// Files that had an import error at the last proof.
-    fn known_errors(&self) -> BTreeSet<String> {
-        let kept: Option<KeptProof> = files::read_json(&self.disk.proof()).ok().flatten();
-        let errors = kept
-            .map(|kept| kept.report.proof.import_errors)
-            .unwrap_or_default();
-        errors.into_iter().map(|error| error.file).collect()
-    }
-
     async fn look(
         &self,
         candidates: &BTreeMap<String, String>,
@@ -208,15 +256,17 @@ impl RestProof<'_> {
             let is =
                 |path: &&&String| given == path.as_str() || given.ends_with(&format!("/{path}"));
             // The longest: `a/b.py` also ends in `b.py`.
-            paths
-                .iter()
-                .filter(is)
-                .max_by_key(|path| path.len())
-                .map(|path| (**path).clone())
+            let path = paths.iter().filter(is).max_by_key(|path| path.len())?;
+            let whole = row[name].as_str().unwrap_or_default();
+            let is_others = is_in(&self.other_folders, whole, path);
+            (!is_others).then(|| (**path).clone())
         };
+        // What Airflow calls the bundles that other folders are.
+        let mut foreign: BTreeSet<String> = BTreeSet::new();
         let mut shown: BTreeMap<String, Shown> = BTreeMap::new();
         for dag in self.rest.all_dags().await? {
             let Some(path) = path_of(&dag, "fileloc") else {
+                foreign.extend(dag["bundle_name"].as_str().map(str::to_owned));
                 continue;
             };
             let file = shown.entry(path).or_default();
@@ -233,6 +283,9 @@ impl RestProof<'_> {
             let Some(path) = path_of(&error, "filename") else {
                 continue;
             };
+            if (error["bundle_name"].as_str()).is_some_and(|name| foreign.contains(name)) {
+                continue;
+            }
             let file = shown.entry(path).or_default();
             file.parsed = file
                 .parsed
@@ -285,6 +338,10 @@ impl RestProof<'_> {
                 .change
                 .is_none_or(|change| change.changed.contains(path) || change.added.contains(path))
         };
+        let seen = |state: &Evidence| *state == Evidence::Seen;
+        let judged = self.live.judged.as_ref();
+        let before = judged.map(|judged| judged.errors_of(self.bundle));
+        let before = before.unwrap_or_default();
         let import_errors: Vec<ImportError> = found
             .shown
             .iter()
@@ -292,8 +349,10 @@ impl RestProof<'_> {
                 Some(ImportError {
                     file: path.clone(),
                     traceback: file.error.clone()?,
-                    new: found.evidence.contains_key(path)
-                        && (touched(path) || !found.before.contains(path)),
+                    new: found.evidence.get(path).is_some_and(seen)
+                        && (found.touched.as_ref()).is_none_or(|touched| {
+                            touched.contains(path) || !before.contains(path.as_str())
+                        }),
                 })
             })
             .collect();
@@ -304,7 +363,6 @@ impl RestProof<'_> {
                 .collect()
         };
         let (old, new) = (ids(&found.first), ids(&found.shown));
-        let seen = |state: &Evidence| *state == Evidence::Seen;
         let unseen: Vec<String> = found
             .evidence
             .iter()
@@ -349,6 +407,14 @@ impl RestProof<'_> {
             )
         };
         let affected = found.evidence.len() as u64;
+        let mut not_seen = prove::some_of(&unseen);
+        if found.timed_out && !silent.is_empty() && !found.listing.done {
+            let every = found.listing.every.as_secs();
+            let _ = write!(
+                not_seen,
+                "; Airflow was not seen to look for new files since the switch, which it does every {every} s"
+            );
+        }
         Proof {
             outcome,
             reason,
@@ -364,7 +430,7 @@ impl RestProof<'_> {
             import_errors,
             silent,
             seen: format!("{parsed} of {affected} affected file(s) parsed after the switch"),
-            not_seen: unseen.join(", "),
+            not_seen,
             timings_ms: ProofTimings::default(),
         }
     }
@@ -372,13 +438,66 @@ impl RestProof<'_> {
 
 struct Findings<'a> {
     change: Option<&'a TreeDiff>,
+    /// The files that this deploy answers for; none when for all.
+    touched: Option<BTreeSet<String>>,
     files: u64,
     first: BTreeMap<String, Shown>,
     shown: BTreeMap<String, Shown>,
     evidence: BTreeMap<String, Evidence>,
-    before: BTreeSet<String>,
     differing: Vec<String>,
     timed_out: bool,
+    listing: Listing,
+}
+
+/// Whether Airflow has listed its DAG folder since the switch. Until it has, a
+/// file of which it shows nothing may just not have been found yet.
+struct Listing {
+    begun: Instant,
+    /// How often it does so by itself.
+    every: Duration,
+    /// The latest parse at the time when it must have become due.
+    due: Option<String>,
+    done: bool,
+}
+
+impl Listing {
+    fn new(begun: Instant, every: Duration) -> Self {
+        Self {
+            begun,
+            every,
+            due: None,
+            done: false,
+        }
+    }
+
+    /// It has when it shows a file that was not there before, or when its
+    /// interval is over and it is seen at work after that.
+    fn look(
+        &mut self,
+        clock: Instant,
+        shown: &BTreeMap<String, Shown>,
+        is_added: impl Fn(&String) -> bool,
+    ) {
+        let found = |(path, file): (&String, &Shown)| is_added(path) && file.is_there();
+        self.done |= shown.iter().any(found);
+        if clock < self.begun + self.every {
+            return;
+        }
+        let latest = shown.values().filter_map(|file| file.parsed.clone()).max();
+        let latest = latest.unwrap_or_default();
+        match &self.due {
+            None => self.due = Some(latest),
+            Some(due) => self.done |= latest > *due,
+        }
+    }
+}
+
+/// Whether the folder in which a path was found is one of these.
+fn is_in(folders: &BTreeSet<String>, whole: &str, path: &str) -> bool {
+    whole
+        .strip_suffix(path)
+        .and_then(|root| root.trim_end_matches('/').rsplit('/').next())
+        .is_some_and(|folder| folders.contains(folder))
 }
 
 /// The DAG files that a change can reach: those that changed, when nothing else
@@ -478,6 +597,39 @@ mod tests {
         }
         let new = next(&Evidence::None, &parsed_at("1"), true, begin, interval);
         assert_eq!(new, Evidence::Seen);
+    }
+
+    #[test]
+    fn silence_counts_once_airflow_is_known_to_have_looked() {
+        let begin = Instant::now();
+        let at = |second| begin + Duration::from_secs(second);
+        let new = || Listing::new(begin, Duration::from_secs(60));
+        let shows = |path: &str, time: &str| BTreeMap::from([(path.to_owned(), parsed_at(time))]);
+        let is_added = |path: &String| path == "new.py";
+
+        let mut found = new();
+        found.look(at(5), &shows("new.py", "1"), is_added);
+        assert!(found.done);
+
+        let mut at_work = new();
+        for (second, time, done) in [(30, "2", false), (61, "2", false), (70, "3", true)] {
+            at_work.look(at(second), &shows("old.py", time), is_added);
+            assert_eq!(at_work.done, done, "{second}");
+        }
+
+        let mut dead = new();
+        for second in [30, 61, 600] {
+            dead.look(at(second), &shows("old.py", "1"), is_added);
+        }
+        assert!(!dead.done);
+    }
+
+    #[test]
+    fn what_another_bundle_has_under_the_same_name_is_told_apart() {
+        let others = BTreeSet::from(["dbt".to_owned()]);
+        assert!(is_in(&others, "/airflow/dbt/a/b.py", "a/b.py"));
+        assert!(!is_in(&others, "/airflow/dags/a/b.py", "a/b.py"));
+        assert!(!is_in(&others, "a/b.py", "a/b.py"));
     }
 
     #[test]

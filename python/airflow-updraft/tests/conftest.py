@@ -159,6 +159,10 @@ class Worker:
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         return self.answer(self.send(op, **fields))
 
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
     def close(self) -> int:
         assert self._process.stdin is not None
         self._process.stdin.close()
@@ -177,6 +181,8 @@ class Site:
         self._port = _free_port()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._proven: tuple[str, dict[str, Any]] | None = None
+        self._judged: tuple[str, dict[str, Any]] | None = None
+        self._switches = 0
         self._worker: Worker | None = None
         self.environment = self._environment()
 
@@ -277,6 +283,11 @@ class Site:
             assert self._worker.close() == 0
             self._worker = None
 
+    def kill_worker(self) -> None:
+        assert self._worker is not None
+        self._worker.kill()
+        self._worker = None
+
     def _log(self, name: str) -> Any:
         (self.folder / "logs").mkdir(exist_ok=True)
         return (self.folder / "logs" / f"{name}.log").open("ab")
@@ -306,25 +317,20 @@ class Site:
             until = {"pid": os.getpid(), "start_time": _notes.own_start_time(), "until": time.time() + 20}
             (self.notes / f"{BUNDLE}.hold.json").write_text(json.dumps(until))
         self.disk.switch(version, files)
+        self._switches += 1
         return version
 
     def send_proof(self, version: str, **fields: Any) -> int:
-        base = None
-        if self._proven is not None:
-            proven, before = self._proven
-            now = self.disk.files
-            base = {
-                "version": proven,
-                "changed": sorted(path for path in now.keys() & before.keys() if now[path] != before[path]),
-                "added": sorted(now.keys() - before.keys()),
-                "removed": sorted(before.keys() - now.keys()),
-            }
+        base, blame = self._compare(self._proven), self._compare(self._judged)
+        if blame is not None:
+            blame["switch"] = str(self._switches)
         request = {
             "bundle": BUNDLE,
             "version": version,
             "path": str(self.disk.folder(version)),
             "current": str(self.disk.current),
             "base": base,
+            "blame": blame,
             "state": str(self.state),
             "notes": str(self.notes),
             "processor": self.processor,
@@ -333,20 +339,38 @@ class Site:
         }
         return self.worker.send("prove", **{**request, **fields})
 
+    def _compare(self, before: tuple[str, dict[str, Any]] | None) -> dict[str, Any] | None:
+        if before is None:
+            return None
+        version, old = before
+        now = self.disk.files
+        return {
+            "version": version,
+            "changed": sorted(path for path in now.keys() & old.keys() if now[path] != old[path]),
+            "added": sorted(now.keys() - old.keys()),
+            "removed": sorted(old.keys() - now.keys()),
+        }
+
     def proof(self, number: int) -> dict[str, Any]:
         answer = self.worker.answer(number)
         assert "error" not in answer, answer
         return answer
 
     def remember(self, version: str) -> None:
-        self._proven = (version, dict(self.disk.files))
+        self._proven = self._judged = (version, dict(self.disk.files))
+
+    def judge(self, version: str) -> None:
+        """Has the next deploy answer for what differs from this one, which failed."""
+        self._judged = (version, dict(self.disk.files))
 
     def deploy(self, files: dict[str, Any], **fields: Any) -> dict[str, Any]:
         """Switches to these files and has them proven, as the agent does it."""
         version = self.switch(files, hold=True)
         answer = self.proof(self.send_proof(version, **fields))
-        if answer["outcome"] in ("proven", "import_errors"):
+        if answer["outcome"] == "proven":
             self.remember(version)
+        elif answer["outcome"] == "import_errors":
+            self.judge(version)
         return {**answer, "version": version}
 
     # --- Airflow's REST API

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -204,6 +205,44 @@ def test_a_new_import_error_fails_the_proof_and_an_old_one_does_not(site: Site) 
     assert mended["import_errors"] == []
     assert site.api("GET", "/importErrors")["total_entries"] == 0
     assert site.tasks("bad") == {"one"}
+
+
+@pytest.mark.smoke
+def test_what_a_failed_deploy_broke_does_not_fail_one_that_leaves_it_alone(site: Site) -> None:
+    files = {"good.py": dag("good", "one")}
+    site.deploy(files)
+    files["broken.py"] = dag("broken", "one", top="import no_such_module")
+
+    version = site.switch(files, hold=True)
+    failed = [site.proof(site.send_proof(version)) for _ in range(2)]
+    site.judge(version)
+    other = site.deploy({**files, "good.py": dag("good", "one", "two")})
+    touched = site.deploy({**files, "broken.py": files["broken.py"] + "# touched\n"})
+
+    assert [proof["outcome"] for proof in failed] == ["import_errors"] * 2
+    assert other["outcome"] == "proven"
+    assert [(error["file"], error["new"]) for error in other["import_errors"]] == [("broken.py", False)]
+    assert touched["outcome"] == "import_errors"
+
+
+@pytest.mark.smoke
+def test_a_file_that_breaks_by_itself_does_not_fail_another_change(site: Site) -> None:
+    flag = site.folder / "weather"
+    flag.touch()
+    files = {"fair.py": dag("fair", "one", top=f"open({str(flag)!r}).close()"), "good.py": dag("good", "one")}
+    site.deploy(files)
+    flag.unlink()
+    # Airflow's own pace is 30 s; a new time of the file has it look at once.
+    os.utime(site.disk.current / "fair.py")
+    wait_until("Airflow has noticed", lambda: site.api("GET", "/importErrors")["total_entries"] == 1, 90)
+
+    proofs = [site.deploy({**files, "good.py": dag("good", "one", "two")})]
+    proofs.append(site.proof(site.send_proof(proofs[0]["version"])))
+
+    for proof in proofs:
+        assert proof["outcome"] == "proven"
+        assert [(error["file"], error["new"]) for error in proof["import_errors"]] == [("fair.py", False)]
+    assert site.tasks("good") == {"one", "two"}
 
 
 @pytest.mark.smoke

@@ -8,7 +8,9 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import AIRFLOW, BUNDLE, dag
+from conftest import AIRFLOW, BUNDLE, dag, wait_until
+
+from airflow_updraft import _notes
 
 if TYPE_CHECKING:
     from conftest import Site
@@ -66,7 +68,32 @@ def test_the_worker_alone(quiet_site: Site) -> None:
     assert cancelled["cancelled"] is True
     assert site.proof(number)["outcome"] == "superseded"
 
+    # Whatever ends the worker ends what it was parsing.
+    mark = site.folder / "mark"
+    top = f"import os, pathlib, time; pathlib.Path({str(mark)!r}).write_text(f'{{os.getpid()}}.'); time.sleep(600)"
+    site.send_proof(site.switch({**site.disk.files, "slow.py": dag("slow", "one", top=top)}))
+    wait_until("the slow file is parsed", lambda: mark.exists() and mark.read_text().endswith("."))
+    child = int(mark.read_text().rstrip("."))
+    site.kill_worker()
+    wait_until("it is parsed no more", lambda: (found := _notes.process(child)) is None or found.ended)
+
     moved = site.switch({"a.py": dag("a", "three")})
     site.switch({"a.py": dag("a", "four")})
     assert site.proof(site.send_proof(moved))["outcome"] == "superseded"
     assert site.worker.close() == 0
+
+
+def test_an_error_that_nobody_touched_but_was_not_there_before_fails_each_time(quiet_site: Site) -> None:
+    site = quiet_site  # where no processor looks at the file in between
+    flag = site.folder / "weather"
+    flag.touch()
+    fair = dag("fair", "one", top=f"open({str(flag)!r}).close()")
+    files = {"fair.py": fair, "good.py": dag("good", "one")}
+    site.deploy(files)
+    flag.unlink()
+
+    # Who reads this is not known, so everything is parsed.
+    version = site.switch({**files, "model.bin": "x"}, hold=True)
+    outcomes = [site.proof(site.send_proof(version))["outcome"] for _ in range(2)]
+
+    assert outcomes == ["import_errors"] * 2

@@ -151,6 +151,7 @@ impl Installation {
         let passwords = home.join("passwords.json");
         std::fs::write(&passwords, json!({"admin": OTHERS_PASSWORD}).to_string())?;
         let log = File::create(self.root.join("airflow.log"))?;
+        let project = self.project.root().to_owned();
         let others = self.others.as_mut().context("Airflow is the agent's")?;
         let address = format!("http://127.0.0.1:{}", others.port);
         let path = std::env::var("PATH").unwrap_or_default();
@@ -174,8 +175,15 @@ impl Installation {
                     "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE",
                     passwords,
                 )
-                .env("AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL", "5")
+                // Files that nobody asks for are not found while the tests run.
+                .env("AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL", "300")
                 .env("AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL", "300")
+                // Shorter than the default of 30 s, to have many deploys proven.
+                .env("AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL", "5")
+                .env("AIRFLOW__API__EXPOSE_CONFIG", "True")
+                // What its image has of the project: only DAGs are delivered.
+                .env("AIRFLOW__CORE__PLUGINS_FOLDER", project.join("plugins"))
+                .env("PYTHONPATH", &project)
                 .env("PYTHONDONTWRITEBYTECODE", "1")
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)

@@ -194,23 +194,44 @@ impl AirflowRest {
     /// that does not show its settings is taken to have the default.
     pub(crate) async fn update_interval(&self) -> Duration {
         const DEFAULT: Duration = Duration::from_secs(30);
-        let path = if self.basic {
-            "config?section=core"
+        let own = self.seconds("core", "min_serialized_dag_update_interval");
+        own.await.unwrap_or(DEFAULT)
+    }
+
+    /// How often Airflow looks for new files by itself, with what it takes to
+    /// notice that it is due.
+    pub(crate) async fn listing_interval(&self) -> Duration {
+        const DEFAULT: Duration = Duration::from_secs(300);
+        const NOTICED: Duration = Duration::from_secs(10);
+        let (section, option) = if self.basic {
+            ("scheduler", "dag_dir_list_interval")
         } else {
-            "config/section/core/option/min_serialized_dag_update_interval"
+            ("dag_processor", "refresh_interval")
         };
-        let Ok(answer) = self.call(Method::GET, path, None).await else {
-            return DEFAULT;
+        self.seconds(section, option).await.unwrap_or(DEFAULT) + NOTICED
+    }
+
+    /// Whether asking for a file also has Airflow look for new ones.
+    pub(crate) fn lists_when_asked_to_parse(&self) -> bool {
+        !self.basic
+    }
+
+    /// A setting in seconds, where Airflow shows its settings.
+    async fn seconds(&self, section: &str, option: &str) -> Option<Duration> {
+        let path = if self.basic {
+            format!("config?section={section}")
+        } else {
+            format!("config/section/{section}/option/{option}")
         };
+        let answer = self.call(Method::GET, &path, None).await.ok()?;
         let sections = answer["sections"].as_array().into_iter().flatten();
         let mut options =
             sections.flat_map(|section| section["options"].as_array().into_iter().flatten());
-        let option = options.find(|option| option["key"] == "min_serialized_dag_update_interval");
-        let seconds = option.and_then(|option| match &option["value"] {
+        let seconds = match &options.find(|found| found["key"] == option)?["value"] {
             Value::String(text) => text.parse().ok(),
             other => other.as_u64(),
-        });
-        seconds.map_or(DEFAULT, Duration::from_secs)
+        };
+        seconds.map(Duration::from_secs)
     }
 
     /// Every row of a listing, page by page.

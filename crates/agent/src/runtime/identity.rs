@@ -78,6 +78,32 @@ fn watched(handle: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(handle, Interest::READABLE).ok()
 }
 
+/// A moment on the clock that processes start by, which nobody can set back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BootTime {
+    boot_id: String,
+    /// As in [`ProcessIdentity::start_time`].
+    ticks: u64,
+}
+
+impl BootTime {
+    pub(crate) fn now() -> Option<Self> {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let now = Duration::try_from(now).ok()?;
+        // A second has 100 of them; /proc rounds down as well.
+        let ticks = now.as_nanos() * u128::from(rustix::param::clock_ticks_per_second());
+        Some(Self {
+            boot_id: boot_id().ok()?,
+            ticks: u64::try_from(ticks / 1_000_000_000).ok()?,
+        })
+    }
+
+    /// Whether the process had started by then.
+    pub(crate) fn has_seen_start_of(&self, process: &ProcessIdentity) -> bool {
+        self.boot_id == process.boot_id && process.start_time <= self.ticks
+    }
+}
+
 /// The parts of `/proc/<pid>/stat` that matter here.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stat {
@@ -204,6 +230,23 @@ mod tests {
             ..own
         };
         assert!(!other_boot.is_alive());
+    }
+
+    #[test]
+    fn what_has_started_is_told_without_the_wall_clock() {
+        let own = ProcessIdentity::of_self().unwrap();
+        let now = BootTime::now().unwrap();
+        assert!(now.has_seen_start_of(&own));
+        let earlier = BootTime {
+            ticks: own.start_time - 1,
+            ..now.clone()
+        };
+        assert!(!earlier.has_seen_start_of(&own));
+        let other_boot = BootTime {
+            boot_id: "another".into(),
+            ..now
+        };
+        assert!(!other_boot.has_seen_start_of(&own));
     }
 
     #[tokio::test]

@@ -37,6 +37,17 @@ class TimedOutError(Exception):
 
 
 @dataclass(frozen=True)
+class Blame:
+    """What import errors are laid at this deploy's door, when there was a deploy before it that has a verdict."""
+
+    switch: str
+    """Names the switch to this version: the same whenever it is proven again, another one when it comes back."""
+
+    change: Change
+    """What differs from the last version with a verdict, whichever it was; the base is the last one proven."""
+
+
+@dataclass(frozen=True)
 class Request:
     bundle: str
     version: str
@@ -47,6 +58,7 @@ class Request:
     processor: ProcessorId | None
     base: str | None
     change: Change
+    blame: Blame | None
     timeout_s: float
     processes: int
     memory_mb: int
@@ -54,6 +66,7 @@ class Request:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Request:
         base = data.get("base") or {}
+        blame = data.get("blame")
         processor = data.get("processor")
         return cls(
             bundle=data["bundle"],
@@ -64,11 +77,16 @@ class Request:
             notes=Path(data["notes"]),
             processor=ProcessorId(processor["pid"], processor["start_time"]) if processor else None,
             base=base.get("version"),
-            change=Change(base.get("changed", ()), base.get("added", ()), base.get("removed", ())),
+            change=_change(base),
+            blame=Blame(blame["switch"], _change(blame)) if blame else None,
             timeout_s=float(data.get("timeout_s", 120)),
             processes=int(data.get("processes") or os.cpu_count() or 1),
             memory_mb=int(data.get("memory_mb", 4096)),
         )
+
+
+def _change(data: dict[str, Any]) -> Change:
+    return Change(data.get("changed", ()), data.get("added", ()), data.get("removed", ()))
 
 
 @dataclass
@@ -105,6 +123,7 @@ class Proof:
         request = self.request
         self._deadline = time.monotonic() + request.timeout_s
         self._written: dict[str, FileRecord] = {}
+        self._old_errors: frozenset[str] = frozenset()
         self._check_switched()
         # Before anything else: what the processor works on now may come from an older version.
         processor = self._look_at_processor()
@@ -137,6 +156,8 @@ class Proof:
         self._base = self.records.load(request.base) if request.base else None
         self.airflow.ensure_known()
         self._before = self.airflow.dags()
+        if request.blame is not None:
+            self._old_errors = self.records.errors_before(request.blame.switch, self.airflow.import_errors)
         files = self._dag_files()
         unfinished, self.records.unfinished = self.records.unfinished, None
         self._record = Record(request.version)
@@ -341,27 +362,26 @@ class Proof:
         change = self.request.change
         if self.request.base is None or path in change.files:
             return True
-        file = self._record.files[path]
+        return self._reaches(change, path)
+
+    def _reaches(self, change: Change, path: str) -> bool:
         before = self._base.files.get(path) if self._base is not None else None
-        return change.touches(file.seen) or (before is not None and change.touches(before.seen))
+        return change.touches(self._record.files[path].seen) or (before is not None and change.touches(before.seen))
 
     def _import_errors(self) -> list[dict[str, Any]]:
         roots = (str(self.request.current), str(self.request.path), os.path.realpath(self.request.path))
-        listing = []
-        for path, file in sorted(self._record.files.items()):
-            before = self._base.files.get(path) if self._base is not None else None
-            for name, text in sorted(file.errors.items()):
-                known = before is not None and name in before.errors
-                if self.request.base is not None and self._base is None:
-                    known = True  # what the base had is not known; a file that was not touched is not blamed
-                listing.append(
-                    {
-                        "file": name,
-                        "traceback": _tracebacks.cut(text, roots),
-                        "new": not known or self._is_touched(path),
-                    }
-                )
-        return listing
+        return [
+            {"file": name, "traceback": _tracebacks.cut(text, roots), "new": self._is_blamed(name, path)}
+            for path, file in sorted(self._record.files.items())
+            for name, text in sorted(file.errors.items())
+        ]
+
+    def _is_blamed(self, name: str, path: str) -> bool:
+        """Says whether this deploy is answerable for an import error: it touched the file, or the error is new."""
+        blame = self.request.blame
+        if blame is None or name not in self._old_errors:
+            return True
+        return path in blame.change.files or self._reaches(blame.change, path)
 
     def _silent(self) -> list[str]:
         """Names changed files that Airflow takes for DAG files, and that nothing came of."""

@@ -11,6 +11,7 @@ from airflow_updraft import _versions
 from airflow_updraft._dependencies import Seen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 _FORMAT = 1
@@ -41,6 +42,7 @@ class Records:
 
     def __init__(self, state: Path, bundle: str) -> None:
         self._folder = state / "records" / bundle
+        self._errors = state / "before" / f"{bundle}.json"
         self._last: Record | None = None
         self.unfinished: Record | None = None
         """What a proof that ran out of time had written, so that asking again goes on from there."""
@@ -68,6 +70,25 @@ class Records:
         temporary.replace(target)
         self._last = record
         self._prune()
+
+    def errors_before(self, switch: str, look: Callable[[], Iterable[str]]) -> frozenset[str]:
+        """Gives the files that had an import error when this switch was first looked at.
+
+        Kept, because asking again finds what the first proof wrote, and what it failed for is to fail again.
+        """
+        target = self._errors
+        try:
+            kept = json.loads(target.read_text())
+            if kept["switch"] == switch:
+                return frozenset(kept["errors"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        errors = frozenset(look())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps({"switch": switch, "errors": sorted(errors)}))
+        temporary.replace(target)
+        return errors
 
     def _prune(self) -> None:
         records = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)

@@ -95,6 +95,23 @@ pub(crate) fn an_import_error_fails_the_deploy_and_stays_red(
     Ok(())
 }
 
+pub(crate) fn what_a_failed_deploy_broke_does_not_fail_another_change(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    installation.project.write("dags/broken.py", BROKEN)?;
+    installation.deploy(&[])?.expect_code(10)?;
+    installation.project.write_dag("unhurt", &["one"])?;
+    let printed = live(installation)?;
+    let errors = &printed["deploy"]["state"]["proof"]["import_errors"];
+    ensure!(
+        errors[0]["file"] == "broken.py" && errors[0]["new"] == false,
+        "{printed:#}"
+    );
+    ensure!(airflow.tasks("unhurt")? == ["one"]);
+    Ok(())
+}
+
 pub(crate) fn an_old_import_error_does_not_fail_another_change(
     installation: &mut Installation,
     airflow: &Airflow,

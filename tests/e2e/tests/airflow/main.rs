@@ -54,6 +54,7 @@ const GROUPS: &[Group] = &[
             deploys::two_deploys_within_five_seconds_are_both_recorded,
             deploys::a_removed_file_takes_its_dag_away,
             deploys::an_import_error_fails_the_deploy_and_stays_red,
+            deploys::what_a_failed_deploy_broke_does_not_fail_another_change,
             deploys::an_old_import_error_does_not_fail_another_change,
             deploys::a_rollback_brings_the_old_release_back,
             deploys::the_policy_rollback_takes_a_failed_deploy_back,
@@ -114,6 +115,8 @@ const GROUPS: &[Group] = &[
         scenarios: scenarios![
             external::what_is_delivered_is_proven,
             external::a_broken_helper_fails_the_deploy_until_it_is_mended,
+            external::an_added_file_is_found_without_waiting_for_airflows_pace,
+            external::a_file_without_a_dag_is_silent_only_when_airflow_has_looked,
         ],
     },
 ];
