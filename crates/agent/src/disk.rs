@@ -445,7 +445,7 @@ fn links(live: &Live, bundle: &BundleName) -> Vec<(&'static str, PathBuf)> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use updraft_model::{BundleRef, Digest, ImageRef, ReleaseId};
+    use updraft_model::{BundleRef, Digest, ImageRef, ImportError, ReleaseId};
 
     use super::*;
 
@@ -535,6 +535,41 @@ mod tests {
             2
         );
         assert_eq!(read(&disk, "dags").unwrap(), "a");
+    }
+
+    #[test]
+    fn a_release_answers_for_what_differs_from_the_last_one_with_a_verdict() {
+        let proof = |outcome| Proof {
+            outcome,
+            import_errors: [("dags/old.py", true), ("dbt/x.py", false)]
+                .map(|(file, new)| ImportError {
+                    file: file.into(),
+                    traceback: String::new(),
+                    new,
+                })
+                .into(),
+            ..crate::prove::merge(Vec::new())
+        };
+        let both = |dags| release(&[("dags", dags), ("dbt", b"c")]);
+        let next = |live: &Live, proof: Option<&Proof>, release| {
+            Live::next(Some(live), proof, release, DeployId::new())
+        };
+        let first = Live::next(None, None, both(b"a"), DeployId::new());
+        assert_eq!(first.judged, None);
+
+        let failed = proof(ProofOutcome::ImportErrors);
+        let second = next(&first, Some(&failed), both(b"b"));
+        let judged = second.judged.clone().unwrap();
+        assert_eq!(judged.release, first.release);
+        let errors = judged.errors_of(&"dags".parse().unwrap());
+        assert_eq!(errors, BTreeSet::from(["old.py"]));
+
+        // Overtaken, or out of time: what it broke is still to be answered for.
+        let timed_out = proof(ProofOutcome::TimedOut);
+        for proof in [None, Some(&timed_out)] {
+            let third = next(&second, proof, both(b"d"));
+            assert_eq!(third.judged.as_ref(), Some(&judged));
+        }
     }
 
     #[test]
