@@ -73,7 +73,7 @@ impl Agent {
         let lock = RootLock::take(&config.root)?;
         let user = WantedUser::find(config.airflow_user.as_deref())?;
         let token = config.token.read().map_err(StartError::Token)?;
-        let client = Client::new(&config.connect, Some(token))?;
+        let client = Client::new(&config.connect, Some(token))?.as_agent(lock.agent);
         let control = ControlPlane::new(client, config.token.clone());
         let config = Arc::new(config);
 

@@ -1,18 +1,25 @@
 //! The typed client: one method per operation.
 //!
-//! Every request is safe to repeat (creating ones carry a key), so lost
-//! connections and overloaded servers are retried with back-off here, and
-//! nowhere else.
+//! Lost connections and overloaded servers are retried with back-off here, and
+//! nowhere else. A request that makes something and carries no key is repeated
+//! only as long as it cannot have reached the control plane.
+//!
+//! Times are limits of silence: a body that makes progress is never cut, and a
+//! connection on which nothing moves is given up.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable};
-use bytes::Bytes;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use reqwest::{Method, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use updraft_model::{AgentId, DeployId, DeploymentName, Digest, TokenId};
 use url::Url;
 
@@ -34,7 +41,13 @@ pub struct Client {
     base: Url,
     token: Option<String>,
     agent: Option<AgentId>,
+    /// Whether anything ever answered there. Clones share it.
+    answered: Arc<AtomicBool>,
+    teller: Option<Teller>,
 }
+
+/// Hears of each request that is tried again, and why.
+pub type Teller = Arc<dyn Fn(&ClientError) + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -49,6 +62,16 @@ pub enum ClientError {
         address: Url,
         #[source]
         source: reqwest::Error,
+    },
+    #[error("{address} sent nothing for {} s", .silence.as_secs())]
+    Silent { address: Url, silence: Duration },
+    #[error("the connection to {address} broke before it answered: this may be done, or not")]
+    Unanswered {
+        address: Url,
+        /// Where to look whether it is done.
+        look: &'static str,
+        #[source]
+        source: Box<ClientError>,
     },
     #[error("{}", .body.message)]
     Refused {
@@ -71,6 +94,8 @@ impl ClientError {
             | Self::InsecureAddress(_)
             | Self::Setup(_)
             | Self::Unreachable { .. }
+            | Self::Silent { .. }
+            | Self::Unanswered { .. }
             | Self::NotUpdraft { .. }
             | Self::Frames(_) => None,
         }
@@ -87,6 +112,8 @@ impl ClientError {
             Self::Unreachable { .. } => Some(
                 "start one with `updraft quickstart` or `updraft server`, or name another with --server".into(),
             ),
+            Self::Silent { .. } => Some("look at the network between, and try again".into()),
+            Self::Unanswered { look, .. } => Some((*look).into()),
             Self::NotUpdraft { .. } => Some("check the address with `updraft config`".into()),
             Self::Setup(_) | Self::Frames(_) => None,
         }
@@ -95,7 +122,7 @@ impl ClientError {
     /// Whether the same request may succeed a little later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Frames(_) => true,
+            Self::Unreachable { .. } | Self::Silent { .. } | Self::Frames(_) => true,
             Self::Refused { status, body } => {
                 body.code == ErrorCode::Unavailable
                     || matches!(
@@ -113,8 +140,17 @@ impl ClientError {
                         | StatusCode::GATEWAY_TIMEOUT
                 )
             }
-            Self::Address { .. } | Self::InsecureAddress(_) | Self::Setup(_) => false,
+            Self::Address { .. }
+            | Self::InsecureAddress(_)
+            | Self::Setup(_)
+            | Self::Unanswered { .. } => false,
         }
+    }
+
+    /// Whether the request cannot have got there: nobody listens, or there is
+    /// no such name.
+    fn never_arrived(&self) -> bool {
+        matches!(self, Self::Unreachable { source, .. } if source.is_connect())
     }
 }
 
@@ -162,7 +198,18 @@ impl Client {
             base,
             token,
             agent: None,
+            answered: Arc::default(),
+            teller: None,
         })
+    }
+
+    /// The same control plane; `teller` hears of requests that are tried again.
+    #[must_use]
+    pub fn telling(&self, teller: Teller) -> Self {
+        Self {
+            teller: Some(teller),
+            ..self.clone()
+        }
     }
 
     pub fn address(&self) -> &Url {
@@ -198,7 +245,8 @@ impl Client {
         &self,
         ask: &CreateDeployment,
     ) -> Result<DeploymentView, ClientError> {
-        self.post("/api/v1/deployments", ask).await
+        let look = "`updraft deployment list` shows whether it is there";
+        self.post_once("/api/v1/deployments", ask, look).await
     }
 
     pub async fn deployments(&self) -> Result<Deployments, ClientError> {
@@ -223,23 +271,17 @@ impl Client {
         .await
     }
 
-    pub async fn delete_deployment(&self, name: &DeploymentName) -> Result<(), ClientError> {
-        self.send(
-            Method::DELETE,
-            &format!("/api/v1/deployments/{name}"),
-            no_body(),
-            SHORT,
-        )
-        .await
-        .map(drop)
-    }
-
-    /// Deletes a Deployment also while agents are connected.
-    pub async fn force_delete_deployment(&self, name: &DeploymentName) -> Result<(), ClientError> {
-        let path = format!("/api/v1/deployments/{name}?force=true");
-        self.send(Method::DELETE, &path, no_body(), SHORT)
-            .await
-            .map(drop)
+    /// Deletes a Deployment; while agents are connected only with `force`.
+    pub async fn delete_deployment(
+        &self,
+        name: &DeploymentName,
+        force: bool,
+    ) -> Result<(), ClientError> {
+        let query = if force { "?force=true" } else { "" };
+        let path = format!("/api/v1/deployments/{name}{query}");
+        let look = "`updraft deployment list` shows whether it is gone";
+        let deleted = self.send_once(Method::DELETE, &path, no_body(), SHORT, look);
+        deleted.await.map(drop)
     }
 
     pub async fn status(&self, name: &DeploymentName) -> Result<StatusView, ClientError> {
@@ -251,11 +293,9 @@ impl Client {
         &self,
         name: &DeploymentName,
     ) -> Result<NewEnrollmentCode, ClientError> {
-        self.post(
-            &format!("/api/v1/deployments/{name}/enrollment-codes"),
-            &serde_json::json!({}),
-        )
-        .await
+        let path = format!("/api/v1/deployments/{name}/enrollment-codes");
+        let look = "ask for another code; one that nobody saw ends on its own";
+        self.post_once(&path, &serde_json::json!({}), look).await
     }
 
     // Deploys
@@ -286,34 +326,27 @@ impl Client {
         blobs: &[(Digest, Bytes)],
     ) -> Result<(), ClientError> {
         let path = format!("/api/v1/deploys/{deploy}/blobs");
-        let parts: Vec<Bytes> = blobs
+        let frames = blobs
             .iter()
-            .flat_map(|(digest, bytes)| [frames::head(*digest, bytes.len() as u64), bytes.clone()])
-            .collect();
-        let length: usize = parts.iter().map(Bytes::len).sum();
-        let body = move || {
-            let parts = parts.clone();
-            (
-                reqwest::Body::wrap_stream(futures_util::stream::iter(
-                    parts.into_iter().map(Ok::<_, std::io::Error>),
-                )),
-                length,
-            )
-        };
-        let send = || async {
-            let (body, length) = body();
+            .flat_map(|(digest, bytes)| [frames::head(*digest, bytes.len() as u64), bytes.clone()]);
+        let pieces: Vec<Bytes> = frames.flat_map(in_pieces).collect();
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        let send = async || {
+            let (moving, moved) = watch::channel(());
+            let pieces = futures_util::stream::iter(pieces.clone());
+            let body = pieces.map(move |piece| {
+                moving.send_replace(());
+                Ok::<_, std::io::Error>(piece)
+            });
             let request = self
                 .request(Method::PUT, &path)
-                .timeout(Duration::from_secs(60 + length as u64 / 50_000))
                 .header(header::CONTENT_TYPE, frames::CONTENT_TYPE)
                 .header(header::CONTENT_LENGTH, length)
-                .body(body);
-            self.answer(request).await
+                .body(reqwest::Body::wrap_stream(body));
+            // Not less: a slow line takes pieces in bursts, as large as the buffers between.
+            self.answer_while(request, moved, LONG).await
         };
-        send.retry(backoff())
-            .when(ClientError::is_transient)
-            .await
-            .map(drop)
+        self.retried(send, None).await.map(drop)
     }
 
     pub async fn accept_deploy(&self, deploy: DeployId) -> Result<DeployView, ClientError> {
@@ -383,10 +416,7 @@ impl Client {
                 LONG,
             )
             .await?;
-        let bytes = response
-            .bytes()
-            .await
-            .map_err(|source| self.unreachable(source))?;
+        let bytes = self.body(response).await?;
         if Digest::of(&bytes) != digest {
             return Err(FrameError::Corrupt { digest }.into());
         }
@@ -396,7 +426,8 @@ impl Client {
     // Tokens
 
     pub async fn create_token(&self, ask: &CreateToken) -> Result<NewToken, ClientError> {
-        self.post("/api/v1/tokens", ask).await
+        let look = "`updraft token list` shows whether it was made; revoke it then, since nobody has its secret";
+        self.post_once("/api/v1/tokens", ask, look).await
     }
 
     pub async fn tokens(&self) -> Result<Tokens, ClientError> {
@@ -417,7 +448,8 @@ impl Client {
     // Agents
 
     pub async fn enroll(&self, ask: &Enroll) -> Result<NewToken, ClientError> {
-        self.post("/api/v1/agent/enroll", ask).await
+        let look = "use a new code of `updraft agent invite`: this one may be spent";
+        self.post_once("/api/v1/agent/enroll", ask, look).await
     }
 
     /// Waits until what is wanted is newer than `generation`, or `wait` is over:
@@ -437,7 +469,7 @@ impl Client {
         );
         // No retry here: the agent's loop is the retry.
         let response = self
-            .answer(self.request(Method::GET, &path).timeout(wait + SHORT))
+            .answer(self.request(Method::GET, &path), wait + SHORT)
             .await?;
         if response.status() == StatusCode::NO_CONTENT {
             return Ok(None);
@@ -449,8 +481,8 @@ impl Client {
         let response = self
             .answer(
                 self.request(Method::POST, "/api/v1/agent/report")
-                    .timeout(SHORT)
                     .json(report),
+                LONG,
             )
             .await?;
         self.parse(response).await
@@ -467,11 +499,10 @@ impl Client {
         let request = self
             .request(Method::POST, "/api/v1/agent/blobs")
             .json(&FetchBlobs { digests });
-        let response = self.answer(request).await?;
+        let mut response = self.answer(request, SILENCE).await?;
         let mut reader = FrameReader::new(limit);
-        let mut chunks = response.bytes_stream();
-        while let Some(chunk) = chunks.next().await {
-            reader.push(&chunk.map_err(|source| self.unreachable(source))?);
+        while let Some(chunk) = self.chunk(&mut response).await? {
+            reader.push(&chunk);
             while let Some((digest, bytes)) = reader.next_blob()? {
                 if let Err(error) = each(digest, bytes) {
                     return Ok(Err(error));
@@ -507,21 +538,110 @@ impl Client {
         self.parse(response).await
     }
 
+    /// For what must not be done twice; `look` says where to see whether it is done.
+    async fn post_once<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        look: &'static str,
+    ) -> Result<T, ClientError> {
+        let response = self.send_once(Method::POST, path, Some(body), LONG, look);
+        let response = response.await?;
+        let unanswered = |source| self.unanswered(source, look);
+        self.parse(response).await.map_err(unanswered)
+    }
+
     async fn send(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
-        timeout: Duration,
+        patience: Duration,
     ) -> Result<reqwest::Response, ClientError> {
-        let send = || async {
-            let mut request = self.request(method.clone(), path).timeout(timeout);
+        let send = async || {
+            let mut request = self.request(method.clone(), path);
             if let Some(body) = body {
                 request = request.json(body);
             }
-            self.answer(request).await
+            self.answer(request, patience).await
         };
-        send.retry(backoff()).when(ClientError::is_transient).await
+        self.retried(send, None).await
+    }
+
+    async fn send_once(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+        patience: Duration,
+        look: &'static str,
+    ) -> Result<reqwest::Response, ClientError> {
+        let send = async || {
+            let mut request = self.request(method.clone(), path);
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            self.answer(request, patience).await
+        };
+        self.retried(send, Some(look)).await
+    }
+
+    /// Repeats what may succeed a little later. With `once`, only as long as
+    /// nothing can have arrived.
+    ///
+    /// Where nothing ever answered, the address is more likely wrong than the
+    /// control plane just away, so that is found out in about a second.
+    async fn retried<T>(
+        &self,
+        mut send: impl AsyncFnMut() -> Result<T, ClientError>,
+        once: Option<&'static str>,
+    ) -> Result<T, ClientError> {
+        let since = Instant::now();
+        let mut pauses = backoff().build();
+        let mut told = false;
+        loop {
+            let error = match send().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if !error.is_transient() {
+                return Err(error);
+            }
+            if let Some(look) = once
+                && !error.never_arrived()
+            {
+                return Err(self.unanswered(error, look));
+            }
+            let is_silent = matches!(error, ClientError::Silent { .. });
+            let Some(pause) = pauses
+                .next()
+                .filter(|_| !is_silent || since.elapsed() < LONG)
+            else {
+                return Err(error);
+            };
+            let answered = self.answered.load(Ordering::Relaxed);
+            if error.never_arrived() && !answered && since.elapsed() + pause > FIRST_CONTACT {
+                return Err(error);
+            }
+            if let Some(teller) = self.teller.as_ref().filter(|_| !told) {
+                told = true;
+                teller(&error);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn unanswered(&self, source: ClientError, look: &'static str) -> ClientError {
+        match source {
+            ClientError::Unreachable { .. } | ClientError::Silent { .. } => {}
+            // It was understood and refused, or something else answered.
+            other => return other,
+        }
+        ClientError::Unanswered {
+            address: self.base.clone(),
+            look,
+            source: Box::new(source),
+        }
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
@@ -536,22 +656,39 @@ impl Client {
         }
     }
 
+    /// Sends a request and waits that long for the head of its answer.
     async fn answer(
         &self,
         request: reqwest::RequestBuilder,
+        patience: Duration,
     ) -> Result<reqwest::Response, ClientError> {
-        let response = request
-            .send()
-            .await
-            .map_err(|source| self.unreachable(source))?;
+        let nothing = watch::channel(()).1;
+        self.answer_while(request, nothing, patience).await
+    }
+
+    /// The same, with a patience that begins anew whenever something moved.
+    async fn answer_while(
+        &self,
+        request: reqwest::RequestBuilder,
+        mut moved: watch::Receiver<()>,
+        patience: Duration,
+    ) -> Result<reqwest::Response, ClientError> {
+        let mut response = std::pin::pin!(request.send());
+        let response = loop {
+            let silence = tokio::time::sleep(patience);
+            tokio::select! {
+                biased;
+                response = &mut response => break response.map_err(|source| self.unreachable(source))?,
+                Ok(()) = moved.changed() => {}
+                () = silence => return Err(self.silent(patience)),
+            }
+        };
+        self.answered.store(true, Ordering::Relaxed);
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
-        let bytes = response
-            .bytes()
-            .await
-            .map_err(|source| self.unreachable(source))?;
+        let bytes = self.body(response).await?;
         match serde_json::from_slice::<ErrorBody>(&bytes) {
             Ok(body) => Err(ClientError::Refused {
                 status,
@@ -564,15 +701,27 @@ impl Client {
         }
     }
 
+    async fn body(&self, mut response: reqwest::Response) -> Result<Bytes, ClientError> {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = self.chunk(&mut response).await? {
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    }
+
+    async fn chunk(&self, response: &mut reqwest::Response) -> Result<Option<Bytes>, ClientError> {
+        match tokio::time::timeout(SILENCE, response.chunk()).await {
+            Ok(chunk) => chunk.map_err(|source| self.unreachable(source)),
+            Err(_) => Err(self.silent(SILENCE)),
+        }
+    }
+
     async fn parse<T: DeserializeOwned>(
         &self,
         response: reqwest::Response,
     ) -> Result<T, ClientError> {
         let status = response.status();
-        let bytes = response
-            .bytes()
-            .await
-            .map_err(|source| self.unreachable(source))?;
+        let bytes = self.body(response).await?;
         serde_json::from_slice(&bytes).map_err(|error| {
             tracing::debug!(%error, "unexpected answer");
             ClientError::NotUpdraft {
@@ -588,10 +737,32 @@ impl Client {
             source: source.without_url(),
         }
     }
+
+    fn silent(&self, silence: Duration) -> ClientError {
+        ClientError::Silent {
+            address: self.base.clone(),
+            silence,
+        }
+    }
 }
 
+/// How long the head of an answer may take, for what is looked up and for what
+/// is worked on.
 const SHORT: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_mins(5);
+/// How long nothing may move in the middle of a body.
+const SILENCE: Duration = Duration::from_mins(1);
+/// How long a control plane is looked for that has never answered.
+const FIRST_CONTACT: Duration = Duration::from_secs(1);
+/// Bodies are sent in pieces of this size, so that progress shows on a slow line.
+const PIECE: usize = 64 << 10;
+
+fn in_pieces(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || {
+        let piece = bytes.split_to(bytes.len().min(PIECE));
+        (!piece.is_empty()).then_some(piece)
+    })
+}
 
 fn no_body() -> Option<&'static ()> {
     None

@@ -87,7 +87,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         }
     };
     let mut out = Console::new(cli.command.format(), cli.quiet);
-    let cx = Context::new(cli.connection);
+    let cx = Context::new(cli.connection, out.aside());
     let ended = execute(&cli.command, &cx, &mut out);
     let ended = out.finish().and(ended);
     match ended {

@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anstream::{AutoStream, ColorChoice};
@@ -36,7 +37,7 @@ pub(crate) struct Console {
     format: Format,
     statuses: Statuses,
     width: Option<usize>,
-    bar: Option<ProgressBar>,
+    bar: Bar,
     data_error: Option<io::Error>,
     /// Sides whose reader has gone away.
     gone: Vec<To>,
@@ -56,7 +57,7 @@ impl Console {
             format,
             statuses,
             width: width(),
-            bar: None,
+            bar: Bar::default(),
             data_error: None,
             gone: Vec::new(),
         }
@@ -86,6 +87,14 @@ impl Console {
             console: self,
             to: To::Data,
             text: Vec::new(),
+        }
+    }
+
+    /// A way to say something from where the console itself is not at hand.
+    pub(crate) fn aside(&self) -> Aside {
+        Aside {
+            bar: self.bar.clone(),
+            quiet: self.statuses == Statuses::Quiet,
         }
     }
 
@@ -141,7 +150,7 @@ impl Console {
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        self.bar.clone_from(&bar);
+        self.bar.set(bar.clone());
         Step {
             bar,
             since: Instant::now(),
@@ -176,7 +185,7 @@ impl Console {
     pub(crate) fn done(&mut self, step: Step, text: &str) {
         let took = step.since.elapsed();
         drop(step);
-        self.bar = None;
+        self.bar.set(None);
         self.mark(text, took);
     }
 
@@ -192,12 +201,13 @@ impl Console {
     /// Ends a step that came to nothing; the error says the rest.
     pub(crate) fn abandon(&mut self, step: Step) {
         drop(step);
-        self.bar = None;
+        self.bar.set(None);
     }
 
     /// Takes an unfinished step off the screen.
     pub(crate) fn clear(&mut self) {
-        if let Some(bar) = self.bar.take() {
+        if let Some(bar) = self.bar.get() {
+            self.bar.set(None);
             bar.finish_and_clear();
         }
     }
@@ -215,7 +225,7 @@ impl Console {
     }
 
     fn print(&mut self, to: To, text: &[u8]) {
-        if let Some(bar) = self.bar.clone() {
+        if let Some(bar) = self.bar.get() {
             bar.suspend(|| self.write(to, text));
         } else {
             self.write(to, text);
@@ -243,6 +253,44 @@ impl Console {
             if to == To::Data && error.kind() != io::ErrorKind::BrokenPipe {
                 self.data_error = Some(error);
             }
+        }
+    }
+}
+
+/// The step that is on the screen.
+#[derive(Debug, Clone, Default)]
+struct Bar(Arc<Mutex<Option<ProgressBar>>>);
+
+impl Bar {
+    fn get(&self) -> Option<ProgressBar> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, bar: Option<ProgressBar>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = bar;
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Aside {
+    bar: Bar,
+    quiet: bool,
+}
+
+impl Aside {
+    /// A line on standard error, above what is under way.
+    pub(crate) fn say(&self, text: &str) {
+        if self.quiet {
+            return;
+        }
+        // Nobody is there to hear it, at worst.
+        let write = || drop(writeln!(AutoStream::auto(io::stderr()), "  {text}"));
+        match self.bar.get() {
+            Some(bar) => bar.suspend(write),
+            None => write(),
         }
     }
 }

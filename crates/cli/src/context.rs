@@ -1,27 +1,38 @@
 //! What a command works with: settings, and a client made from them.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use etcetera::BaseStrategy;
-use updraft_api::Client;
-use updraft_api::client::Connect;
+use updraft_api::client::{Connect, Teller};
+use updraft_api::{Client, ClientError};
 use updraft_model::DeploymentName;
 use updraft_project::{Project, ProjectError};
 
 use crate::config::{ConnectionArgs, Settings};
+use crate::console::Aside;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 
 pub(crate) struct Context {
     flags: ConnectionArgs,
     settings: OnceLock<Settings>,
+    teller: Teller,
 }
 
 impl Context {
-    pub(crate) fn new(flags: ConnectionArgs) -> Self {
+    /// `aside` says when a control plane does not answer at once.
+    pub(crate) fn new(flags: ConnectionArgs, aside: Aside) -> Self {
+        let told = AtomicBool::new(false);
+        let teller = move |error: &ClientError| {
+            if !told.swap(true, Ordering::Relaxed) {
+                aside.say(&format!("{error}; trying again …"));
+            }
+        };
         Self {
             flags,
+            teller: Arc::new(teller),
             settings: OnceLock::new(),
         }
     }
@@ -61,7 +72,8 @@ impl Context {
 
     /// A client without a token, for the given address or the configured one.
     pub(crate) fn anonymous(&self, server: Option<&str>) -> Result<Client> {
-        Ok(Client::new(&self.connect(server)?, None)?)
+        let client = Client::new(&self.connect(server)?, None)?;
+        Ok(client.telling(Arc::clone(&self.teller)))
     }
 
     /// A client that is signed in, as far as a token can be found.

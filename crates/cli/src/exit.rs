@@ -85,7 +85,7 @@ exits! {
         "The deploy is accepted, and no agent is connected that could make it so. It goes live when one connects.",
         "Start the agent: `updraft agent`.";
     RolledBack = 14, "rolled_back",
-        "The deploy failed and was taken back, by the Deployment's policy or by somebody: the Release before runs.",
+        "The deploy was taken back, by the Deployment's policy because it failed, or by somebody: an earlier Release is wanted again.",
         "Mend the file that the message names and deploy again.";
     StorageFull = 15, "storage_full",
         "A disk is full: the control plane's, or the one here.",

@@ -141,7 +141,10 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let exit = match &error {
             ClientError::Address { .. } | ClientError::InsecureAddress(_) => Exit::Refused,
-            ClientError::Unreachable { .. } | ClientError::NotUpdraft { .. } => Exit::Unreachable,
+            ClientError::Unreachable { .. }
+            | ClientError::Silent { .. }
+            | ClientError::Unanswered { .. }
+            | ClientError::NotUpdraft { .. } => Exit::Unreachable,
             ClientError::Refused { body, .. } => exit_of_code(body.code),
             ClientError::Setup(_) | ClientError::Frames(_) => Exit::Internal,
         };

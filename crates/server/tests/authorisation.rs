@@ -184,7 +184,7 @@ async fn every_route_refuses_a_token_that_was_revoked_or_whose_deployment_is_gon
             .await;
     }
     let agent = world.server.token(Role::Agent, Some(&office)).await;
-    admin.delete_deployment(&office).await.unwrap();
+    admin.delete_deployment(&office, false).await.unwrap();
     let route = world
         .guarded()
         .into_iter()

@@ -874,9 +874,12 @@ async fn variables_reach_the_agent_and_nobody_else() {
 async fn a_deployment_with_agents_goes_only_by_force() {
     let world = World::new(AfterFailure::Keep).await;
     let admin = world.admin();
-    let refused = admin.delete_deployment(&world.shop).await.unwrap_err();
+    let refused = admin
+        .delete_deployment(&world.shop, false)
+        .await
+        .unwrap_err();
     assert!(refused.to_string().contains("node-1"), "{refused}");
-    admin.force_delete_deployment(&world.shop).await.unwrap();
+    admin.delete_deployment(&world.shop, true).await.unwrap();
     assert_eq!(
         admin.deployment(&world.shop).await.unwrap_err().code(),
         Some(ErrorCode::DeploymentNotFound)

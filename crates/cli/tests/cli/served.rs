@@ -182,7 +182,10 @@ fn a_deploy_that_its_policy_takes_back_is_14() {
         printed.stderr.contains("No module named 'nope'"),
         "{printed}"
     );
-    assert!(printed.stderr.contains("taken back"), "{printed}");
+    let history = world.run(&["history", "-o", "json"]).json();
+    let by = &history["deploys"][0]["id"].as_str().unwrap()[..20];
+    let text = format!("taken back by {by}");
+    assert!(printed.stderr.contains(&text), "{printed}");
 }
 
 #[test]
@@ -246,7 +249,7 @@ fn blobs_that_went_bad_are_sent_again_whatever_else_there_is_to_do() {
     world.damage_blobs();
     let printed = world.deploy(&[]).ended_with(10);
     assert!(printed.stderr.contains("had lost"), "{printed}");
-    assert_eq!(world.bad_blobs(), [replaced.clone()]);
+    assert_eq!(world.bad_blobs(), std::slice::from_ref(&replaced));
 
     // While it is proven again.
     world.damage_blobs();
@@ -282,7 +285,37 @@ fn a_later_deploy_makes_an_earlier_one_12() {
         .printed(first.wait_with_output().unwrap())
         .ended_with(12);
     assert_eq!(printed.json()["outcome"], "superseded");
+    let history = world.run(&["history", "-o", "json"]).json();
+    let by = history["deploys"][0]["id"].as_str().unwrap()[..20].to_owned();
+    let text = format!("error: {by} took the place of ");
+    assert!(printed.stderr.contains(&text), "{printed}");
     drop(agent);
+}
+
+#[test]
+fn a_rollback_in_the_middle_ends_who_follows_and_says_by_which() {
+    let world = World::new();
+    let agent = world.agent(Answer::Proven);
+    world.deploy(&[]).ended_with(0);
+    agent.answer(Answer::Silence);
+    world.write_dag("orders", "# second\n");
+    let followed = world
+        .sandbox
+        .command(&["deploy", "--dags", "-o", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_history(&world, 2);
+    let back = world.run(&["rollback", "--no-wait"]).ended_with(0).stdout;
+    let printed = world
+        .sandbox
+        .printed(followed.wait_with_output().unwrap())
+        .ended_with(14);
+    assert_eq!(printed.json()["outcome"], "rolled_back");
+    let text = format!("taken back by {}", &back[..20]);
+    assert!(printed.stderr.contains(&text), "{printed}");
+    assert!(printed.stderr.contains("did not get proven"), "{printed}");
 }
 
 #[test]
@@ -491,6 +524,32 @@ fn an_unknown_deployment_is_6_with_the_nearest_name() {
         .run(&["diff", "dpl_0192f6f7a6b07c3f8a8b1c2d3e4f5a6b"])
         .ended_with(6);
     world.run(&["diff", "dpl_0192"]).ended_with(6);
+}
+
+#[test]
+fn a_deploy_to_an_unknown_deployment_is_6_with_the_nearest_name() {
+    let world = World::new();
+    for arguments in [&["deploy", "--dags", "shpo"][..], &["rollback", "shpo"]] {
+        let printed = world.run(arguments).ended_with(6);
+        assert!(printed.stderr.contains("`shop`"), "{printed}");
+    }
+}
+
+#[test]
+fn deleting_a_deployment_with_connected_agents_takes_force() {
+    let world = World::new();
+    let _agent = world.agent(Answer::Proven);
+    world.deploy(&[]).ended_with(0);
+    let delete = ["deployment", "delete", DEPLOYMENT];
+    world.run(&delete).ended_with(2);
+    let printed = world.run(&[&delete[..], &["--yes"]].concat()).ended_with(3);
+    assert!(printed.stderr.contains("--force"), "{printed}");
+    let force = [&delete[..], &["--yes", "--force", "-o", "json"]].concat();
+    let printed = world.run(&force).ended_with(0);
+    assert_eq!(printed.json(), json!({ "deleted": DEPLOYMENT }));
+    world.run(&force).ended_with(6);
+    let list = world.run(&["deployment", "list", "-o", "json"]).json();
+    assert_eq!(list, json!({ "deployments": [] }));
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Problem for DeploymentError {
         match self {
             Self::NameTaken(_) => Some("choose another name, or change that one".into()),
             Self::AgentsConnected { .. } => Some(
-                "stop its agents first, or delete it with `?force=true`: Airflow then keeps running what it has"
+                "stop its agents first, or delete it with --force (`?force=true`): Airflow then keeps running what it has"
                     .into(),
             ),
             Self::Sealed => {

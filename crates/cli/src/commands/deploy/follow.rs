@@ -85,12 +85,14 @@ pub(crate) async fn follow(
     out: &mut Console,
 ) -> Result<(DeployView, Ending)> {
     let started = Instant::now();
+    let mut alone = Alone::default();
     let mut step = out.step("waiting for an agent");
     let mut said_on_disk = deploy.on_disk_at.is_some();
     let ending = loop {
         if let Some(ending) = ending_of(&deploy.state) {
-            if ending == Ending::Failed && is_taken_back(client, &deploy).await? {
-                deploy = taken_back(client, deploy).await?;
+            // What is known stays true when the control plane goes away now.
+            if ending == Ending::Failed && is_taken_back(client, &deploy).await.unwrap_or(false) {
+                deploy = taken_back(client, deploy).await;
             }
             break ending_of(&deploy.state).unwrap_or(ending);
         }
@@ -101,11 +103,11 @@ pub(crate) async fn follow(
         out.update(&mut step, &doing(&deploy));
 
         let waited = started.elapsed();
-        let alone = deploy.agents_connected == 0;
-        if alone && waited >= patience.wait_for_agent {
+        let alone = alone.look(deploy.agents_connected, Instant::now());
+        if alone.is_some_and(|alone| alone >= patience.wait_for_agent) {
             break Ending::NoAgent;
         }
-        let mut wait = if alone { AGENT_POLL } else { POLL };
+        let mut wait = if alone.is_some() { AGENT_POLL } else { POLL };
         if let Some(timeout) = patience.timeout {
             let Some(left) = timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
                 break Ending::OutOfPatience;
@@ -122,6 +124,22 @@ pub(crate) async fn follow(
     }
     out.abandon(step);
     Ok((deploy, ending))
+}
+
+/// Since when no agent is connected.
+#[derive(Debug, Default)]
+struct Alone(Option<Instant>);
+
+impl Alone {
+    /// For how long there was none, when there is none now. An agent that is
+    /// restarted late in a deploy has as long as one at its beginning.
+    fn look(&mut self, connected: u32, now: Instant) -> Option<Duration> {
+        if connected > 0 {
+            self.0 = None;
+            return None;
+        }
+        Some(now.saturating_duration_since(*self.0.get_or_insert(now)))
+    }
 }
 
 /// Asks for news, also over a control plane that is away for a while.
@@ -154,18 +172,19 @@ async fn is_taken_back(client: &Client, deploy: &DeployView) -> Result<bool, Cli
 }
 
 /// Gives the policy a moment to take a failed deploy back.
-async fn taken_back(client: &Client, mut deploy: DeployView) -> Result<DeployView, ClientError> {
+async fn taken_back(client: &Client, mut deploy: DeployView) -> DeployView {
     let since = Instant::now();
     while matches!(deploy.state, DeployState::Failed { .. }) {
         let Some(left) = TAKE_BACK.checked_sub(since.elapsed()) else {
             break;
         };
         let wait = left.max(Duration::from_secs(1));
-        deploy = client
-            .follow_deploy(deploy.id, deploy.revision, wait)
-            .await?;
+        match client.follow_deploy(deploy.id, deploy.revision, wait).await {
+            Ok(news) => deploy = news,
+            Err(_) => break,
+        }
     }
-    Ok(deploy)
+    deploy
 }
 
 fn ending_of(state: &DeployState) -> Option<Ending> {
@@ -211,5 +230,23 @@ fn on_disk_text(deploy: &DeployView) -> String {
     match deploy.agents_connected {
         0 | 1 => "on disk, switched".to_owned(),
         many => format!("on disk of {many} agents, switched"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_goes_away_late_is_waited_for_as_long_as_one_that_never_came() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let alone = |seconds| Some(Duration::from_secs(seconds));
+        let mut looked = Alone::default();
+        assert_eq!(looked.look(0, at(0)), alone(0));
+        assert_eq!(looked.look(0, at(3)), alone(3));
+        assert_eq!(looked.look(1, at(4)), None);
+        assert_eq!(looked.look(0, at(150)), alone(0));
+        assert_eq!(looked.look(0, at(155)), alone(5));
     }
 }

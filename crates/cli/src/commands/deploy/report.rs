@@ -248,7 +248,11 @@ fn write_ending(
             )
         }
         Ending::RolledBack => {
-            write_failure(deploy, to)?;
+            // Somebody may have been quicker than the proof.
+            match failure(deploy) {
+                Some(_) => write_failure(deploy, to)?,
+                None => writeln!(to, "{RED}error{RED:#}: {id} did not get proven")?,
+            }
             let by = match &deploy.state {
                 DeployState::RolledBack { by, .. } => format!(" by {}", deploy_ref::short(*by)),
                 _ => String::new(),

@@ -22,6 +22,10 @@ pub(crate) struct DeleteArgs {
     #[arg(long)]
     yes: bool,
 
+    /// Delete it also while agents are connected
+    #[arg(long)]
+    force: bool,
+
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -31,7 +35,7 @@ pub(crate) async fn run(args: &DeleteArgs, cx: &Context, out: &mut Console) -> R
     if !args.yes {
         confirm(name)?;
     }
-    cx.client()?.delete_deployment(name).await?;
+    cx.client()?.delete_deployment(name, args.force).await?;
     if out.is_json() {
         out.json(&json!({ "deleted": name }))?;
     } else {
