@@ -392,6 +392,7 @@ fn nothing_to_roll_back_to_is_8() {
 fn history_status_and_diff_tell_what_happened() {
     let world = World::new();
     let agent = world.agent(Answer::Proven);
+    world.wait_for_agent();
     filters().bind(|| {
         assert_snapshot!(world.run(&["history"]).ended_with(0), @r#"
         exit code 0

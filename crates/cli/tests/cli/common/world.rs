@@ -152,6 +152,20 @@ impl World {
         files
     }
 
+    /// Waits until `status` shows what an agent said of its Airflow.
+    pub(crate) fn wait_for_agent(&self) {
+        let since = Instant::now();
+        while !self
+            .run(&["status"])
+            .ended_with(0)
+            .stdout
+            .contains("Airflow ")
+        {
+            assert!(since.elapsed() < Duration::from_secs(30), "no agent came");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub(crate) fn stop_server(&mut self) {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
