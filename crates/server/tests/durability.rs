@@ -317,7 +317,7 @@ async fn garbage_is_what_no_deploy_in_the_retention_period_names() {
 async fn what_is_in_layers_is_stored_again_after_it_was_collected() {
     let mut world = World::new().await;
     let admin = world.server.as_admin();
-    admin.force_delete_deployment(&world.shop).await.unwrap();
+    admin.delete_deployment(&world.shop, true).await.unwrap();
     assert!(world.server.running().collect_garbage().await.unwrap() > 0);
     world.shop = world.server.deployment("shop").await.name;
     world
