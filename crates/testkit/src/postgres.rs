@@ -1,6 +1,7 @@
 //! A throwaway PostgreSQL server.
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -43,12 +44,13 @@ impl Postgres {
 
     /// Starts one; where there is none to start, says so on a line that CI looks
     /// for and gives nothing.
-    #[expect(clippy::print_stderr, reason = "CI reads it")]
     pub fn start_or_skip(suite: &str) -> Option<Self> {
         match Self::start() {
             Ok(server) => Some(server),
             Err(reason) => {
-                eprintln!("SKIPPED: {suite}: {reason}");
+                // Not by a macro, whose output a passing test keeps to itself.
+                let line = format!("SKIPPED: {suite}: {reason}\n");
+                let _ = io::stderr().write_all(line.as_bytes());
                 None
             }
         }
