@@ -74,18 +74,25 @@ impl Console {
 
     /// Standard error: what is happening.
     pub(crate) fn status(&mut self) -> Lines<'_> {
-        Lines {
-            console: self,
-            to: To::Status,
-            text: Vec::new(),
-        }
+        let hushed = self.statuses == Statuses::Quiet;
+        self.lines(To::Status, hushed)
+    }
+
+    /// Standard error: what went wrong. Also when quiet.
+    pub(crate) fn complaint(&mut self) -> Lines<'_> {
+        self.lines(To::Status, false)
     }
 
     /// Standard output: the result.
     pub(crate) fn data(&mut self) -> Lines<'_> {
+        self.lines(To::Data, false)
+    }
+
+    fn lines(&mut self, to: To, hushed: bool) -> Lines<'_> {
         Lines {
             console: self,
-            to: To::Data,
+            to,
+            hushed,
             text: Vec::new(),
         }
     }
@@ -123,8 +130,7 @@ impl Console {
         if let Some(help) = &failure.help {
             let _ = writeln!(text, "{GREEN}help{GREEN:#}: {help}");
         }
-        // Also when quiet.
-        self.print(To::Status, text.as_bytes());
+        let _ = self.complaint().write_all(text.as_bytes());
         if self.is_json() {
             let document = serde_json::json!({ "error": {
                 "code": failure.code,
@@ -315,6 +321,8 @@ enum To {
 pub(crate) struct Lines<'a> {
     console: &'a mut Console,
     to: To,
+    /// Nobody wants to hear it.
+    hushed: bool,
     text: Vec<u8>,
 }
 
@@ -331,7 +339,7 @@ impl Write for Lines<'_> {
 
 impl Drop for Lines<'_> {
     fn drop(&mut self) {
-        if matches!(self.to, To::Status) && self.console.statuses == Statuses::Quiet {
+        if self.hushed {
             return;
         }
         let text = std::mem::take(&mut self.text);

@@ -123,7 +123,10 @@ impl Outcome {
         if let Some(deploy) = &self.deploy {
             let mut text = Vec::new();
             write(self, deploy, ending, &mut text)?;
-            out.status().write_all(&text)?;
+            match self.exit {
+                Exit::Success => out.status().write_all(&text)?,
+                _ => out.complaint().write_all(&text)?,
+            }
         }
         Ok(self.exit)
     }
