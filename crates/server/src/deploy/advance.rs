@@ -253,7 +253,10 @@ fn seen_until_now(target: &Target, voices: &[Voice]) -> (String, String) {
             }),
         ),
     ];
-    let mut seen = vec![format!("{} agents connected", voices.len())];
+    let mut seen = match voices.len() {
+        1 => vec!["1 agent connected".to_owned()],
+        many => vec![format!("{many} agents connected")],
+    };
     let mut not_seen = Vec::new();
     for (what, done) in steps {
         if !done.is_empty() {

@@ -50,6 +50,23 @@ pub(crate) async fn plan(
     .await
 }
 
+/// What follows when what is asked for is what this deploy, the wanted one, has.
+pub(super) fn of_equal(wanted: &DeployState) -> ComparisonOutcome {
+    match wanted {
+        DeployState::Live { .. } => ComparisonOutcome::NothingToDo,
+        DeployState::Failed { .. } | DeployState::TimedOut { .. } => {
+            ComparisonOutcome::ProvingAgain
+        }
+        DeployState::Accepted | DeployState::RollingOut { .. } => ComparisonOutcome::RollingOut,
+        // None of these is ever the wanted one.
+        DeployState::Created
+        | DeployState::Uploading
+        | DeployState::Superseded { .. }
+        | DeployState::Expired { .. }
+        | DeployState::RolledBack { .. } => ComparisonOutcome::Changes,
+    }
+}
+
 /// Compares by content: the wanted deploy's state says what equal means.
 pub(super) async fn assess(
     read: &mut Read,
@@ -71,19 +88,7 @@ pub(super) async fn assess(
         .is_some_and(|(wanted, composed)| wanted.same_content(&composed));
     let outcome = match wanted_deploy.as_ref().filter(|_| equal) {
         None => ComparisonOutcome::Changes,
-        Some(deploy) => match &deploy.state {
-            DeployState::Live { .. } => ComparisonOutcome::NothingToDo,
-            DeployState::Failed { .. } | DeployState::TimedOut { .. } => {
-                ComparisonOutcome::ProvingAgain
-            }
-            DeployState::Accepted | DeployState::RollingOut { .. } => ComparisonOutcome::RollingOut,
-            // None of these is ever the wanted one.
-            DeployState::Created
-            | DeployState::Uploading
-            | DeployState::Superseded { .. }
-            | DeployState::Expired { .. }
-            | DeployState::RolledBack { .. } => ComparisonOutcome::Changes,
-        },
+        Some(deploy) => of_equal(&deploy.state),
     };
     Ok(Assessment {
         outcome,

@@ -4,7 +4,7 @@ use updraft_model::{DeployKind, DeployState, DeploymentName};
 use updraft_store::{Deploy, Deployment, NewDeploy, Write};
 
 use super::DeployError;
-use super::compare::{Assessment, answer, assess};
+use super::compare::{answer, assess};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::bundle::Offer;
@@ -59,7 +59,10 @@ pub(crate) async fn create(
                 record(app, &mut tx, new, &offer).await?
             }
             ComparisonOutcome::ProvingAgain => {
-                prove_again(app, &mut tx, &mut deployment, &assessment).await?
+                // Equal means that there is one.
+                let wanted = assessment.wanted_deploy.clone();
+                let wanted = wanted.ok_or(updraft_store::StoreError::Conflict)?;
+                prove_again(app, &mut tx, &mut deployment, wanted).await?
             }
             ComparisonOutcome::NothingToDo | ComparisonOutcome::RollingOut => {
                 // Equal means that there is one.
@@ -124,14 +127,13 @@ async fn record(
 
 /// Sends a deploy that ended badly back to its agents: pressing "re-run" asks
 /// Airflow again and never turns red into green by itself.
-async fn prove_again(
+pub(super) async fn prove_again(
     app: &App,
     tx: &mut Write,
     deployment: &mut Deployment,
-    assessment: &Assessment,
+    mut deploy: Deploy,
 ) -> Result<Deploy, DeployError> {
     let conflict = || DeployError::Store(updraft_store::StoreError::Conflict);
-    let mut deploy = assessment.wanted_deploy.clone().ok_or_else(conflict)?;
     let now = app.now();
     deploy.state = deploy.state.prove_again(now)?;
     debug_assert!(matches!(deploy.state, DeployState::RollingOut { .. }));

@@ -1,9 +1,10 @@
-use updraft_api::deploy::{DeployView, RollbackRequest};
+use updraft_api::deploy::{ComparisonOutcome, DeployView, RollbackRequest};
 use updraft_bundle::failpoint;
 use updraft_model::{DeployId, DeployKind, DeploymentName, Release, ReleaseId};
 use updraft_store::{DeployParts, Deployment, NewDeploy, Read};
 
-use super::create::{check_text, lock};
+use super::compare::of_equal;
+use super::create::{check_text, lock, prove_again};
 use super::wanted::{Become, files_between};
 use super::{DeployError, agents_now, become_wanted, view};
 use crate::app::App;
@@ -15,7 +16,9 @@ const LOOK_BACK: u32 = 100;
 const NAMED: usize = 5;
 
 /// Makes an earlier Release the wanted one again, as a new deploy: history
-/// stays append-only, nothing is built or sent.
+/// stays append-only, nothing is built or sent. Where it is the wanted one
+/// already, the answer is the deploy that made it so, which is proven again if
+/// that went badly.
 pub(crate) async fn rollback(
     app: &App,
     caller: &Caller,
@@ -42,8 +45,13 @@ pub(crate) async fn rollback(
     let wanted_deploy = deployment.target.map(|target| target.deploy);
     if let (Some(wanted), Some(wanted_deploy)) = (&wanted, wanted_deploy)
         && old.same_content(wanted)
-        && let Some(deploy) = tx.deploy(wanted_deploy).await?
+        && let Some(mut deploy) = tx.deploy(wanted_deploy).await?
     {
+        if of_equal(&deploy.state) == ComparisonOutcome::ProvingAgain {
+            deploy = prove_again(app, &mut tx, &mut deployment, deploy).await?;
+            tx.commit().await?;
+            app.announce(id);
+        }
         return Ok(view(deploy, &deployment, &agents));
     }
     check_blobs(app, &mut tx, &deployment, &old).await?;

@@ -27,7 +27,7 @@ use super::environment::{self, Environment};
 use super::follow::{Ending, Patience, follow};
 use super::interrupt::Interrupt;
 use super::report::{
-    Outcome, Sent, Timings, merged, milliseconds, sent_text, summary, write_names,
+    Outcome, Sent, Timings, merged, milliseconds, nothing_to_do, sent_text, summary, write_names,
 };
 use super::{plan, upload};
 use crate::cli::OutputArgs;
@@ -142,15 +142,9 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         return ask.show_plan(out).await;
     }
     let (outcome, ending) = ask.run(&interrupt, out).await?;
-    if let Some(ending) = ending {
-        outcome.print(ending, out)
-    } else {
-        if out.is_json() {
-            out.json(&outcome)?;
-        } else if let Some(deploy) = &outcome.deploy {
-            writeln!(out.data(), "{}", deploy.id)?;
-        }
-        Ok(outcome.exit)
+    match ending {
+        Some(ending) => outcome.print(ending, out),
+        None => outcome.print_result(out),
     }
 }
 
@@ -265,7 +259,7 @@ impl Deploy<'_> {
             self.repair(deploy.id, lost, out).await?;
         }
         let (mut outcome, ending) = match next {
-            Next::Nothing => (self.nothing_to_do(deploy, out)?, None),
+            Next::Nothing => (nothing_to_do(deploy, out)?, None),
             Next::Accept | Next::Wait => self.wait(deploy, interrupt, out).await?,
         };
         if let Some(deploy) = &outcome.deploy {
@@ -506,22 +500,6 @@ impl Deploy<'_> {
         };
         let (deploy, ending) = follow(self.client, deploy, patience, interrupt, out).await?;
         Ok((Outcome::of(deploy, ending), Some(ending)))
-    }
-
-    fn nothing_to_do(&self, deploy: DeployView, out: &mut Console) -> Result<Outcome> {
-        writeln!(
-            out.status(),
-            "Nothing to do: `{}` runs exactly this since {}",
-            self.deployment,
-            deploy_ref::short(deploy.id)
-        )?;
-        let mut outcome = Outcome::new("nothing_to_do", Exit::Success, self.deployment.clone());
-        outcome.dags = super::report::proof(&deploy).map(|proof| updraft_model::DagChanges {
-            total: proof.dags.total,
-            ..Default::default()
-        });
-        outcome.deploy = Some(deploy);
-        Ok(outcome)
     }
 }
 

@@ -134,6 +134,11 @@ impl Outcome {
     /// Says what happened, and prints the result.
     pub(crate) fn print(&self, ending: Ending, out: &mut Console) -> crate::failure::Result<Exit> {
         self.say(ending, out)?;
+        self.print_result(out)
+    }
+
+    /// Prints the result alone: the deploy's id, or all of it as JSON.
+    pub(crate) fn print_result(&self, out: &mut Console) -> crate::failure::Result<Exit> {
         if out.is_json() {
             out.json(self)?;
         } else if let Some(deploy) = &self.deploy {
@@ -141,6 +146,26 @@ impl Outcome {
         }
         Ok(self.exit)
     }
+}
+
+/// For what is live already.
+pub(crate) fn nothing_to_do(
+    deploy: DeployView,
+    out: &mut Console,
+) -> crate::failure::Result<Outcome> {
+    let name = &deploy.deployment_name;
+    writeln!(
+        out.status(),
+        "Nothing to do: `{name}` runs exactly this since {}",
+        deploy_ref::short(deploy.id)
+    )?;
+    let mut outcome = Outcome::new("nothing_to_do", Exit::Success, name.clone());
+    outcome.dags = proof(&deploy).map(|proof| DagChanges {
+        total: proof.dags.total,
+        ..DagChanges::default()
+    });
+    outcome.deploy = Some(deploy);
+    Ok(outcome)
 }
 
 /// Changes of several bundles in one list.

@@ -2,13 +2,12 @@ use std::io::Write;
 use std::time::Instant;
 
 use updraft_api::deploy::RollbackRequest;
-use updraft_model::DeploymentName;
+use updraft_model::{DeployState, DeploymentName};
 use uuid::Uuid;
 
 use super::create::{PatienceArgs, unknown_end};
 use super::follow::follow;
-use super::interrupt::Interrupt;
-use super::report::{Outcome, milliseconds};
+use super::report::{Outcome, milliseconds, nothing_to_do};
 use crate::cli::OutputArgs;
 use crate::console::Console;
 use crate::context::Context;
@@ -63,24 +62,31 @@ pub(crate) async fn run(args: &RollbackArgs, cx: &Context, out: &mut Console) ->
         () = interrupt.came() => return Err(unknown_end(&name)),
     };
     let accepted = started.elapsed();
-    let target = match deploy.returns_to {
-        Some(to) => deploy_ref::short(to),
-        None => "the Release before".to_owned(),
-    };
-    writeln!(out.status(), "Rolling `{name}` back to {target}")?;
-    out.mark("accepted", accepted);
+    if matches!(deploy.state, DeployState::Live { .. }) {
+        let mut outcome = nothing_to_do(deploy, out)?;
+        outcome.timings_ms.total = milliseconds(started.elapsed());
+        return outcome.print_result(out);
+    }
+    match deploy.returns_to {
+        Some(to) => {
+            let target = deploy_ref::short(to);
+            writeln!(out.status(), "Rolling `{name}` back to {target}")?;
+            out.mark("accepted", accepted);
+        }
+        // No new deploy: the Release is wanted already.
+        None => writeln!(
+            out.status(),
+            "`{name}` is to run exactly this already, by {}; it is proven now",
+            deploy_ref::short(deploy.id)
+        )?,
+    }
 
     if args.patience.no_wait {
         let mut outcome = Outcome::new("accepted", Exit::Success, name);
         outcome.timings_ms.accepted = Some(milliseconds(accepted));
         outcome.timings_ms.total = milliseconds(started.elapsed());
-        if out.is_json() {
-            outcome.deploy = Some(deploy);
-            out.json(&outcome)?;
-        } else {
-            writeln!(out.data(), "{}", deploy.id)?;
-        }
-        return Ok(Exit::Success);
+        outcome.deploy = Some(deploy);
+        return outcome.print_result(out);
     }
     let (deploy, ending) = follow(&client, deploy, args.patience.read(), &interrupt, out).await?;
     let mut outcome = Outcome::of(deploy, ending);
