@@ -206,3 +206,9 @@ impl From<serde_json::Error> for Failure {
         Self::new(Exit::Internal, "could not write JSON").cause(&error)
     }
 }
+
+impl From<tokio::task::JoinError> for Failure {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::new(Exit::Internal, "a thread ended before its work").cause(&error)
+    }
+}

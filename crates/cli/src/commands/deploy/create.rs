@@ -201,8 +201,8 @@ impl Deploy<'_> {
         let comparison = self.compare(&parts, &scan).await?;
         let image = match &comparison.wanted {
             Some(wanted) => {
-                let half = join(read.half).await?;
-                environment::differences(self.client, self.deployment, wanted, &half).await
+                let half = read.half.await?;
+                self.image_differences(wanted, &half).await
             }
             None => Vec::new(),
         };
@@ -417,8 +417,7 @@ impl Deploy<'_> {
         let comparison = self.compare(&parts, &read.scan).await?;
         let half = join(read.half).await?;
         if let Some(wanted) = &comparison.wanted {
-            let image_differs =
-                environment::differences(self.client, self.deployment, wanted, &half).await;
+            let image_differs = self.image_differences(wanted, &half).await;
             return Ok(Planned {
                 parts,
                 environment: None,
@@ -479,6 +478,15 @@ impl Deploy<'_> {
             key: Uuid::now_v7().to_string(),
         };
         Ok(self.client.create_deploy(self.deployment, &ask).await?)
+    async fn image_differences(
+        &self,
+        wanted: &Release,
+        half: &Result<ImageHalf, ProjectError>,
+    ) -> Vec<String> {
+        let cache = self.cache.as_deref();
+        environment::differences(self.client, self.deployment, wanted, half, cache).await
+    }
+
     }
 
     async fn wait(

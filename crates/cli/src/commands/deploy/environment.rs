@@ -14,7 +14,6 @@ use updraft_project::{ImageFingerprint, ImageHalf, ProjectError};
 
 use super::create::{stopped, text};
 use crate::console::{Console, Step};
-use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result, exit_of_chain};
 
@@ -95,6 +94,7 @@ pub(super) async fn differences(
     deployment: &DeploymentName,
     wanted: &Release,
     half: &Result<ImageHalf, ProjectError>,
+    cache: Option<&Path>,
 ) -> Vec<String> {
     let half = match half {
         Ok(half) => half,
@@ -102,7 +102,7 @@ pub(super) async fn differences(
         Err(ProjectError::NoDockerfile) => return Vec::new(),
         Err(error) => return vec![format!("it cannot be compared: {error}")],
     };
-    match wanted_fingerprint(client, deployment, wanted.image.digest()).await {
+    match wanted_fingerprint(client, deployment, wanted.image.digest(), cache).await {
         Ok(wanted) => half.fingerprint.differences(&wanted),
         Err(failure) => vec![format!("it cannot be compared: {}", failure.message)],
     }
@@ -114,8 +114,9 @@ async fn wanted_fingerprint(
     client: &Client,
     deployment: &DeploymentName,
     digest: Digest,
+    cache: Option<&Path>,
 ) -> Result<ImageFingerprint> {
-    let kept = Context::cache_dir().map(|dir| dir.join("environments").join(digest.hex()));
+    let kept = cache.map(|dir| dir.join("environments").join(digest.hex()));
     if let Some(path) = &kept
         && let Ok(bytes) = std::fs::read(path)
         && let Ok(fingerprint) = serde_json::from_slice(&bytes)
