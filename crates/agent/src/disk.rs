@@ -112,6 +112,12 @@ impl RootLock {
     }
 }
 
+/// Which Deployment the agent of a root worked for last.
+pub(crate) fn deployment_of(root: &Path) -> io::Result<Option<DeploymentId>> {
+    let known = files::read_json::<Identity>(&root.join(IDENTITY))?;
+    Ok(known.and_then(|known| known.deployment))
+}
+
 /// Remembers which Deployment the agent works for.
 pub(crate) fn remember_deployment(root: &Path, deployment: DeploymentId) -> io::Result<()> {
     let path = root.join(IDENTITY);
@@ -211,6 +217,11 @@ impl Live {
 }
 
 impl Disk {
+    /// A folder as it is; nothing is made.
+    pub(crate) fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
     pub(crate) fn open(root: &Path, deployment: DeploymentId) -> io::Result<Self> {
         let disk = Self {
             root: root.join(deployment.to_string()),

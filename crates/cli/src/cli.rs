@@ -119,7 +119,7 @@ fn execute(command: &Command, cx: &Context, out: &mut Console) -> Result<Exit> {
             _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
         }
     });
-    // A blocking thread that waits for standard input must not hold the process.
+    // A thread that still waits for standard input must not hold the process.
     runtime.shutdown_background();
     ended
 }

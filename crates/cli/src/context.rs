@@ -77,10 +77,13 @@ impl Context {
     }
 
     /// A client that is signed in, as far as a token can be found.
-    pub(crate) fn client(&self) -> Result<Client> {
+    pub(crate) async fn client(&self) -> Result<Client> {
         let client = self.anonymous(None)?;
         let address = address(&client);
-        if let Some(token) = self.settings()?.token(&address)? {
+        let (settings, server) = (self.settings()?.clone(), address.clone());
+        // It may be on standard input, and Ctrl-C is to be heard meanwhile.
+        let token = tokio::task::spawn_blocking(move || settings.token(&server)).await??;
+        if let Some(token) = token {
             Ok(client.with_token(token.secret))
         } else {
             let message = format!("there is no token for {address}");

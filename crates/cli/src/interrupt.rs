@@ -3,7 +3,7 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 
 /// Becomes true when somebody wants the command to end. Clones see the same.
 #[derive(Debug, Clone)]
@@ -38,6 +38,14 @@ impl Interrupt {
             tell.closed().await;
         });
         Ok(Self(told))
+    }
+
+    /// Works until it comes.
+    pub(crate) async fn ends<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            done = work => done,
+            () = self.came() => Err(Failure::interrupted()),
+        }
     }
 
     /// Waits until it came; at once when it already has.

@@ -10,8 +10,11 @@ mod console;
 mod context;
 mod exit;
 mod failure;
+mod files;
+mod interrupt;
 mod logging;
 mod output;
+mod prompt;
 
 pub use cli::{main, reference as cli_reference};
 pub use config::reference as configuration_reference;

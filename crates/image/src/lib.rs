@@ -22,6 +22,8 @@ pub use environment::{
 };
 pub use lock::{Lock, LockError, LockRequest, lock};
 pub use python::{Interpreter, PythonError, PythonRequest, RunAs, nearest_python};
-pub use realise::{RealiseError, RealiseRequest, Realised, realise, realised_key, reopen};
+pub use realise::{
+    RealiseError, RealiseRequest, Realised, is_any_made, realise, realised_key, reopen,
+};
 pub use uv::{Uv, UvError};
 pub use wheel::{airflow_updraft_version, airflow_updraft_wheel, airflow_updraft_wheel_name};

@@ -183,6 +183,14 @@ pub fn reopen(dir: &Path, key: Digest) -> Option<Realised> {
     python::runs(&folder.join("bin/python"), None).then(|| realised(key, &folder, record, true))
 }
 
+/// Whether any environment is completely there.
+pub fn is_any_made(dir: &Path) -> bool {
+    let environments = fs::read_dir(dir).into_iter().flatten().flatten();
+    environments
+        .into_iter()
+        .any(|environment| environment.path().join(COMPLETE).is_file())
+}
+
 /// What `complete` says.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {

@@ -68,19 +68,16 @@ impl Command {
 
     /// Whether this is a server of some kind, with work for all cores.
     pub(crate) fn serves(&self) -> bool {
-        matches!(self, Self::Server(_) | Self::Agent(_) | Self::Quickstart(_))
+        match self {
+            Self::Server(args) => args.serves(),
+            Self::Agent(args) => args.serves(),
+            _ => matches!(self, Self::Quickstart(_)),
+        }
     }
 
     /// Whether Ctrl-C means something to it, instead of ending it at once.
     pub(crate) fn handles_interrupts(&self) -> bool {
-        matches!(
-            self,
-            Self::Server(_)
-                | Self::Agent(_)
-                | Self::Quickstart(_)
-                | Self::Deploy(_)
-                | Self::Rollback(_)
-        )
+        self.serves() || matches!(self, Self::Deploy(_) | Self::Rollback(_))
     }
 
     /// Runs a command that waits for nothing, without an async runtime.

@@ -1,17 +1,17 @@
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use dialoguer::console::Term;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use updraft_api::token::Enroll;
 
 use crate::cli::OutputArgs;
-use crate::config::{read_secret, write_private};
 use crate::console::Console;
 use crate::context::{Context, address};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+use crate::files::write_private;
+use crate::{files, prompt};
 
 /// Trade a one-time code for this agent's token
 ///
@@ -57,7 +57,7 @@ pub(crate) fn enrolled_file(root: &Path) -> PathBuf {
 }
 
 pub(crate) async fn run(args: &EnrollArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    let code = code(args.code_file.as_deref())?;
+    let code = code(args.code_file.clone()).await?;
     let client = cx.anonymous(None)?;
     let server = address(&client);
     let token = client.enroll(&Enroll { code, host: host() }).await?;
@@ -86,15 +86,11 @@ pub(crate) async fn run(args: &EnrollArgs, cx: &Context, out: &mut Console) -> R
     Ok(Exit::Success)
 }
 
-fn code(file: Option<&Path>) -> Result<String> {
+async fn code(file: Option<PathBuf>) -> Result<String> {
     let code = match file {
-        Some(file) => read_secret(file)?,
-        None if !std::io::stdin().is_terminal() => read_secret(Path::new("-"))?,
-        None => {
-            let term = Term::stderr();
-            term.write_str("Code of `updraft agent invite`: ")?;
-            term.read_secure_line()?
-        }
+        Some(file) => files::input(file).await?,
+        None if prompt::is_possible() => prompt::secret("Code of `updraft agent invite`: ").await?,
+        None => files::input("-".into()).await?,
     };
     let code = code.trim();
     if code.is_empty() {

@@ -21,7 +21,7 @@ pub(crate) struct InviteArgs {
 
 pub(crate) async fn run(args: &InviteArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let name = cx.deployment(args.deployment.as_ref())?;
-    let client = cx.client()?;
+    let client = cx.client().await?;
     let code = client.create_enrollment_code(&name).await?;
     if out.is_json() {
         out.json(&code)?;

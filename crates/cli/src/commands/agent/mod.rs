@@ -41,6 +41,10 @@ impl AgentArgs {
         }
     }
 
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self.command, Some(AgentCommand::Run(_)) | None)
+    }
+
     pub(crate) async fn run(&self, cx: &Context, out: &mut Console) -> Result<Exit> {
         match &self.command {
             Some(AgentCommand::Invite(args)) => invite::run(args, cx, out).await,

@@ -5,12 +5,12 @@ use updraft_agent::{Agent, AgentConfig, ExternalAirflow, ExternalConfig, StartEr
 use updraft_api::client::Connect;
 
 use super::enroll::{Enrolled, RootArgs, enrolled_file, token_file};
-use crate::commands::deploy::interrupt::Interrupt;
 use crate::config::Source;
 use crate::console::Console;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result, exit_of_chain};
+use crate::interrupt::Interrupt;
 use crate::logging::{self, LogArgs};
 
 /// Run the agent (what `updraft agent` does by itself)

@@ -25,7 +25,6 @@ use uuid::Uuid;
 
 use super::environment::{self, Environment};
 use super::follow::{Ending, Patience, follow};
-use super::interrupt::Interrupt;
 use super::report::{
     Outcome, Sent, Timings, merged, milliseconds, nothing_to_do, sent_text, summary, write_names,
 };
@@ -35,6 +34,7 @@ use crate::console::{Console, DIM, Step, YELLOW};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+use crate::interrupt::Interrupt;
 use crate::output::deploy_ref;
 use crate::output::size::things;
 
@@ -127,7 +127,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     let interrupt = Interrupt::listen()?;
     let project = cx.project()?;
     let name = cx.deployment(args.deployment.as_ref())?;
-    let client = cx.client()?;
+    let client = interrupt.ends(cx.client()).await?;
     let ask = Deploy {
         client: &client,
         project,
@@ -139,7 +139,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         started,
     };
     if args.plan {
-        return ask.show_plan(out).await;
+        return interrupt.ends(ask.show_plan(out)).await;
     }
     let (outcome, ending) = ask.run(&interrupt, out).await?;
     match ending {
@@ -256,7 +256,15 @@ impl Deploy<'_> {
             say_accepted(&deploy, asked.elapsed(), out)?;
         }
         if !lost.digests.is_empty() {
-            self.repair(deploy.id, lost, out).await?;
+            tokio::select! {
+                repaired = self.repair(deploy.id, lost, out) => repaired?,
+                () = interrupt.came() => {
+                    if next == Next::Nothing {
+                        return Err(Failure::interrupted());
+                    }
+                    // Whoever follows sees it too, and says that the deploy goes on.
+                }
+            }
         }
         let (mut outcome, ending) = match next {
             Next::Nothing => (nothing_to_do(deploy, out)?, None),
@@ -403,7 +411,7 @@ impl Deploy<'_> {
         let scan = tokio::task::spawn_blocking(move || scan_dags(&project, cache, allow_empty));
         let (project, cache) = (self.project.clone(), self.scan_cache("image"));
         let half = tokio::task::spawn_blocking(move || project.image_half(cache));
-        let scan = scan.await.map_err(stopped)??;
+        let scan = scan.await??;
         Ok(Read {
             scan: Arc::new(scan),
             half,
@@ -415,7 +423,7 @@ impl Deploy<'_> {
     async fn plan(&self, read: Read, step: &mut Step, out: &mut Console) -> Result<Planned> {
         let mut parts = dags_part(&read.scan)?;
         let comparison = self.compare(&parts, &read.scan).await?;
-        let half = join(read.half).await?;
+        let half = read.half.await?;
         if let Some(wanted) = &comparison.wanted {
             let image_differs = self.image_differences(wanted, &half).await;
             return Ok(Planned {
@@ -470,14 +478,6 @@ impl Deploy<'_> {
         }
     }
 
-    async fn create(&self, planned: &Planned, git: Option<GitState>) -> Result<Comparison> {
-        let ask = CreateDeploy {
-            parts: planned.parts.clone(),
-            description: self.description.to_owned(),
-            git,
-            key: Uuid::now_v7().to_string(),
-        };
-        Ok(self.client.create_deploy(self.deployment, &ask).await?)
     async fn image_differences(
         &self,
         wanted: &Release,
@@ -487,6 +487,14 @@ impl Deploy<'_> {
         environment::differences(self.client, self.deployment, wanted, half, cache).await
     }
 
+    async fn create(&self, planned: &Planned, git: Option<GitState>) -> Result<Comparison> {
+        let ask = CreateDeploy {
+            parts: planned.parts.clone(),
+            description: self.description.to_owned(),
+            git,
+            key: Uuid::now_v7().to_string(),
+        };
+        Ok(self.client.create_deploy(self.deployment, &ask).await?)
     }
 
     async fn wait(
@@ -672,18 +680,9 @@ fn say_image_differs(differences: &[String], out: &mut Console) -> Result<()> {
     Ok(())
 }
 
-async fn join<T>(task: JoinHandle<T>) -> Result<T> {
-    task.await.map_err(stopped)
-}
-
 async fn join_git(task: JoinHandle<Option<GitState>>) -> Option<GitState> {
     // A deploy does not fail for want of a commit's name.
     task.await.ok().flatten()
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
-pub(crate) fn stopped(error: tokio::task::JoinError) -> Failure {
-    Failure::new(Exit::Internal, "a thread ended before its work").cause(&error)
 }
 
 fn no_deploy() -> Failure {

@@ -29,7 +29,7 @@ pub(crate) struct DiffArgs {
 }
 
 pub(crate) async fn run(args: &DiffArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    let client = cx.client()?;
+    let client = cx.client().await?;
     let deployment = || cx.deployment(args.deployment.as_ref());
     let from = args.from.resolve(&client, deployment).await?;
     let to = match &args.to {

@@ -12,7 +12,7 @@ use updraft_image::{
 use updraft_model::{DeploymentName, Digest, Release};
 use updraft_project::{ImageFingerprint, ImageHalf, ProjectError};
 
-use super::create::{stopped, text};
+use super::create::text;
 use crate::console::{Console, Step};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result, exit_of_chain};
@@ -64,7 +64,7 @@ pub(super) async fn make(
     loop {
         tokio::select! {
             Some(text) = said.recv() => out.update(step, &text),
-            made = &mut work => return made.map_err(stopped)?,
+            made = &mut work => return made?,
         }
     }
 }
@@ -130,7 +130,7 @@ async fn wanted_fingerprint(
         && let Ok(text) = serde_json::to_string(&fingerprint)
     {
         // Without it the next deploy asks again.
-        let _ = crate::config::write_private(path, &text);
+        let _ = crate::files::write_private(path, &text);
     }
     Ok(fingerprint)
 }

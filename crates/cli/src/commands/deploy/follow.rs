@@ -6,10 +6,10 @@ use updraft_api::deploy::DeployView;
 use updraft_api::{Client, ClientError};
 use updraft_model::{AfterFailure, DeployKind, DeployState};
 
-use super::interrupt::Interrupt;
 use crate::console::{Console, Step};
 use crate::exit::Exit;
 use crate::failure::Result;
+use crate::interrupt::Interrupt;
 use crate::output::size::things;
 
 /// How long one request waits for news.
@@ -91,8 +91,11 @@ pub(crate) async fn follow(
     let ending = loop {
         if let Some(ending) = ending_of(&deploy.state) {
             // What is known stays true when the control plane goes away now.
-            if ending == Ending::Failed && is_taken_back(client, &deploy).await.unwrap_or(false) {
-                deploy = taken_back(client, deploy).await;
+            if ending == Ending::Failed {
+                tokio::select! {
+                    later = perhaps_taken_back(client, deploy.clone()) => deploy = later,
+                    () = interrupt.came() => {}
+                }
             }
             break ending_of(&deploy.state).unwrap_or(ending);
         }
@@ -171,8 +174,11 @@ async fn is_taken_back(client: &Client, deploy: &DeployView) -> Result<bool, Cli
     Ok(deployment.after_failure == AfterFailure::Rollback)
 }
 
-/// Gives the policy a moment to take a failed deploy back.
-async fn taken_back(client: &Client, mut deploy: DeployView) -> DeployView {
+/// Gives the policy, where it is to take a failed deploy back, a moment to do so.
+async fn perhaps_taken_back(client: &Client, mut deploy: DeployView) -> DeployView {
+    if !is_taken_back(client, &deploy).await.unwrap_or(false) {
+        return deploy;
+    }
     let since = Instant::now();
     while matches!(deploy.state, DeployState::Failed { .. }) {
         let Some(left) = TAKE_BACK.checked_sub(since.elapsed()) else {

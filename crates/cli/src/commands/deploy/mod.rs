@@ -5,7 +5,6 @@ pub(crate) mod diff;
 pub(crate) mod environment;
 pub(crate) mod follow;
 pub(crate) mod history;
-pub(crate) mod interrupt;
 mod plan;
 pub(crate) mod report;
 pub(crate) mod rollback;

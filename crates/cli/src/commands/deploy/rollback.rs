@@ -13,6 +13,7 @@ use crate::console::Console;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Result;
+use crate::interrupt::Interrupt;
 use crate::output::deploy_ref::{self, DeployRef};
 
 /// Go back to the Release of an earlier deploy
@@ -47,9 +48,12 @@ pub(crate) async fn run(args: &RollbackArgs, cx: &Context, out: &mut Console) ->
     let started = Instant::now();
     let interrupt = Interrupt::listen()?;
     let name = cx.deployment(args.deployment.as_ref())?;
-    let client = cx.client()?;
+    let client = interrupt.ends(cx.client()).await?;
     let to = match &args.to {
-        Some(to) => Some(to.resolve(&client, || Ok(name.clone())).await?),
+        Some(to) => {
+            let to = to.resolve(&client, || Ok(name.clone()));
+            Some(interrupt.ends(to).await?)
+        }
         None => None,
     };
     let ask = RollbackRequest {

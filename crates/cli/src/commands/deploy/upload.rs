@@ -9,7 +9,6 @@ use updraft_api::Client;
 use updraft_bundle::{EMPTY_BLOB, Scan};
 use updraft_model::{DeployId, Digest};
 
-use super::create::stopped;
 use super::environment::Environment;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -77,8 +76,7 @@ pub(super) async fn send(
                         .map(|digest| Ok((digest, source.bytes(digest)?)))
                         .collect()
                 };
-                let blobs: Result<Vec<_>> =
-                    tokio::task::spawn_blocking(read).await.map_err(stopped)?;
+                let blobs: Result<Vec<_>> = tokio::task::spawn_blocking(read).await?;
                 Ok::<_, Failure>(client.upload_blobs(deploy, &blobs?).await?)
             }
         });

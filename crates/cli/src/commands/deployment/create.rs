@@ -24,10 +24,10 @@ pub(crate) struct CreateArgs {
 }
 
 pub(crate) async fn run(args: &CreateArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    let client = cx.client()?;
+    let client = cx.client().await?;
     let ask = CreateDeployment {
         name: args.name.clone(),
-        settings: args.settings.read()?,
+        settings: args.settings.read().await?,
     };
     let deployment = client.create_deployment(&ask).await?;
     if out.is_json() {

@@ -1,6 +1,5 @@
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
-use dialoguer::console::Term;
 use serde_json::json;
 use updraft_model::DeploymentName;
 
@@ -9,6 +8,7 @@ use crate::console::Console;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+use crate::prompt;
 
 /// Delete a Deployment and its history
 ///
@@ -33,9 +33,12 @@ pub(crate) struct DeleteArgs {
 pub(crate) async fn run(args: &DeleteArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let name = &args.deployment;
     if !args.yes {
-        confirm(name)?;
+        confirm(name).await?;
     }
-    cx.client()?.delete_deployment(name, args.force).await?;
+    cx.client()
+        .await?
+        .delete_deployment(name, args.force)
+        .await?;
     if out.is_json() {
         out.json(&json!({ "deleted": name }))?;
     } else {
@@ -44,18 +47,15 @@ pub(crate) async fn run(args: &DeleteArgs, cx: &Context, out: &mut Console) -> R
     Ok(Exit::Success)
 }
 
-fn confirm(name: &DeploymentName) -> Result<()> {
-    if !std::io::stdin().is_terminal() {
+async fn confirm(name: &DeploymentName) -> Result<()> {
+    if !prompt::is_possible() {
         return Err(
             Failure::new(Exit::Usage, format!("deleting `{name}` needs a yes"))
                 .help("give --yes; nothing is asked without a terminal"),
         );
     }
-    let term = Term::stderr();
-    term.write_str(&format!(
-        "Type the name to delete `{name}` and its history: "
-    ))?;
-    if term.read_line()?.trim() == name.as_str() {
+    let question = format!("Type the name to delete `{name}` and its history: ");
+    if prompt::line(&question).await?.trim() == name.as_str() {
         return Ok(());
     }
     Err(Failure::new(

@@ -2,14 +2,11 @@
 //! stand on the command line.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use dialoguer::console::Term;
-
-use crate::config::read_secret;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+use crate::{files, prompt};
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct EnvironmentArgs {
@@ -27,10 +24,10 @@ pub(crate) struct EnvironmentArgs {
 }
 
 impl EnvironmentArgs {
-    pub(crate) fn read(&self) -> Result<BTreeMap<String, Option<String>>> {
+    pub(crate) async fn read(&self) -> Result<BTreeMap<String, Option<String>>> {
         let mut variables = BTreeMap::new();
         if let Some(path) = &self.env_file {
-            let text = read_secret(path)?;
+            let text = files::input(path.clone()).await?;
             for (name, value) in parse(&text).map_err(|line| {
                 Failure::new(
                     Exit::Refused,
@@ -40,7 +37,7 @@ impl EnvironmentArgs {
                 variables.insert(name, Some(value));
             }
         }
-        if self.env.len() > 1 && !std::io::stdin().is_terminal() {
+        if self.env.len() > 1 && !prompt::is_possible() {
             return Err(Failure::new(
                 Exit::Usage,
                 "standard input can hold the value of one variable only",
@@ -59,7 +56,7 @@ impl EnvironmentArgs {
                     "give `--env {name}` and the value on standard input, or use --env-file"
                 )));
             }
-            variables.insert(checked(name)?, Some(value_of(name)?));
+            variables.insert(checked(name)?, Some(value_of(name).await?));
         }
         for name in &self.unset_env {
             variables.insert(checked(name)?, None);
@@ -68,13 +65,11 @@ impl EnvironmentArgs {
     }
 }
 
-fn value_of(name: &str) -> Result<String> {
-    if std::io::stdin().is_terminal() {
-        let term = Term::stderr();
-        term.write_str(&format!("Value of {name}: "))?;
-        return Ok(term.read_secure_line()?);
+async fn value_of(name: &str) -> Result<String> {
+    if prompt::is_possible() {
+        return prompt::secret(&format!("Value of {name}: ")).await;
     }
-    let value = read_secret(Path::new("-"))?;
+    let value = files::input("-".into()).await?;
     Ok(value.strip_suffix('\n').unwrap_or(&value).to_owned())
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct ListArgs {
 }
 
 pub(crate) async fn run(_args: &ListArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    let list = cx.client()?.deployments().await?;
+    let list = cx.client().await?.deployments().await?;
     if out.is_json() {
         out.json(&list)?;
         return Ok(Exit::Success);

@@ -96,7 +96,7 @@ pub(crate) struct SettingsArgs {
 }
 
 impl SettingsArgs {
-    pub(crate) fn read(&self) -> Result<DeploymentSettings> {
+    pub(crate) async fn read(&self) -> Result<DeploymentSettings> {
         Ok(DeploymentSettings {
             after_failure: self.after_failure.map(|policy| match policy {
                 AfterFailureArg::Keep => AfterFailure::Keep,
@@ -110,7 +110,7 @@ impl SettingsArgs {
             }),
             executor: self.executor.clone(),
             description: self.description.clone(),
-            environment: self.environment.read()?,
+            environment: self.environment.read().await?,
         })
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct ShowArgs {
 
 pub(crate) async fn run(args: &ShowArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let name = cx.deployment(args.deployment.as_ref())?;
-    let deployment = cx.client()?.deployment(&name).await?;
+    let deployment = cx.client().await?.deployment(&name).await?;
     if out.is_json() {
         out.json(&deployment)?;
         return Ok(Exit::Success);

@@ -25,8 +25,8 @@ pub(crate) struct UpdateArgs {
 
 pub(crate) async fn run(args: &UpdateArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let name = cx.deployment(args.deployment.as_ref())?;
-    let client = cx.client()?;
-    let settings = args.settings.read()?;
+    let client = cx.client().await?;
+    let settings = args.settings.read().await?;
     if settings == DeploymentSettings::default() {
         return Err(Failure::new(Exit::Usage, "no setting is given")
             .help("`updraft deployment update --help` lists them"));

@@ -3,11 +3,9 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
-use serde::Deserialize;
 use updraft_image::{LockRequest, PythonError, PythonRequest, RunAs, Uv, lock, nearest_python};
 use updraft_project::Project;
 
-use crate::commands::deploy::create::stopped;
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -26,52 +24,6 @@ pub(super) fn port(what: &str, port: u16, flag: &str) -> Result<()> {
     }
 }
 
-/// The agent's record of Airflow's web server, as far as it matters here.
-#[derive(Deserialize)]
-struct Record {
-    pid: u32,
-    start_time: u64,
-}
-
-/// Whether an Airflow of this agent's folder still runs: a quickstart that was
-/// killed leaves one, and the next takes it over.
-pub(super) fn is_airflow_of(agent: &Path) -> bool {
-    let Ok(folders) = std::fs::read_dir(agent) else {
-        return false;
-    };
-    folders.flatten().any(|folder| {
-        ["api-server", "webserver"].iter().any(|name| {
-            let path = folder.path().join("run").join(format!("{name}.json"));
-            let record = std::fs::read(path).ok();
-            let record = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
-            record.is_some_and(|record| start_time(record.pid) == Some(record.start_time))
-        })
-    })
-}
-
-/// The 22nd field of `/proc/<pid>/stat`; the second one may have spaces in it.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
-}
-
-/// Whether an Airflow was installed for this agent before. Then nothing has to
-/// be found or fetched.
-pub(super) fn is_installed(agent: &Path) -> bool {
-    let Ok(folders) = std::fs::read_dir(agent) else {
-        return false;
-    };
-    folders.flatten().any(|folder| {
-        let environments = std::fs::read_dir(folder.path().join("environments"));
-        environments.is_ok_and(|mut environments| environments.next().is_some())
-    })
-}
-
 /// Finds a Python and `uv`, and locks what the project needs, which asks the
 /// package index the first time.
 pub(super) async fn environment(project: &Project, cache: &Path, out: &mut Console) -> Result<()> {
@@ -84,7 +36,7 @@ pub(super) async fn environment(project: &Project, cache: &Path, out: &mut Conso
     let found = loop {
         tokio::select! {
             Some(text) = said.recv() => out.update(&mut step, &text),
-            found = &mut work => break found.map_err(stopped)??,
+            found = &mut work => break found??,
         }
     };
     out.done(step, &format!("found {}", found.text));

@@ -22,6 +22,7 @@ use crate::config::{ConnectionArgs, LOCAL_FILE, LocalFile, Settings};
 use crate::console::{BOLD, Console, DIM, GREEN};
 use crate::context::Context;
 use crate::exit::Exit;
+use crate::interrupt::Interrupt;
 use crate::failure::{Failure, Result};
 use crate::logging;
 
@@ -162,12 +163,14 @@ async fn prepare(args: &QuickstartArgs, out: &mut Console) -> Result<Prepared> {
     let folders = Folders {
         root: data_dir(args.data_dir.as_deref(), &project)?,
     };
-    if !checks::is_airflow_of(&folders.agent()) {
+    // A quickstart that was killed leaves its Airflow, and the next takes it over.
+    if !updraft_agent::is_running(&folders.agent()) {
         checks::port("Airflow", args.airflow_port, "--airflow-port")?;
     }
     logging::to_file(&folders.log())
         .map_err(|error| Failure::file("write", &folders.log(), &error))?;
-    if !checks::is_installed(&folders.agent()) {
+    // Then nothing has to be found or fetched.
+    if !updraft_agent::is_installed(&folders.agent()) {
         checks::environment(&project, &folders.cache(), out).await?;
     }
     Ok(Prepared {
@@ -288,7 +291,7 @@ fn remember(prepared: &Prepared) -> Result<()> {
     let text = toml::to_string(&local)
         .map_err(|error| Failure::new(Exit::Internal, "could not write settings").cause(&error))?;
     let write = || -> std::io::Result<()> {
-        crate::config::write_private(&path, &text)?;
+        crate::files::write_private(&path, &text)?;
         let ignore = path.with_file_name(".gitignore");
         if !ignore.exists() {
             std::fs::write(ignore, "*\n")?;

@@ -16,10 +16,11 @@ use updraft_server::{RunningServer, Server, ServerConfig, init_admin};
 
 use super::{Folders, Prepared};
 use crate::commands::agent::enroll::token_file;
-use crate::config::{Credentials, write_private};
+use crate::config::Credentials;
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+use crate::files::write_private;
 
 #[derive(Default)]
 pub(super) struct Stage {

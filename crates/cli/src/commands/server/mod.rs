@@ -69,6 +69,10 @@ impl ServerArgs {
         }
     }
 
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self.command, Some(ServerCommand::Run(_)) | None)
+    }
+
     pub(crate) async fn run(&self, cx: &Context, out: &mut Console) -> Result<Exit> {
         match &self.command {
             Some(ServerCommand::Init(args)) => init::run(args, out).await,

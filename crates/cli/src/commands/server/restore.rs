@@ -5,7 +5,6 @@ use serde_json::json;
 
 use super::DataArgs;
 use crate::cli::OutputArgs;
-use crate::commands::deploy::create::stopped;
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::failure::Result;
@@ -30,8 +29,7 @@ pub(crate) async fn run(args: &RestoreArgs, out: &mut Console) -> Result<Exit> {
     let config = args.data.config();
     let made =
         tokio::task::spawn_blocking(move || updraft_server::restore(&from, &config.data_dir))
-            .await
-            .map_err(stopped)??;
+            .await??;
     if out.is_json() {
         out.json(&json!({ "data_dir": args.data.data_dir, "made": made }))?;
         return Ok(Exit::Success);

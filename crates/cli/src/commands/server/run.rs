@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use updraft_server::{Server, TlsFiles};
 
 use super::DataArgs;
-use crate::commands::deploy::interrupt::Interrupt;
 use crate::console::Console;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Result;
+use crate::interrupt::Interrupt;
 use crate::logging::{self, LogArgs};
 
 /// Run the control plane (what `updraft server` does by itself)

@@ -1,15 +1,14 @@
-use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::io::Write;
 
-use dialoguer::console::Term;
 use serde_json::json;
 
 use crate::cli::OutputArgs;
-use crate::config::{Credentials, Source, clean_token, read_secret};
+use crate::config::{Credentials, Source, clean_token};
 use crate::console::Console;
 use crate::context::{Context, address};
 use crate::exit::Exit;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
+use crate::{files, prompt};
 
 /// Store a token for a control plane
 ///
@@ -27,7 +26,7 @@ pub(crate) struct LoginArgs {
 pub(crate) async fn run(args: &LoginArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let anonymous = cx.anonymous(args.url.as_deref())?;
     let server = address(&anonymous);
-    let secret = ask(&server)?;
+    let secret = ask(&server).await?;
     let who = anonymous.with_token(secret.clone()).whoami().await?;
 
     let path = cx.settings()?.credentials_file()?;
@@ -49,15 +48,11 @@ pub(crate) async fn run(args: &LoginArgs, cx: &Context, out: &mut Console) -> Re
 }
 
 /// Asks without echo on a terminal; reads standard input otherwise.
-fn ask(server: &str) -> Result<String> {
-    if !std::io::stdin().is_terminal() {
-        let source = Source::Flag("standard input");
-        return clean_token(&read_secret(Path::new("-"))?, &source);
+async fn ask(server: &str) -> Result<String> {
+    if prompt::is_possible() {
+        let secret = prompt::secret(&format!("Token for {server}: ")).await?;
+        return clean_token(&secret, &Source::Flag("the prompt"));
     }
-    let term = Term::stderr();
-    term.write_str(&format!("Token for {server}: "))?;
-    let secret = term.read_secure_line().map_err(|error| {
-        Failure::new(Exit::Internal, "could not ask for the token").cause(&error)
-    })?;
-    clean_token(&secret, &Source::Flag("the prompt"))
+    let secret = files::input("-".into()).await?;
+    clean_token(&secret, &Source::Flag("standard input"))
 }

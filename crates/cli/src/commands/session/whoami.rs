@@ -17,7 +17,7 @@ pub(crate) struct WhoamiArgs {
 }
 
 pub(crate) async fn run(cx: &Context, out: &mut Console) -> Result<Exit> {
-    let client = cx.client()?;
+    let client = cx.client().await?;
     let who = client.whoami().await?;
     if out.is_json() {
         out.json(&who)?;

@@ -30,7 +30,7 @@ pub(crate) fn run_plain(out: &mut Console) -> Result<Exit> {
 }
 
 pub(crate) async fn run(cx: &Context, out: &mut Console) -> Result<Exit> {
-    let client = cx.client()?;
+    let client = cx.client().await?;
     let server = client.whoami().await?.server_version;
     let version = updraft_api::VERSION;
     if out.is_json() {

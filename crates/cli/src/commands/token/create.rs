@@ -40,7 +40,7 @@ pub(crate) async fn run(args: &CreateArgs, cx: &Context, out: &mut Console) -> R
         deployment: args.deployment.clone(),
         expires_in_days: Some(args.expires_in),
     };
-    let new = cx.client()?.create_token(&ask).await?;
+    let new = cx.client().await?.create_token(&ask).await?;
     if out.is_json() {
         out.json(&new)?;
         return Ok(Exit::Success);

@@ -20,7 +20,7 @@ pub(crate) struct ListArgs {
 }
 
 pub(crate) async fn run(_args: &ListArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    let tokens = cx.client()?.tokens().await?;
+    let tokens = cx.client().await?.tokens().await?;
     if out.is_json() {
         out.json(&tokens)?;
         return Ok(Exit::Success);

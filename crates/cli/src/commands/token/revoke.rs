@@ -20,7 +20,7 @@ pub(crate) struct RevokeArgs {
 }
 
 pub(crate) async fn run(args: &RevokeArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    cx.client()?.revoke_token(args.token).await?;
+    cx.client().await?.revoke_token(args.token).await?;
     if out.is_json() {
         out.json(&json!({ "revoked": args.token }))?;
     } else {

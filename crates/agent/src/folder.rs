@@ -1,0 +1,62 @@
+//! What can be told from an agent's folder while no agent is asked.
+
+use std::io;
+use std::path::Path;
+
+use updraft_image::is_any_made;
+
+use crate::airflow::components::{API_SERVER, WEBSERVER};
+use crate::airflow::secrets::Secrets;
+use crate::disk::{Disk, deployment_of};
+use crate::files;
+use crate::runtime::record::Record;
+
+/// Whether the web server of an Airflow that this agent started still runs.
+pub fn is_running(root: &Path) -> bool {
+    disks(root).any(|disk| {
+        [API_SERVER, WEBSERVER].iter().any(|component| {
+            let record = disk.run().join(format!("{component}.json"));
+            Record::read_alive(&record).is_some()
+        })
+    })
+}
+
+/// Whether an Airflow was installed here, completely.
+pub fn is_installed(root: &Path) -> bool {
+    disks(root).any(|disk| is_any_made(&disk.environments()))
+}
+
+/// The password of Airflow's user `admin`; none where no Airflow was run yet.
+pub fn admin_password(root: &Path) -> io::Result<Option<String>> {
+    let Some(deployment) = deployment_of(root)? else {
+        return Ok(None);
+    };
+    let disk = Disk::at(root.join(deployment.to_string()));
+    let secrets = files::read_json::<Secrets>(&disk.secrets())?;
+    Ok(secrets.map(|secrets| secrets.admin_password))
+}
+
+/// The folders of Deployments in it.
+fn disks(root: &Path) -> impl Iterator<Item = Disk> {
+    let folders = std::fs::read_dir(root).into_iter().flatten().flatten();
+    folders.map(|folder| Disk::at(folder.path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn an_airflow_is_installed_once_it_is_whole() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(!is_installed(&root.path().join("nowhere")));
+        let environment = root.path().join("dep_1/environments/sha256-1");
+        fs::create_dir_all(&environment).unwrap();
+        fs::write(environment.with_file_name(".sha256-1.lock"), "").unwrap();
+        assert!(!is_installed(root.path()));
+        fs::write(environment.join("complete"), "{}").unwrap();
+        assert!(is_installed(root.path()));
+    }
+}
