@@ -17,13 +17,12 @@ use updraft_project::{Project, ProjectError, Scaffold, scaffold};
 use self::stage::Stage;
 use crate::commands::deploy::create::Deploy;
 use crate::commands::deploy::follow::Patience;
-use crate::commands::deploy::interrupt::Interrupt;
 use crate::config::{ConnectionArgs, LOCAL_FILE, LocalFile, Settings};
-use crate::console::{BOLD, Console, DIM, GREEN};
+use crate::console::{BOLD, Console, DIM, GREEN, YELLOW};
 use crate::context::Context;
 use crate::exit::Exit;
-use crate::interrupt::Interrupt;
 use crate::failure::{Failure, Result};
+use crate::interrupt::Interrupt;
 use crate::logging;
 
 /// How long Airflow may take to come up, and its first run to end.
@@ -233,10 +232,17 @@ async fn bring_up(
         }
     }
     stage.wait_for_airflow(AIRFLOW, out).await?;
-    if exit == Exit::Success {
-        run_example(prepared, stage, out).await?;
+    let is_live = exit == Exit::Success;
+    if is_live {
+        match run_example(prepared, stage, out).await {
+            Err(failure) if !prepared.once => out.warn(&format!(
+                "{}; Airflow keeps running, and its pages have the logs of the tasks",
+                failure.message
+            )),
+            ran => ran?,
+        }
     }
-    summary(prepared, stage, started, out)
+    summary(prepared, stage, is_live, started, out)
 }
 
 /// The project that is meant; made where there is none.
@@ -327,7 +333,7 @@ async fn run_example(prepared: &Prepared, stage: &Stage, out: &mut Console) -> R
             Exit::Internal,
             format!("the run `{}` of `{EXAMPLE}` ended as {}", run.id, run.state),
         )
-        .help("its task logs are in Airflow's pages; start again to look at them"));
+        .help("without --once Airflow keeps running, and its pages have the logs of the tasks"));
     }
     out.done(
         step,
@@ -338,7 +344,13 @@ async fn run_example(prepared: &Prepared, stage: &Stage, out: &mut Console) -> R
     Ok(())
 }
 
-fn summary(prepared: &Prepared, stage: &Stage, started: Instant, out: &mut Console) -> Result<()> {
+fn summary(
+    prepared: &Prepared,
+    stage: &Stage,
+    is_live: bool,
+    started: Instant,
+    out: &mut Console,
+) -> Result<()> {
     let Prepared {
         project,
         deployment,
@@ -355,9 +367,17 @@ fn summary(prepared: &Prepared, stage: &Stage, started: Instant, out: &mut Conso
     let log = folders.log();
     let mut data = out.data();
     writeln!(data)?;
+    let (colour, what) = if is_live {
+        (GREEN, "is live")
+    } else {
+        (
+            YELLOW,
+            "is not live; mend what is named above and deploy again",
+        )
+    };
     writeln!(
         data,
-        "{GREEN}{BOLD}`{deployment}` runs{BOLD:#}{GREEN:#} {DIM}(after {took}; log: {}){DIM:#}",
+        "{colour}{BOLD}`{deployment}` {what}{BOLD:#}{colour:#} {DIM}(after {took}; log: {}){DIM:#}",
         log.display()
     )?;
     writeln!(data)?;

@@ -33,14 +33,20 @@ impl Stage {
         self.server.is_some() || self.agent.is_some()
     }
 
-    /// Ends the agent with its Airflow first: it has last things to report.
+    /// Ends all of it, side by side: each takes up to 15 s, and so do both.
     pub(super) async fn stop(&mut self) {
-        if let Some(agent) = self.agent.take() {
-            agent.stop_with_airflow().await;
-        }
-        if let Some(server) = self.server.take() {
-            server.stop().await;
-        }
+        let (agent, server) = (self.agent.take(), self.server.take());
+        let agent = async {
+            if let Some(agent) = agent {
+                agent.stop_with_airflow().await;
+            }
+        };
+        let server = async {
+            if let Some(server) = server {
+                server.stop().await;
+            }
+        };
+        tokio::join!(agent, server);
     }
 
     /// Starts the control plane and gives a client with its admin's token.
@@ -61,14 +67,13 @@ impl Stage {
             ..Connect::default()
         };
         let client = Client::new(&connect, None)?;
-        let kept = Credentials::load(&folders.credentials())?
-            .token(&url)
-            .map(str::to_owned);
-        let kept = kept.map(|token| client.with_token(token));
-        let client = match kept {
-            Some(client) if client.whoami().await.is_ok() => client,
-            _ => client.with_token(new_token(&config, folders, &url).await?),
+        let token = match kept_token(&client, folders).await {
+            Some(token) => token,
+            // Also when one was made before: that one is lost or no longer good.
+            None => init_admin(&config, true).await?.secret,
         };
+        keep_token(&token, folders, &url)?;
+        let client = client.with_token(token);
         out.done(step, &format!("the control plane listens at {url}"));
         Ok(client)
     }
@@ -180,17 +185,22 @@ fn is_running(now: &Observed) -> bool {
     now.serving.is_some() && now.airflow.as_ref().is_some_and(running)
 }
 
-/// Makes an admin token and keeps it where the user's commands find it.
-async fn new_token(config: &ServerConfig, folders: &Folders, url: &str) -> Result<String> {
-    // Also when one was made before: that one is lost or no longer good.
-    let token = init_admin(config, true).await?.secret;
+/// The admin token of an earlier start, at whatever port, if it is still good.
+async fn kept_token(client: &Client, folders: &Folders) -> Option<String> {
+    let token = std::fs::read_to_string(folders.token()).ok()?;
+    let token = token.trim().to_owned();
+    let known = client.with_token(token.clone()).whoami().await;
+    known.is_ok().then_some(token)
+}
+
+/// Keeps the admin token where the user's commands find it.
+fn keep_token(token: &str, folders: &Folders, url: &str) -> Result<()> {
     let mut credentials = Credentials::default();
-    credentials.insert(url.to_owned(), token.clone());
+    credentials.insert(url.to_owned(), token.to_owned());
     credentials.save(&folders.credentials())?;
     let path = folders.token();
     write_private(&path, &format!("{token}\n"))
-        .map_err(|error| Failure::file("write", &path, &error))?;
-    Ok(token)
+        .map_err(|error| Failure::file("write", &path, &error))
 }
 
 /// Whether the agent's token is one that this control plane takes.
@@ -212,7 +222,11 @@ pub(super) async fn ensure_deployment(
 ) -> Result<()> {
     let ask = CreateDeployment {
         name: name.clone(),
-        settings: DeploymentSettings::default(),
+        settings: DeploymentSettings {
+            // The first deploy installs Airflow, which may come over a slow line.
+            proof_timeout_s: Some(3600),
+            ..DeploymentSettings::default()
+        },
     };
     match client.deployment(name).await {
         Ok(_) => return Ok(()),
