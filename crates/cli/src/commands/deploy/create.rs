@@ -143,7 +143,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     }
     let (outcome, ending) = ask.run(&interrupt, out).await?;
     match ending {
-        Some(ending) => outcome.print(ending, out),
+        Some(ending) => outcome.print(&ending, out),
         None => outcome.print_result(out),
     }
 }
@@ -515,7 +515,7 @@ impl Deploy<'_> {
             return Ok((outcome, None));
         };
         let (deploy, ending) = follow(self.client, deploy, patience, interrupt, out).await?;
-        Ok((Outcome::of(deploy, ending), Some(ending)))
+        Ok((Outcome::of(deploy, &ending), Some(ending)))
     }
 }
 

@@ -8,7 +8,7 @@ use updraft_model::{AfterFailure, DeployKind, DeployState};
 
 use crate::console::{Console, Step};
 use crate::exit::Exit;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
 use crate::output::size::things;
 
@@ -31,7 +31,7 @@ pub(crate) struct Patience {
 }
 
 /// How the waiting ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ending {
     Live,
     Failed,
@@ -43,10 +43,12 @@ pub(crate) enum Ending {
     Expired,
     NoAgent,
     Interrupted,
+    /// The control plane cannot be asked any more.
+    Lost(Failure),
 }
 
 impl Ending {
-    pub(crate) const fn exit(self) -> Exit {
+    pub(crate) const fn exit(&self) -> Exit {
         match self {
             Self::Live => Exit::Success,
             Self::Failed => Exit::DeployFailed,
@@ -56,11 +58,12 @@ impl Ending {
             Self::Expired => Exit::Conflict,
             Self::NoAgent => Exit::NoAgent,
             Self::Interrupted => Exit::Interrupted,
+            Self::Lost(failure) => failure.exit,
         }
     }
 
     /// The word in JSON output.
-    pub(crate) const fn outcome(self) -> &'static str {
+    pub(crate) const fn outcome(&self) -> &'static str {
         match self {
             Self::Live => "live",
             Self::Failed => "failed",
@@ -70,6 +73,7 @@ impl Ending {
             Self::Expired => "expired",
             Self::NoAgent => "no_agent",
             Self::Interrupted => "interrupted",
+            Self::Lost(_) => "lost",
         }
     }
 }
@@ -110,15 +114,19 @@ pub(crate) async fn follow(
         if alone.is_some_and(|alone| alone >= patience.wait_for_agent) {
             break Ending::NoAgent;
         }
-        let mut wait = if alone.is_some() { AGENT_POLL } else { POLL };
-        if let Some(timeout) = patience.timeout {
-            let Some(left) = timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
-                break Ending::OutOfPatience;
-            };
-            wait = wait.min(left.max(Duration::from_secs(1)));
+        let left = patience.timeout.unwrap_or(Duration::MAX);
+        let left = left.saturating_sub(waited);
+        if left.is_zero() {
+            break Ending::OutOfPatience;
         }
+        let wait = if alone.is_some() { AGENT_POLL } else { POLL };
+        let wait = wait.min(left.max(Duration::from_secs(1)));
         tokio::select! {
-            news = news(client, &deploy, wait, &mut step, out) => deploy = news?,
+            news = news(client, &deploy, wait, &mut step, out) => match news {
+                Ok(news) => deploy = news,
+                Err(error) => break Ending::Lost(error.into()),
+            },
+            () = tokio::time::sleep(left) => break Ending::OutOfPatience,
             () = interrupt.came() => break Ending::Interrupted,
         }
     };

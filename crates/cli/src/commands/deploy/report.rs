@@ -22,7 +22,7 @@ const MOST_NAMES: usize = 20;
 #[expect(clippy::struct_field_names, reason = "scripts ask for `outcome`")]
 pub(crate) struct Outcome {
     /// `live`, `nothing_to_do`, `accepted`, `planned`, `failed`, `timed_out`, `superseded`,
-    /// `rolled_back`, `expired`, `no_agent` or `interrupted`.
+    /// `rolled_back`, `expired`, `no_agent`, `interrupted` or `lost`.
     pub(crate) outcome: &'static str,
     pub(crate) exit: Exit,
     pub(crate) exit_code: u8,
@@ -103,7 +103,7 @@ impl Outcome {
     }
 
     /// For a deploy that was followed to its end.
-    pub(crate) fn of(deploy: DeployView, ending: Ending) -> Self {
+    pub(crate) fn of(deploy: DeployView, ending: &Ending) -> Self {
         let mut outcome = Self::new(
             ending.outcome(),
             ending.exit(),
@@ -119,7 +119,7 @@ impl Outcome {
     }
 
     /// Says what happened to people, and gives the exit code.
-    pub(crate) fn say(&self, ending: Ending, out: &mut Console) -> crate::failure::Result<Exit> {
+    pub(crate) fn say(&self, ending: &Ending, out: &mut Console) -> crate::failure::Result<Exit> {
         if let Some(deploy) = &self.deploy {
             let mut text = Vec::new();
             write(self, deploy, ending, &mut text)?;
@@ -132,7 +132,7 @@ impl Outcome {
     }
 
     /// Says what happened, and prints the result.
-    pub(crate) fn print(&self, ending: Ending, out: &mut Console) -> crate::failure::Result<Exit> {
+    pub(crate) fn print(&self, ending: &Ending, out: &mut Console) -> crate::failure::Result<Exit> {
         self.say(ending, out)?;
         self.print_result(out)
     }
@@ -200,7 +200,7 @@ pub(crate) fn proof(deploy: &DeployView) -> Option<&Proof> {
 fn write(
     outcome: &Outcome,
     deploy: &DeployView,
-    ending: Ending,
+    ending: &Ending,
     to: &mut impl Write,
 ) -> std::io::Result<()> {
     if let Some(proof) = proof(deploy) {
@@ -218,10 +218,10 @@ fn write(
 fn write_proof(
     outcome: &Outcome,
     proof: &Proof,
-    ending: Ending,
+    ending: &Ending,
     to: &mut impl Write,
 ) -> std::io::Result<()> {
-    if ending == Ending::Live {
+    if *ending == Ending::Live {
         writeln!(
             to,
             "{GREEN}✓{GREEN:#} parsed by Airflow: {} of {} {DIM}({}){DIM:#}",
@@ -230,7 +230,7 @@ fn write_proof(
             duration(Duration::from_millis(proof_time(outcome))),
         )?;
     }
-    if ending == Ending::Live || !is_same(&proof.dags) {
+    if *ending == Ending::Live || !is_same(&proof.dags) {
         write_dags(&proof.dags, to)?;
     }
     for file in &proof.silent {
@@ -257,7 +257,7 @@ fn write_proof(
 fn write_ending(
     outcome: &Outcome,
     deploy: &DeployView,
-    ending: Ending,
+    ending: &Ending,
     to: &mut impl Write,
 ) -> std::io::Result<()> {
     let id = deploy_ref::short(deploy.id);
@@ -345,6 +345,7 @@ fn write_ending(
                 "{GREEN}help{GREEN:#}: it goes live when one connects: `updraft agent` on Airflow's host, after `updraft agent invite {name}`"
             )
         }
+        Ending::Lost(cause) => write_lost(deploy, cause, to),
         Ending::Interrupted => {
             writeln!(
                 to,
@@ -356,6 +357,23 @@ fn write_ending(
             )
         }
     }
+}
+
+fn write_lost(
+    deploy: &DeployView,
+    cause: &crate::failure::Failure,
+    to: &mut impl Write,
+) -> std::io::Result<()> {
+    writeln!(to, "{RED}error{RED:#}: {}", cause.message)?;
+    for cause in &cause.causes {
+        writeln!(to, "  {DIM}because{DIM:#}: {cause}")?;
+    }
+    writeln!(
+        to,
+        "{GREEN}help{GREEN:#}: {} is accepted and goes on without this command: `updraft status {}`",
+        deploy_ref::short(deploy.id),
+        deploy.deployment_name
+    )
 }
 
 /// How long the parsing took: from the switch to the end.

@@ -93,11 +93,11 @@ pub(crate) async fn run(args: &RollbackArgs, cx: &Context, out: &mut Console) ->
         return outcome.print_result(out);
     }
     let (deploy, ending) = follow(&client, deploy, args.patience.read(), &interrupt, out).await?;
-    let mut outcome = Outcome::of(deploy, ending);
+    let mut outcome = Outcome::of(deploy, &ending);
     outcome.timings_ms.accepted = Some(milliseconds(accepted));
     if let Some(deploy) = &outcome.deploy {
         outcome.timings_ms.add_deploy(deploy);
     }
     outcome.timings_ms.total = milliseconds(started.elapsed());
-    outcome.print(ending, out)
+    outcome.print(&ending, out)
 }

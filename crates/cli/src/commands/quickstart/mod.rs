@@ -217,7 +217,7 @@ async fn bring_up(
     };
     let (outcome, ending) = deploy.run(interrupt, out).await?;
     let exit = match ending {
-        Some(ending) => outcome.say(ending, out)?,
+        Some(ending) => outcome.say(&ending, out)?,
         None => outcome.exit,
     };
     match exit {
