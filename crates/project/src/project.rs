@@ -25,6 +25,8 @@ pub struct Project {
 pub enum ProjectError {
     #[error("there is no project in `{}`", .0.display())]
     NotHere(PathBuf),
+    #[error("there is no folder `{}`", .0.display())]
+    NoFolder(PathBuf),
     #[error("could not read `{}`", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("the project has no Dockerfile, so it is not known which Airflow it is for")]
@@ -47,6 +49,7 @@ impl ProjectError {
             Self::NotHere(_) => {
                 "change to a folder with `updraft.toml`, or with `dags/` and a Dockerfile, or make one with `updraft dev init`"
             }
+            Self::NoFolder(_) => "check the path; `updraft dev init` makes a project",
             Self::Unreadable { .. } => "make it readable",
             Self::NoDockerfile => {
                 "write one with a line such as `FROM apache/airflow:3.3.2-python3.12`"
@@ -91,7 +94,10 @@ impl Project {
             let path = path.to_owned();
             |source| ProjectError::Unreadable { path, source }
         };
-        let root = dir.canonicalize().map_err(failed(dir))?;
+        let root = dir.canonicalize().map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => ProjectError::NoFolder(dir.to_owned()),
+            _ => failed(dir)(source),
+        })?;
         if !is_project(&root) {
             return Err(ProjectError::NotHere(root));
         }

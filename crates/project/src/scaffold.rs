@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use crate::airflow::{AirflowVersion, InvalidVersion, PythonVersion};
 use crate::dockerfile::Dockerfile;
+use crate::project::SETTINGS_FILE;
+use crate::settings::{Settings, SettingsError};
 
 const DEFAULT_AIRFLOW: &str = "3.3.2";
 
@@ -44,6 +46,15 @@ pub enum ScaffoldError {
     Name(String),
     #[error(transparent)]
     Version(#[from] InvalidVersion),
+    /// A file is never overwritten, so what it says cannot be had otherwise.
+    #[error("`{file}` is there already and says {there}, not {asked}")]
+    Contradicts {
+        file: &'static str,
+        there: String,
+        asked: String,
+    },
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     #[error("`{}` is not a folder", .0.display())]
     NotAFolder(PathBuf),
     #[error("could not write `{}`", path.display())]
@@ -57,6 +68,8 @@ impl ScaffoldError {
                 "use up to 63 lower-case letters, digits and `-`, with a letter or digit at both ends"
             }
             Self::Version(error) => error.help(),
+            Self::Contradicts { .. } => "change it there, or leave the flag out",
+            Self::Settings(error) => error.help(),
             Self::NotAFolder(_) => "name a folder; it is made when it does not exist",
             Self::Write { .. } => "check the folder's permissions and the space left on the disk",
         }
@@ -145,11 +158,7 @@ pub fn scaffold(dir: &Path, ask: &Scaffold) -> Result<Scaffolded, ScaffoldError>
     if dir.exists() && !dir.is_dir() {
         return Err(ScaffoldError::NotAFolder(dir.to_owned()));
     }
-    let name = match &ask.name {
-        Some(name) if is_name(name) => name.clone(),
-        Some(name) => return Err(ScaffoldError::Name(name.chars().take(80).collect())),
-        None => project_name_for(dir),
-    };
+    let name = name(dir, ask)?;
     let (airflow, python) = versions(dir, ask)?;
     let own_dags = has_own_dags(dir);
 
@@ -224,6 +233,42 @@ pub fn project_name_for(dir: &Path) -> String {
     }
 }
 
+/// The name that is asked for; otherwise that in an `updraft.toml` which is
+/// there, or one made of the folder's.
+fn name(dir: &Path, ask: &Scaffold) -> Result<String, ScaffoldError> {
+    let there = match std::fs::read_to_string(dir.join(SETTINGS_FILE)) {
+        Ok(text) => Some(
+            Settings::parse(&text)?
+                .name
+                .unwrap_or_else(|| project_name_for(dir)),
+        ),
+        Err(_) => None,
+    };
+    let Some(asked) = &ask.name else {
+        return Ok(there.unwrap_or_else(|| project_name_for(dir)));
+    };
+    if !is_name(asked) {
+        return Err(ScaffoldError::Name(asked.chars().take(80).collect()));
+    }
+    agree(SETTINGS_FILE, there, asked.clone())
+}
+
+/// What is asked for, unless a file that is there says something else.
+fn agree<T: PartialEq + ToString>(
+    file: &'static str,
+    there: Option<T>,
+    asked: T,
+) -> Result<T, ScaffoldError> {
+    match there {
+        Some(there) if there != asked => Err(ScaffoldError::Contradicts {
+            file,
+            there: there.to_string(),
+            asked: asked.to_string(),
+        }),
+        _ => Ok(asked),
+    }
+}
+
 fn is_name(name: &str) -> bool {
     name.parse::<updraft_model::DeploymentName>().is_ok()
 }
@@ -232,15 +277,17 @@ fn versions(dir: &Path, ask: &Scaffold) -> Result<(AirflowVersion, PythonVersion
     let there = std::fs::read_to_string(dir.join("Dockerfile"))
         .ok()
         .and_then(|text| Dockerfile::parse(&text).ok()?.airflow().ok());
-    let airflow: AirflowVersion = match (&ask.airflow_version, &there) {
-        (Some(version), _) => version.parse()?,
-        (None, Some(there)) => there.version.clone(),
-        (None, None) => DEFAULT_AIRFLOW.parse()?,
+    let (there_airflow, there_python) = match there {
+        Some(there) => (Some(there.version), Some(there.python)),
+        None => (None, None),
     };
-    let python = match (&ask.python_version, &there) {
-        (Some(version), _) => version.parse()?,
-        (None, Some(there)) if ask.airflow_version.is_none() => there.python,
-        (None, _) => AirflowVersion::default_python(),
+    let airflow: AirflowVersion = match &ask.airflow_version {
+        Some(version) => agree("Dockerfile", there_airflow, version.parse()?)?,
+        None => there_airflow.map_or_else(|| DEFAULT_AIRFLOW.parse(), Ok)?,
+    };
+    let python = match &ask.python_version {
+        Some(version) => agree("Dockerfile", there_python, version.parse()?)?,
+        None => there_python.unwrap_or_else(AirflowVersion::default_python),
     };
     airflow.check(python)?;
     Ok((airflow, python))
@@ -330,10 +377,41 @@ mod tests {
                 .contains("airflow.operators.bash")
         );
 
+        let ask = Scaffold {
+            airflow_version: Some("3.3.2".into()),
+            ..Scaffold::default()
+        };
+        assert_eq!(
+            scaffold(dir.path(), &ask).unwrap_err().to_string(),
+            "`Dockerfile` is there already and says 2.11.2, not 3.3.2"
+        );
+        let ask = Scaffold {
+            name: Some("another".into()),
+            python_version: Some("3.11".into()),
+            ..Scaffold::default()
+        };
+        let error = scaffold(dir.path(), &ask).unwrap_err();
+        assert!(matches!(
+            error,
+            ScaffoldError::Contradicts {
+                file: SETTINGS_FILE,
+                ..
+            }
+        ));
+
         std::fs::remove_file(&basic).unwrap();
         let second = scaffold(dir.path(), &Scaffold::default()).unwrap();
         assert_eq!(second.written, ["dags/example_basic.py"]);
         assert_eq!(second.kept.len(), TEMPLATES.len() - 1);
+        std::fs::write(
+            dir.path().join(SETTINGS_FILE),
+            "[project]\nname = \"sales\"\n",
+        )
+        .unwrap();
+        assert_eq!(
+            scaffold(dir.path(), &Scaffold::default()).unwrap().name,
+            "sales"
+        );
     }
 
     #[test]

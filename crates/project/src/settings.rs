@@ -113,6 +113,13 @@ fn or_nearest(nearest: Option<&str>) -> String {
 }
 
 impl Settings {
+    /// Sections that are understood and that nothing follows from yet.
+    pub fn not_used_yet(&self) -> impl Iterator<Item = &'static str> {
+        let targets = (!self.targets.is_empty()).then_some("[[target]]");
+        let preview = self.preview.as_ref().map(|_| "[preview]");
+        targets.into_iter().chain(preview)
+    }
+
     /// Reads the text of `updraft.toml`.
     pub fn parse(text: &str) -> Result<Self, SettingsError> {
         let file: File = toml::from_str(text).map_err(|error| explain(text, &error))?;
