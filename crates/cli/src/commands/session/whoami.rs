@@ -1,6 +1,8 @@
+use std::collections::HashMap;
 use std::io::Write;
 
-use updraft_model::Scope;
+use updraft_api::Client;
+use updraft_model::{DeploymentId, DeploymentName, Scope};
 
 use crate::cli::OutputArgs;
 use crate::console::Console;
@@ -24,10 +26,11 @@ pub(crate) async fn run(cx: &Context, out: &mut Console) -> Result<Exit> {
         return Ok(Exit::Success);
     }
     let token = &who.token;
+    let scope = Names::read(&client).await?.scope(token.scope);
     let expires = ago(token.expires_at, chrono::Utc::now());
     let mut data = out.data();
     writeln!(data, "token    {} ({})", token.name, token.id)?;
-    writeln!(data, "role     {} of {}", token.role, scope(token.scope))?;
+    writeln!(data, "role     {} of {scope}", token.role)?;
     writeln!(data, "expires  {expires}")?;
     writeln!(
         data,
@@ -38,10 +41,25 @@ pub(crate) async fn run(cx: &Context, out: &mut Console) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-pub(crate) fn scope(scope: Scope) -> String {
-    match scope {
-        Scope::Organization => "everything".to_owned(),
-        Scope::Workspace { workspace } => workspace.to_string(),
-        Scope::Deployment { deployment } => deployment.to_string(),
+/// Deployments by id, so that a scope can be said as people know it.
+pub(crate) struct Names(HashMap<DeploymentId, DeploymentName>);
+
+impl Names {
+    /// Those that the token in use may see.
+    pub(crate) async fn read(client: &Client) -> Result<Self> {
+        let deployments = client.deployments().await?.deployments;
+        let names = deployments.into_iter().map(|it| (it.id, it.name));
+        Ok(Self(names.collect()))
+    }
+
+    pub(crate) fn scope(&self, scope: Scope) -> String {
+        match scope {
+            Scope::Organization => "everything".to_owned(),
+            Scope::Workspace { workspace } => workspace.to_string(),
+            Scope::Deployment { deployment } => match self.0.get(&deployment) {
+                Some(name) => name.to_string(),
+                None => deployment.to_string(),
+            },
+        }
     }
 }

@@ -4,7 +4,7 @@ use updraft_api::token::TokenView;
 use updraft_model::Timestamp;
 
 use crate::cli::OutputArgs;
-use crate::commands::session::whoami::scope;
+use crate::commands::session::whoami::Names;
 use crate::console::Console;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -20,7 +20,8 @@ pub(crate) struct ListArgs {
 }
 
 pub(crate) async fn run(_args: &ListArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    let tokens = cx.client().await?.tokens().await?;
+    let client = cx.client().await?;
+    let tokens = client.tokens().await?;
     if out.is_json() {
         out.json(&tokens)?;
         return Ok(Exit::Success);
@@ -29,13 +30,14 @@ pub(crate) async fn run(_args: &ListArgs, cx: &Context, out: &mut Console) -> Re
         writeln!(out.status(), "There are no tokens that you may see")?;
         return Ok(Exit::Success);
     }
+    let names = Names::read(&client).await?;
     let now = chrono::Utc::now();
     let mut table = Table::new(["name", "role", "for", "state", "used", "id"]);
     for token in &tokens.tokens {
         table.row([
             token.name.clone(),
             token.role.to_string(),
-            scope(token.scope),
+            names.scope(token.scope),
             state(token, now),
             token
                 .last_used_at
