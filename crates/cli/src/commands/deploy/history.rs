@@ -1,7 +1,8 @@
 use std::io::Write;
 
+use updraft_api::Client;
 use updraft_api::deploy::{DeployView, Deploys};
-use updraft_model::{DeployKind, DeploymentName, Timestamp};
+use updraft_model::{DeployId, DeployKind, DeploymentName, Timestamp};
 
 use super::report::merged;
 use crate::cli::OutputArgs;
@@ -13,6 +14,9 @@ use crate::output::deploy_ref::DeployRef;
 use crate::output::table::Table;
 use crate::output::time::ago;
 use crate::output::{deploy_ref, names};
+
+/// The most that the control plane gives at once.
+const PAGE: u32 = 200;
 
 /// List a Deployment's deploys, newest first
 #[derive(Debug, clap::Args)]
@@ -39,7 +43,7 @@ pub(crate) async fn run(args: &HistoryArgs, cx: &Context, out: &mut Console) -> 
         Some(before) => Some(before.resolve(&client, || Ok(name.clone())).await?),
         None => None,
     };
-    let history = client.history(&name, args.limit, before).await?;
+    let history = read(&client, &name, args.limit, before).await?;
     if out.is_json() {
         out.json(&history)?;
         return Ok(Exit::Success);
@@ -50,6 +54,27 @@ pub(crate) async fn run(args: &HistoryArgs, cx: &Context, out: &mut Console) -> 
     }
     table(&history, chrono::Utc::now()).print(out)?;
     Ok(Exit::Success)
+}
+
+/// Reads page by page.
+async fn read(
+    client: &Client,
+    name: &DeploymentName,
+    mut left: u32,
+    mut before: Option<DeployId>,
+) -> Result<Deploys> {
+    let mut deploys = Vec::new();
+    loop {
+        let asked = left.min(PAGE);
+        let page = client.history(name, asked, before).await?.deploys;
+        let got = u32::try_from(page.len()).unwrap_or(asked);
+        before = page.last().map(|deploy| deploy.id);
+        deploys.extend(page);
+        left = left.saturating_sub(got);
+        if got < asked || left == 0 {
+            return Ok(Deploys { deploys });
+        }
+    }
 }
 
 fn table(history: &Deploys, now: Timestamp) -> Table {
