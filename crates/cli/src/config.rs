@@ -336,7 +336,7 @@ fn first<T, const N: usize>(layers: [Option<(T, Source)>; N]) -> Option<Setting<
 
 /// A variable that is set; an empty one counts as not set, as CI systems give
 /// a missing secret.
-fn variable(name: &'static str) -> Result<Option<(String, Source)>> {
+pub(crate) fn variable(name: &'static str) -> Result<Option<(String, Source)>> {
     match std::env::var(name) {
         Ok(value) if value.is_empty() => Ok(None),
         Ok(value) => Ok(Some((value, Source::Variable(name)))),

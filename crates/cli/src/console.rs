@@ -63,6 +63,11 @@ impl Console {
         }
     }
 
+    /// Says nothing from now on but results and errors.
+    pub(crate) fn hush(&mut self) {
+        self.statuses = Statuses::Quiet;
+    }
+
     pub(crate) fn is_json(&self) -> bool {
         self.format == Format::Json
     }

@@ -1,6 +1,6 @@
 //! What a command works with: settings, and a client made from them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -138,3 +138,11 @@ impl Context {
 pub(crate) fn address(client: &Client) -> String {
     client.address().as_str().trim_end_matches('/').to_owned()
 }
+/// Reads a PEM file with authorities.
+pub(crate) fn read_ca(file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file).map_err(|error| Failure {
+        exit: Exit::Refused,
+        ..Failure::file("read", file, &error)
+    })
+}
+

@@ -5,6 +5,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
 use tracing_subscriber::EnvFilter;
 
+use crate::console::Console;
+
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct LogArgs {
     /// How to write logs (default: text on a terminal, otherwise json)
@@ -29,13 +31,18 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-pub(crate) fn start(args: &LogArgs) {
+/// Begins to log, and hushes the console where a line of its own would stand
+/// between JSON objects.
+pub(crate) fn start(args: &LogArgs, out: &mut Console) {
     let terminal = std::io::stderr().is_terminal();
     let format = args.log_format.unwrap_or(if terminal {
         LogFormat::Text
     } else {
         LogFormat::Json
     });
+    if format == LogFormat::Json {
+        out.hush();
+    }
     let filter = EnvFilter::try_new(&args.log).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -42,10 +42,15 @@ pub(crate) struct RootArgs {
     pub(crate) root: PathBuf,
 }
 
-/// What enrolment leaves in the agent's folder, beside the token.
+/// What enrolment leaves in the agent's folder, beside the token: how the
+/// control plane was reached.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Enrolled {
     pub(crate) server: String,
+    #[serde(default)]
+    pub(crate) insecure_http: bool,
+    #[serde(default)]
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 pub(crate) fn token_file(root: &Path) -> PathBuf {
@@ -57,21 +62,23 @@ pub(crate) fn enrolled_file(root: &Path) -> PathBuf {
 }
 
 pub(crate) async fn run(args: &EnrollArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    let code = code(args.code_file.clone()).await?;
-    let client = cx.anonymous(None)?;
-    let server = address(&client);
-    let token = client.enroll(&Enroll { code, host: host() }).await?;
-
     let root = &args.root.root;
     let failed = |error| Failure::file("write to", root, &error);
-    std::fs::create_dir_all(root).map_err(failed)?;
-    // Passable and not listable, because Airflow's user goes through it.
-    std::fs::set_permissions(root, std::os::unix::fs::PermissionsExt::from_mode(0o711))
-        .map_err(failed)?;
-    write_private(&token_file(root), &token.secret).map_err(failed)?;
+    // The code is good once: what can go wrong here goes wrong before.
+    prepare(root).map_err(failed)?;
+    let client = cx.anonymous(None)?;
+    let server = address(&client);
+    let settings = cx.settings()?;
+    let ca_file = settings.ca_file.as_ref().map(|it| &it.value);
     let enrolled = serde_json::to_string(&Enrolled {
         server: server.clone(),
+        insecure_http: settings.insecure_http.value,
+        // The agent may be started somewhere else.
+        ca_file: ca_file.map(std::path::absolute).transpose()?,
     })?;
+    let code = code(args.code_file.clone()).await?;
+    let token = client.enroll(&Enroll { code, host: host() }).await?;
+    write_private(&token_file(root), &token.secret).map_err(failed)?;
     write_private(&enrolled_file(root), &enrolled).map_err(failed)?;
 
     if out.is_json() {
@@ -84,6 +91,14 @@ pub(crate) async fn run(args: &EnrollArgs, cx: &Context, out: &mut Console) -> R
         )?;
     }
     Ok(Exit::Success)
+}
+
+/// Makes the agent's folder, and finds out whether it can be written to.
+fn prepare(root: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(root)?;
+    // Passable and not listable, because Airflow's user goes through it.
+    std::fs::set_permissions(root, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+    tempfile::tempfile_in(root).map(drop)
 }
 
 async fn code(file: Option<PathBuf>) -> Result<String> {

@@ -5,9 +5,9 @@ use updraft_agent::{Agent, AgentConfig, ExternalAirflow, ExternalConfig, StartEr
 use updraft_api::client::Connect;
 
 use super::enroll::{Enrolled, RootArgs, enrolled_file, token_file};
-use crate::config::Source;
+use crate::config::{Source, variable};
 use crate::console::Console;
-use crate::context::Context;
+use crate::context::{Context, read_ca};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result, exit_of_chain};
 use crate::interrupt::Interrupt;
@@ -71,13 +71,13 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    logging::start(&args.log);
+    logging::start(&args.log, out);
     let interrupt = Interrupt::listen()?;
     let root = &args.root.root;
     let mut config = AgentConfig::new(root.clone(), connect(root, cx)?, token(root)?)?;
     config.airflow_port = args.airflow_port;
     config.airflow_user.clone_from(&args.airflow_user);
-    config.metadata_db_url = std::env::var("UPDRAFT_AIRFLOW_DATABASE_URL").ok();
+    config.metadata_db_url = variable("UPDRAFT_AIRFLOW_DATABASE_URL")?.map(|(url, _)| url);
     config.pass_environment.clone_from(&args.pass_environment);
     config.external = external(args)?;
 
@@ -100,11 +100,13 @@ pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Resu
     Ok(Exit::Success)
 }
 
-/// The control plane that was enrolled with, unless another is named.
+/// The control plane that was enrolled with, reached as it was then, unless
+/// something else is said.
 fn connect(root: &Path, cx: &Context) -> Result<Connect> {
+    let settings = cx.settings()?;
     let mut connect = cx.connect(None)?;
     let named = matches!(
-        cx.settings()?.server.source,
+        settings.server.source,
         Source::Flag(_) | Source::Variable(_)
     );
     if !named
@@ -112,6 +114,10 @@ fn connect(root: &Path, cx: &Context) -> Result<Connect> {
         && let Ok(enrolled) = serde_json::from_slice::<Enrolled>(&text)
     {
         connect.server = enrolled.server;
+        connect.insecure_http |= enrolled.insecure_http;
+        if let Some(file) = enrolled.ca_file.filter(|_| settings.ca_file.is_none()) {
+            connect.ca_certificates = Some(read_ca(&file)?);
+        }
     }
     Ok(connect)
 }
@@ -119,9 +125,7 @@ fn connect(root: &Path, cx: &Context) -> Result<Connect> {
 fn token(root: &Path) -> Result<TokenSource> {
     // The agent's folder may become another process's working directory.
     let file = std::path::absolute(token_file(root))?;
-    if let Ok(token) = std::env::var("UPDRAFT_AGENT_TOKEN")
-        && !token.is_empty()
-    {
+    if let Some((token, _)) = variable("UPDRAFT_AGENT_TOKEN")? {
         return Ok(TokenSource::Value(token));
     }
     if file.exists() {

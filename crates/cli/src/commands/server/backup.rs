@@ -26,7 +26,7 @@ pub(crate) struct BackupArgs {
 }
 
 pub(crate) async fn run(args: &BackupArgs, out: &mut Console) -> Result<Exit> {
-    let config = args.data.config();
+    let config = args.data.config()?;
     let made = updraft_server::backup(&config, &args.to).await?;
     if out.is_json() {
         out.json(&json!({ "backup": args.to, "made": made }))?;

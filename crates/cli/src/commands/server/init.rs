@@ -23,7 +23,7 @@ pub(crate) struct InitArgs {
 }
 
 pub(crate) async fn run(args: &InitArgs, out: &mut Console) -> Result<Exit> {
-    let new = init_admin(&args.data.config(), args.again).await?;
+    let new = init_admin(&args.data.config()?, args.again).await?;
     if out.is_json() {
         out.json(&new)?;
         return Ok(Exit::Success);

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use updraft_server::ServerConfig;
 
+use crate::config::variable;
 use crate::console::{Console, Format};
 use crate::context::Context;
 use crate::exit::Exit;
@@ -51,12 +52,10 @@ pub(crate) struct DataArgs {
 
 impl DataArgs {
     /// The database's address may hold a password, so it is no argument.
-    pub(crate) fn config(&self) -> ServerConfig {
+    pub(crate) fn config(&self) -> Result<ServerConfig> {
         let mut config = ServerConfig::new(&self.data_dir);
-        config.database_url = std::env::var("UPDRAFT_DATABASE_URL")
-            .ok()
-            .filter(|url| !url.is_empty());
-        config
+        config.database_url = variable("UPDRAFT_DATABASE_URL")?.map(|(url, _)| url);
+        Ok(config)
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct RestoreArgs {
 
 pub(crate) async fn run(args: &RestoreArgs, out: &mut Console) -> Result<Exit> {
     let from = args.from.clone();
-    let config = args.data.config();
+    let config = args.data.config()?;
     let made =
         tokio::task::spawn_blocking(move || updraft_server::restore(&from, &config.data_dir))
             .await??;

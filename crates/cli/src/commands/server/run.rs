@@ -63,9 +63,9 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    logging::start(&args.log);
+    logging::start(&args.log, out);
     let interrupt = Interrupt::listen()?;
-    let mut config = args.data.config();
+    let mut config = args.data.config()?;
     config.listen = args.listen;
     config.insecure_http = cx.allows_insecure_http()?;
     config.public_url.clone_from(&args.public_url);
@@ -77,7 +77,11 @@ pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Resu
         .map(|(certificate, key)| TlsFiles { certificate, key });
 
     let server = Server::start(config).await?;
-    writeln!(out.status(), "The control plane listens on {}", args.listen)?;
+    writeln!(
+        out.status(),
+        "The control plane listens on {}",
+        server.addr()
+    )?;
     interrupt.came().await;
     server.stop().await;
     Ok(Exit::Success)
