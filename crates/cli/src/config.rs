@@ -78,17 +78,11 @@ pub(crate) struct Setting<T> {
     pub(crate) source: Source,
 }
 
-/// A token with where it was found. It is never printed.
-#[derive(Clone)]
-pub(crate) struct Token {
-    pub(crate) secret: String,
-    pub(crate) source: Source,
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Token(… from {})", self.source)
-    }
+/// A token as it was given. It is never printed.
+pub(crate) enum KeptToken {
+    Text(String),
+    /// In a file, or on standard input.
+    In(PathBuf),
 }
 
 #[derive(Debug, Clone)]
@@ -100,7 +94,7 @@ pub(crate) struct Settings {
     /// The project here or above, when there is one.
     pub(crate) project: Option<Setting<Project>>,
     pub(crate) user_file: Option<PathBuf>,
-    token_file: Option<Setting<PathBuf>>,
+    pub(crate) token_file: Option<Setting<PathBuf>>,
     /// Files with tokens by server, the nearest first.
     credentials: Vec<PathBuf>,
 }
@@ -128,6 +122,12 @@ pub(crate) struct LocalFile {
 pub(crate) const LOCAL_FILE: &str = ".updraft/local.toml";
 
 impl ConnectionArgs {
+    pub(crate) fn named_project(&self) -> Option<(PathBuf, Source)> {
+        let flag = self.project.clone();
+        flag.map(|path| (path, Source::Flag("--project")))
+            .or_else(|| path_variable("UPDRAFT_PROJECT"))
+    }
+
     /// Whether the flag or the variable allows plain http.
     pub(crate) fn allows_insecure_http(&self) -> Result<bool> {
         let variable = switch("UPDRAFT_INSECURE_HTTP")?;
@@ -142,7 +142,7 @@ impl Settings {
             Some(path) => read_toml(path)?.unwrap_or_default(),
             None => UserFile::default(),
         };
-        let project = find_project(flags.project.as_deref())?;
+        let project = find_project(flags)?;
         let root = project.as_ref().map(|project| project.value.root());
         let project_path = root
             .map(|root| root.join(SETTINGS_FILE))
@@ -221,26 +221,35 @@ impl Settings {
     }
 
     /// The token for the server with this (normalised) address.
-    pub(crate) fn token(&self, server: &str) -> Result<Option<Token>> {
+    pub(crate) fn token(&self, server: &str) -> Result<Option<String>> {
+        let Some(Setting { value, source }) = self.kept_token(server)? else {
+            return Ok(None);
+        };
+        let given = match value {
+            KeptToken::Text(text) => text,
+            KeptToken::In(file) => read_secret(&file).map_err(|failure| {
+                failure.help(format!("{source} says that the token is there"))
+            })?,
+        };
+        clean_token(&given, &source).map(Some)
+    }
+
+    /// Where the token for a server is, before it is looked at.
+    pub(crate) fn kept_token(&self, server: &str) -> Result<Option<Setting<KeptToken>>> {
+        let kept = |value, source| Ok(Some(Setting { value, source }));
         if let Some(Setting { value, source }) = &self.token_file {
-            return Ok(Some(token_from(value, source.clone())?));
+            return kept(KeptToken::In(value.clone()), source.clone());
         }
         if let Some((secret, source)) = variable("UPDRAFT_TOKEN")? {
-            return Ok(Some(Token {
-                secret: clean_token(&secret, &source)?,
-                source,
-            }));
+            return kept(KeptToken::Text(secret), source);
         }
         if let Some((path, source)) = path_variable("UPDRAFT_TOKEN_FILE") {
-            return Ok(Some(token_from(&path, source)?));
+            return kept(KeptToken::In(path), source);
         }
         for path in &self.credentials {
             if let Some(secret) = Credentials::load(path)?.token(server) {
-                let source = Source::File(path.clone());
-                return Ok(Some(Token {
-                    secret: clean_token(secret, &source)?,
-                    source,
-                }));
+                let secret = KeptToken::Text(secret.to_owned());
+                return kept(secret, Source::File(path.clone()));
             }
         }
         Ok(None)
@@ -300,11 +309,6 @@ impl Credentials {
         })?;
         write_private(path, &text).map_err(|error| Failure::file("write", path, &error))
     }
-}
-
-fn token_from(path: &Path, source: Source) -> Result<Token> {
-    let secret = clean_token(&read_secret(path)?, &source)?;
-    Ok(Token { secret, source })
 }
 
 /// Refuses what could not be a token before it goes anywhere.
@@ -381,11 +385,8 @@ fn switch(name: &'static str) -> Result<Option<(bool, Source)>> {
 
 /// The project that was named, or the one here or above. Where there is none,
 /// only those commands mind that need one.
-fn find_project(flag: Option<&Path>) -> Result<Option<Setting<Project>>> {
-    let named = flag
-        .map(|path| (path.to_owned(), Source::Flag("--project")))
-        .or_else(|| path_variable("UPDRAFT_PROJECT"));
-    if let Some((path, source)) = named {
+fn find_project(flags: &ConnectionArgs) -> Result<Option<Setting<Project>>> {
+    if let Some((path, source)) = flags.named_project() {
         return Ok(Some(Setting {
             value: Project::open(&path)?,
             source,

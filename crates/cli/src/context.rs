@@ -37,6 +37,11 @@ impl Context {
         }
     }
 
+    /// The folder that `--project` or its variable names; it may not be there yet.
+    pub(crate) fn named_project(&self) -> Option<PathBuf> {
+        self.flags.named_project().map(|(path, _)| path)
+    }
+
     /// Whether plain http is allowed, for a server that reads no settings files.
     pub(crate) fn allows_insecure_http(&self) -> Result<bool> {
         self.flags.allows_insecure_http()
@@ -53,20 +58,23 @@ impl Context {
 
     /// How to reach the control plane with the given address, or the configured one.
     pub(crate) fn connect(&self, server: Option<&str>) -> Result<Connect> {
+        let ca_file = self.settings()?.ca_file.as_ref();
+        let ca_certificates = ca_file.map(|it| read_ca(&it.value)).transpose()?;
+        Ok(Connect {
+            ca_certificates,
+            ..self.connect_without_ca(server)?
+        })
+    }
+
+    /// The same without further authorities.
+    pub(crate) fn connect_without_ca(&self, server: Option<&str>) -> Result<Connect> {
         let settings = self.settings()?;
-        let ca_certificates = match &settings.ca_file {
-            Some(file) => Some(std::fs::read(&file.value).map_err(|error| Failure {
-                exit: Exit::Refused,
-                ..Failure::file("read", &file.value, &error)
-            })?),
-            None => None,
-        };
         let server = server.unwrap_or(&settings.server.value).to_owned();
         let insecure_http = settings.insecure_http.value;
         Ok(Connect {
             server,
             insecure_http,
-            ca_certificates,
+            ca_certificates: None,
         })
     }
 
@@ -84,7 +92,7 @@ impl Context {
         // It may be on standard input, and Ctrl-C is to be heard meanwhile.
         let token = tokio::task::spawn_blocking(move || settings.token(&server)).await??;
         if let Some(token) = token {
-            Ok(client.with_token(token.secret))
+            Ok(client.with_token(token))
         } else {
             let message = format!("there is no token for {address}");
             let help = format!("sign in with `updraft login {address}`, or set UPDRAFT_TOKEN");
@@ -134,10 +142,6 @@ impl Context {
     }
 }
 
-/// A control plane's address as people write it. Stored tokens are found by it.
-pub(crate) fn address(client: &Client) -> String {
-    client.address().as_str().trim_end_matches('/').to_owned()
-}
 /// Reads a PEM file with authorities.
 pub(crate) fn read_ca(file: &Path) -> Result<Vec<u8>> {
     std::fs::read(file).map_err(|error| Failure {
@@ -146,3 +150,7 @@ pub(crate) fn read_ca(file: &Path) -> Result<Vec<u8>> {
     })
 }
 
+/// A control plane's address as people write it. Stored tokens are found by it.
+pub(crate) fn address(client: &Client) -> String {
+    client.address().as_str().trim_end_matches('/').to_owned()
+}

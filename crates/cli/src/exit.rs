@@ -43,7 +43,7 @@ macro_rules! exits {
 
 exits! {
     Success = 0, "success",
-        "What was asked for is so: the deploy is live, or already was.",
+        "What was asked for is so: the deploy is live, or already was. With `--no-wait` it is accepted; with `--plan` it is compared.",
         "Nothing.";
     Internal = 1, "internal",
         "Something that should not happen: a file that cannot be written, an answer that makes no sense, a bug.",

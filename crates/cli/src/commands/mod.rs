@@ -87,7 +87,7 @@ impl Command {
             Self::Version(args) if !args.with_server => Some(settings::version::run_plain(out)),
             Self::Completions(args) => Some(settings::completions::run(args, out)),
             Self::Logout(args) => Some(session::logout::run(args, cx, out)),
-            Self::Dev(dev::DevCommand::Init(args)) => Some(dev::init::run(args, out)),
+            Self::Dev(dev::DevCommand::Init(args)) => Some(dev::init::run(args, cx, out)),
             _ => None,
         }
     }

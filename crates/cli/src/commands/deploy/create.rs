@@ -126,6 +126,11 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     }
     let interrupt = Interrupt::listen()?;
     let project = cx.project()?;
+    for section in project.settings().not_used_yet() {
+        out.warn(&format!(
+            "`{section}` of updraft.toml is not used yet: name the Deployment as the argument, or as `deployment`"
+        ));
+    }
     let name = cx.deployment(args.deployment.as_ref())?;
     let client = interrupt.ends(cx.client()).await?;
     let ask = Deploy {

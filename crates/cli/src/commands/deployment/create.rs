@@ -37,7 +37,7 @@ pub(crate) async fn run(args: &CreateArgs, cx: &Context, out: &mut Console) -> R
     let name = &deployment.name;
     writeln!(
         out.status(),
-        "Created `{name}`. Next: `updraft agent invite {name}` on its Airflow's host"
+        "Created `{name}`. Next: `updraft agent invite {name}` makes a code for the agent on its Airflow's host"
     )?;
     writeln!(out.data(), "{}", deployment.id)?;
     Ok(Exit::Success)

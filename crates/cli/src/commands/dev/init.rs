@@ -1,11 +1,12 @@
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use updraft_project::{Scaffold, ScaffoldError, Scaffolded, scaffold};
 
 use crate::cli::OutputArgs;
 use crate::console::{Console, DIM, GREEN};
+use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result, exit_of_chain};
 
@@ -15,8 +16,9 @@ use crate::failure::{Failure, Result, exit_of_chain};
 #[derive(Debug, clap::Args)]
 pub(crate) struct InitArgs {
     /// Folder of the project; made when it does not exist
-    #[arg(default_value = ".")]
-    dir: PathBuf,
+    ///
+    /// Without it the folder of --project, or the one here.
+    dir: Option<PathBuf>,
 
     /// The project's name (default: made of the folder's)
     #[arg(long)]
@@ -34,13 +36,14 @@ pub(crate) struct InitArgs {
     pub(crate) output: OutputArgs,
 }
 
-pub(crate) fn run(args: &InitArgs, out: &mut Console) -> Result<Exit> {
+pub(crate) fn run(args: &InitArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let plan = Scaffold {
         name: args.name.clone(),
         airflow_version: args.airflow_version.clone(),
         python_version: args.python_version.clone(),
     };
-    let done = scaffold(&args.dir, &plan)?;
+    let dir = args.dir.clone().or_else(|| cx.named_project());
+    let done = scaffold(dir.as_deref().unwrap_or(Path::new(".")), &plan)?;
     if out.is_json() {
         out.json(&json!({
             "root": done.root,

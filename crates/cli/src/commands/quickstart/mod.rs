@@ -37,7 +37,7 @@ const EXAMPLE: &str = "example_basic";
 /// same command again comes back to the same state.
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuickstartArgs {
-    /// Folder of the project (default: the project here or above, or `updraft-quickstart`)
+    /// Folder of the project (default: that of --project, the project here or above, or `updraft-quickstart`)
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
@@ -108,11 +108,11 @@ impl Folders {
     }
 }
 
-pub(crate) async fn run(args: &QuickstartArgs, _cx: &Context, out: &mut Console) -> Result<Exit> {
+pub(crate) async fn run(args: &QuickstartArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let started = Instant::now();
     let interrupt = Interrupt::listen_also_for_hangup()?;
     let prepared = tokio::select! {
-        prepared = prepare(args, out) => prepared?,
+        prepared = prepare(args, cx, out) => prepared?,
         () = interrupt.came() => return Err(Failure::interrupted()),
     };
     let mut stage = Stage::default();
@@ -147,9 +147,12 @@ pub(crate) async fn run(args: &QuickstartArgs, _cx: &Context, out: &mut Console)
 
 /// Finds or makes the project, and looks for what else is needed. Nothing runs
 /// yet, so a failure leaves nothing behind but files.
-async fn prepare(args: &QuickstartArgs, out: &mut Console) -> Result<Prepared> {
+async fn prepare(args: &QuickstartArgs, cx: &Context, out: &mut Console) -> Result<Prepared> {
     checks::port("the control plane", args.port, "--port")?;
-    let project = project(args.dir.as_deref(), out)?;
+    let project = project(
+        args.dir.clone().or_else(|| cx.named_project()).as_deref(),
+        out,
+    )?;
     let deployment = match &project.settings().deployment {
         Some(deployment) => deployment.clone(),
         None => project

@@ -12,7 +12,7 @@ use crate::{files, prompt};
 
 /// Store a token for a control plane
 ///
-/// The token is asked for, or read from standard input when that is no terminal, and stored only
+/// The token is asked for, or read from --token-file or from standard input when that is no terminal, and stored only
 /// after the control plane has said whose it is. `updraft token create` makes one.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LoginArgs {
@@ -26,7 +26,10 @@ pub(crate) struct LoginArgs {
 pub(crate) async fn run(args: &LoginArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let anonymous = cx.anonymous(args.url.as_deref())?;
     let server = address(&anonymous);
-    let secret = ask(&server).await?;
+    let secret = match &cx.settings()?.token_file {
+        Some(file) => clean_token(&files::input(file.value.clone()).await?, &file.source)?,
+        None => ask(&server).await?,
+    };
     let who = anonymous.with_token(secret.clone()).whoami().await?;
 
     let path = cx.settings()?.credentials_file()?;
