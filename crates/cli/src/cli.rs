@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::commands::Command;
 use crate::config::ConnectionArgs;
@@ -132,9 +133,11 @@ fn execute(command: &Command, cx: &Context, out: &mut Console) -> Result<Exit> {
         if command.handles_interrupts() {
             return command.run(cx, out).await;
         }
+        // Before there is something to interrupt.
+        let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
             ended = command.run(cx, out) => ended,
-            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+            _ = interrupt.recv() => Err(Failure::interrupted()),
         }
     });
     // A thread that still waits for standard input must not hold the process.

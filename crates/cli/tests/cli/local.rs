@@ -309,7 +309,7 @@ fn config_tells_of_a_token_and_never_tells_it() {
     let json = sandbox.run(&["config", "-o", "json"]).json();
     assert_eq!(
         json["token"],
-        serde_json::json!({ "value": "set", "source": "UPDRAFT_TOKEN" })
+        serde_json::json!({ "value": "set", "source": "UPDRAFT_TOKEN", "problem": null })
     );
     assert!(!json.to_string().contains("very-secret"));
 }
@@ -535,5 +535,66 @@ fn deleting_without_a_terminal_needs_a_yes() {
     error: deleting `sales` needs a yes
     help: give --yes; nothing is asked without a terminal
     "#);
+    });
+}
+
+#[test]
+fn config_shows_what_is_not_good_and_why() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("UPDRAFT_SERVER", "ftp://x");
+    sandbox.set("UPDRAFT_TOKEN", "two words");
+    filters().bind(|| {
+        assert_snapshot!(sandbox.run(&["config"]).ended_with(0), @r#"
+        exit code 0
+        --- stdout
+        SETTING        VALUE                                             FROM            PROBLEM
+        server         ftp://x                                           UPDRAFT_SERVER  `ftp://x` is not the address of a control plane: it is neither http nor https
+        deployment     not set
+        token          set                                               UPDRAFT_TOKEN   the token from UPDRAFT_TOKEN has characters that no token has
+        insecure-http  false                                             default
+        ca-file        not set
+        project        not set
+        settings file  [SANDBOX]/home/.config/updraft/config.toml
+        "#);
+    });
+    sandbox.unset("UPDRAFT_SERVER");
+    sandbox.unset("UPDRAFT_TOKEN");
+    sandbox.set("UPDRAFT_TOKEN_FILE", "nowhere");
+    sandbox.set("UPDRAFT_CA_FILE", "nothing.pem");
+    let json = sandbox.run(&["config", "-o", "json"]).ended_with(0).json();
+    assert_eq!(json["token"]["source"], "UPDRAFT_TOKEN_FILE");
+    assert_eq!(json["token"]["problem"], "could not read `nowhere`");
+    assert_eq!(json["ca-file"]["problem"], "could not read `nothing.pem`");
+    assert_eq!(json["server"]["problem"], serde_json::Value::Null);
+    // A command that needs it says whose word that is.
+    let printed = sandbox.run(&["status", "x"]);
+    assert!(printed.stderr.contains("nothing.pem"), "{printed}");
+    sandbox.unset("UPDRAFT_CA_FILE");
+    let printed = sandbox.run(&["status", "x"]).ended_with(3);
+    assert!(printed.stderr.contains("UPDRAFT_TOKEN_FILE"), "{printed}");
+}
+
+#[test]
+fn init_takes_the_folder_and_the_python_that_are_named() {
+    let sandbox = Sandbox::new();
+    let python = ["dev", "init", "--python-version", "3.11"];
+    let named = [&["--project", "sales"][..], &python].concat();
+    sandbox.run(&named).ended_with(0);
+    let dockerfile = std::fs::read_to_string(sandbox.path("here/sales/Dockerfile")).unwrap();
+    assert!(dockerfile.contains("-python3.11"), "{dockerfile}");
+    filters().bind(|| {
+        let other = ["dev", "init", "sales", "--python-version", "3.12"];
+        assert_snapshot!(sandbox.run(&other), @r#"
+        exit code 3
+        --- stderr
+        error: `Dockerfile` is there already and says 3.11, not 3.12
+        help: change it there, or leave the flag out
+        "#);
+        assert_snapshot!(sandbox.run(&["--project", "nowhere", "status", "x"]), @r#"
+        exit code 3
+        --- stderr
+        error: there is no folder `nowhere`
+        help: check the path; `updraft dev init` makes a project
+        "#);
     });
 }

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod common;
+mod edges;
 mod local;
 mod references;
 mod served;
+mod terminal;
