@@ -1,6 +1,7 @@
 //! How results look, apart from what they are.
 
 pub(crate) mod deploy_ref;
+pub(crate) mod fold;
 pub(crate) mod names;
 pub(crate) mod size;
 pub(crate) mod table;

@@ -1,5 +1,5 @@
-//! Tables that fit. Where a table would have to break its cells apart, each
-//! row becomes a block of `name  value` lines instead.
+//! Tables that fit. The one flexible column wraps, or goes below its row; where
+//! the others do not fit either, each row becomes a block of `name  value` lines.
 
 use comfy_table::{Cell, ContentArrangement, presets};
 
@@ -12,6 +12,8 @@ pub(crate) struct Table {
     flexible: Option<usize>,
 }
 
+/// In front of a cell that is below its row.
+const BENEATH: &str = "    ";
 /// A flexible column narrower than this is no use.
 const LEAST_FLEXIBLE: usize = 20;
 
@@ -45,13 +47,18 @@ impl Table {
         let natural: usize = self.widths().map(|width| width + 2).sum();
         match width {
             Some(width) if natural > width + 2 => {
-                let fixed = self
-                    .flexible
-                    .and_then(|flexible| self.widths().nth(flexible))
-                    .map(|flexible| natural - flexible);
-                match fixed {
-                    Some(fixed) if fixed + LEAST_FLEXIBLE <= width => self.table(Some(width)),
-                    _ => self.blocks(width),
+                let Some(flexible) = self.flexible else {
+                    return self.blocks(width);
+                };
+                let fixed = natural - self.widths().nth(flexible).unwrap_or(0);
+                let words = self.rows.iter().flat_map(|row| row[flexible].split(' '));
+                let longest = words.map(|word| word.chars().count()).max().unwrap_or(0);
+                if fixed + longest.max(LEAST_FLEXIBLE) <= width {
+                    self.table(Some(width))
+                } else if fixed <= width + 4 {
+                    self.beneath(flexible, width)
+                } else {
+                    self.blocks(width)
                 }
             }
             _ => self.table(None),
@@ -111,6 +118,36 @@ impl Table {
         text
     }
 
+    /// The table without one column, whose cells go below their rows.
+    fn beneath(&self, column: usize, width: usize) -> String {
+        let without = |cells: &[String]| -> Vec<String> {
+            let mut cells = cells.to_vec();
+            cells.remove(column);
+            cells
+        };
+        let mut header = self.header.clone();
+        header.remove(column);
+        let mut table = Self::new(header);
+        for row in &self.rows {
+            table.row(without(row));
+        }
+        let text = table.table(None);
+        let mut lines = text.lines();
+        let mut text = String::from(lines.next().unwrap_or_default());
+        text.push('\n');
+        for (line, row) in lines.zip(&self.rows) {
+            text.push_str(line);
+            text.push('\n');
+            let cell = wrap(&row[column], width.saturating_sub(BENEATH.len()));
+            for line in cell.iter().filter(|line| !line.is_empty()) {
+                text.push_str(BENEATH);
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        text
+    }
+
     fn blocks(&self, width: usize) -> String {
         let label = self.header.iter().map(|name| name.len()).max().unwrap_or(0) + 2;
         let mut text = String::new();
@@ -118,7 +155,8 @@ impl Table {
             if at > 0 {
                 text.push('\n');
             }
-            for (name, cell) in self.header.iter().zip(row) {
+            let cells = self.header.iter().zip(row);
+            for (name, cell) in cells.filter(|(_, cell)| !cell.is_empty()) {
                 let room = width.saturating_sub(label).max(4);
                 let mut lines = wrap(cell, room).into_iter();
                 let first = lines.next().unwrap_or_default();
@@ -205,14 +243,31 @@ mod tests {
         hr     just now
         "#);
         insta::assert_snapshot!(table().render(Some(30)), @r#"
-        name         sales
-        when         3 min ago
-        description  Nightly loads for
-                     the sales team
+        NAME   WHEN
+        sales  3 min ago
+            Nightly loads for the
+            sales team
+        hr     just now
+        "#);
+        insta::assert_snapshot!(table().render(Some(14)), @r#"
+        name         sale
+                     s
+        when         3
+                     min
+                     ago
+        description  Nigh
+                     tly
+                     load
+                     s
+                     for
+                     the
+                     sale
+                     s
+                     team
 
         name         hr
-        when         just now
-        description
+        when         just
+                     now
         "#);
     }
 }

@@ -83,7 +83,7 @@ fn a_wrong_command_line_ends_with_2_and_says_what_there_is() {
         exit code 2
         --- stderr
         error: only DAGs can be deployed on their own so far
-        help: give --dags; it also makes the image half when the Deployment has none
+        help: give --dags; a first deploy also makes the environment that Airflow runs in
         "#);
         assert_snapshot!(sandbox.run(&["diff", "dep_0123"]), @r#"
         exit code 2

@@ -116,7 +116,7 @@ fn an_image_half_that_differs_is_said_file_by_file() {
         [dpl]
         --- stderr
         ✓ compared 1 file with `shop` ([TIME])
-        warning: the image half differs from what runs, and a DAG deploy leaves it as it is:
+        warning: besides the DAGs this differs from what runs, and --dags does not send it:
           - requirements.txt: changed
           - include/sql.py: added
         ✓ sent 98 B of 98 B in 1 of 1 layer (1 of 1 file) ([TIME])
@@ -488,7 +488,6 @@ fn tables_fit_a_narrow_terminal() {
         when         [AGO]
         by           admin
         files        +1
-        commit
         description  A description that is
                      longer than the terminal is
                      wide

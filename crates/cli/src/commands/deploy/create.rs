@@ -120,8 +120,9 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     let started = Instant::now();
     if !args.dags {
         return Err(
-            Failure::new(Exit::Usage, "only DAGs can be deployed on their own so far")
-                .help("give --dags; it also makes the image half when the Deployment has none"),
+            Failure::new(Exit::Usage, "only DAGs can be deployed on their own so far").help(
+                "give --dags; a first deploy also makes the environment that Airflow runs in",
+            ),
         );
     }
     let interrupt = Interrupt::listen()?;
@@ -677,7 +678,7 @@ fn say_image_differs(differences: &[String], out: &mut Console) -> Result<()> {
     let mut status = out.status();
     writeln!(
         status,
-        "{YELLOW}warning{YELLOW:#}: the image half differs from what runs, and a DAG deploy leaves it as it is:"
+        "{YELLOW}warning{YELLOW:#}: besides the DAGs this differs from what runs, and --dags does not send it:"
     )?;
     for difference in differences {
         writeln!(status, "  {DIM}-{DIM:#} {difference}")?;

@@ -119,7 +119,10 @@ pub(super) fn print(outcome: &Outcome, comparison: &Comparison, out: &mut Consol
         )?;
     }
     if !outcome.image_differs.is_empty() {
-        writeln!(text, "image half, which a DAG deploy leaves as it is:")?;
+        writeln!(
+            text,
+            "besides the DAGs this differs, and --dags does not send it:"
+        )?;
         for difference in &outcome.image_differs {
             writeln!(text, "  {DIM}-{DIM:#} {difference}")?;
         }

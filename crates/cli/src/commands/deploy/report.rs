@@ -221,7 +221,12 @@ fn write_proof(
     ending: &Ending,
     to: &mut impl Write,
 ) -> std::io::Result<()> {
-    if *ending == Ending::Live {
+    if *ending == Ending::Live && proof.affected == 0 {
+        writeln!(
+            to,
+            "{GREEN}✓{GREEN:#} no DAG file is affected, so there was nothing to parse"
+        )?;
+    } else if *ending == Ending::Live {
         writeln!(
             to,
             "{GREEN}✓{GREEN:#} parsed by Airflow: {} of {} {DIM}({}){DIM:#}",

@@ -10,6 +10,7 @@ use crate::console::{BOLD, Console, DIM, GREEN, RED, YELLOW};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Result;
+use crate::output::fold::fold;
 use crate::output::size::things;
 use crate::output::time::ago;
 use crate::output::{deploy_ref, names};
@@ -31,9 +32,14 @@ pub(crate) async fn run(args: &StatusArgs, cx: &Context, out: &mut Console) -> R
         out.json(&status)?;
         return Ok(Exit::Success);
     }
-    let mut text = Vec::new();
+    let (mut text, mut errors) = (Vec::new(), Vec::new());
     write(&status, chrono::Utc::now(), &mut text)?;
-    out.data().write_all(&text)?;
+    write_errors(&status, &mut errors)?;
+    let text = fold(&String::from_utf8_lossy(&text), out.width());
+    let mut data = out.data();
+    data.write_all(text.as_bytes())?;
+    data.write_all(&errors)?;
+    drop(data);
     Ok(Exit::Success)
 }
 
@@ -76,6 +82,10 @@ fn write(status: &StatusView, now: Timestamp, to: &mut impl Write) -> std::io::R
     for agent in &status.agents {
         write_agent(agent, status, now, to)?;
     }
+    Ok(())
+}
+
+fn write_errors(status: &StatusView, to: &mut impl Write) -> std::io::Result<()> {
     for error in &status.import_errors {
         writeln!(to, "\n{RED}{}{RED:#}", error.file)?;
         for line in error.traceback.trim_end().lines() {

@@ -400,6 +400,7 @@ fn summary(
     writeln!(data, "Try next, in another terminal:")?;
     writeln!(data)?;
     writeln!(data, "  {BOLD}cd {}{BOLD:#}", quoted(project.root()))?;
+    writeln!(data)?;
     let edit = if project.dags().join(format!("{EXAMPLE}.py")).exists() {
         format!("edit dags/{EXAMPLE}.py, then send it")
     } else {
@@ -416,7 +417,8 @@ fn summary(
             "back to the Release before, without building or sending",
         ),
     ] {
-        writeln!(data, "  {BOLD}{command}{BOLD:#}  {DIM}# {why}{DIM:#}")?;
+        writeln!(data, "  {DIM}# {why}{DIM:#}")?;
+        writeln!(data, "  {BOLD}{command}{BOLD:#}")?;
     }
     writeln!(data)?;
     drop(data);

@@ -107,12 +107,12 @@ pub(crate) fn run(cx: &Context, out: &mut Console) -> Result<Exit> {
         return Ok(Exit::Success);
     }
     let header = ["setting", "value", "from", "problem"];
-    let columns = if rows.iter().any(|row| row.problem.is_some()) {
-        4
-    } else {
-        3
-    };
-    let mut table = Table::new(header.into_iter().take(columns)).flexible(3);
+    let all_good = rows.iter().all(|row| row.problem.is_none());
+    let columns = if all_good { 3 } else { 4 };
+    let mut table = Table::new(header.into_iter().take(columns));
+    if !all_good {
+        table = table.flexible(3);
+    }
     for row in rows {
         let cells = [
             row.name.to_owned(),

@@ -32,7 +32,7 @@ pub(crate) async fn run(_args: &ListArgs, cx: &Context, out: &mut Console) -> Re
     }
     let names = Names::read(&client).await?;
     let now = chrono::Utc::now();
-    let mut table = Table::new(["name", "role", "for", "state", "used", "id"]);
+    let mut table = Table::new(["name", "role", "for", "state", "used", "id"]).flexible(5);
     for token in &tokens.tokens {
         table.row([
             token.name.clone(),
