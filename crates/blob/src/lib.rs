@@ -19,6 +19,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use tokio::sync::{Mutex, MutexGuard};
 use updraft_model::Digest;
 
 /// Requests to the store that are under way at once. Writes to one disk share
@@ -28,10 +29,16 @@ const CONCURRENT: usize = 16;
 const BLOBS: &str = "blobs/sha256";
 const CORRUPT: &str = "corrupt";
 
+/// Locks that digests share: enough that blobs seldom wait for one another.
+const LOCKS: usize = 256;
+
 /// A place for blobs.
 #[derive(Debug, Clone)]
 pub struct Blobs {
     store: Arc<dyn ObjectStore>,
+    /// Whoever replaces, moves or removes a blob holds its digest's lock, so
+    /// that what was found damaged is still what is moved aside.
+    locks: Arc<Vec<Mutex<()>>>,
     /// Where the blobs are on this machine, if they are: looking is cheaper
     /// than asking.
     local: Option<Arc<PathBuf>>,
@@ -61,6 +68,20 @@ impl BlobError {
     }
 }
 
+impl BlobError {
+    /// One sentence that says what to do next.
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::WrongDigest { .. } => "send the blob again",
+            Self::Corrupt(_) => "deploy the same files again: what is missing is sent again",
+            Self::Full(_) => "free some space on the control plane and try again",
+            Self::Store(_) | Self::Io { .. } => {
+                "see whether the control plane's data folder is its own and its disk is healthy"
+            }
+        }
+    }
+}
+
 fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut source = Some(error);
     while let Some(error) = source {
@@ -85,6 +106,13 @@ pub struct Stored {
     pub age: Duration,
 }
 
+/// What lies under a blob's name.
+enum Found {
+    Good(Bytes),
+    Damaged,
+    Nothing,
+}
+
 impl Blobs {
     /// Opens a folder on this machine, and makes it if need be.
     pub fn local(root: &FsPath) -> Result<Self, BlobError> {
@@ -96,25 +124,30 @@ impl Blobs {
             .map_err(BlobError::of)?
             .with_fsync(true);
         Ok(Self {
-            store: Arc::new(store),
             local: Some(Arc::new(root.to_owned())),
+            ..Self::new(Arc::new(store))
         })
     }
 
     /// Uses any object store that can create without overwriting.
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, local: None }
+        let locks = std::iter::repeat_with(Mutex::default).take(LOCKS);
+        Self {
+            store,
+            locks: Arc::new(locks.collect()),
+            local: None,
+        }
+    }
+
+    async fn lock(&self, digest: &Digest) -> MutexGuard<'_, ()> {
+        self.locks[usize::from(digest.as_bytes()[0]) % LOCKS]
+            .lock()
+            .await
     }
 
     /// Stores a blob durably. One that is there already is fine.
     pub async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), BlobError> {
-        let actual = Digest::of(&bytes);
-        if actual != digest {
-            return Err(BlobError::WrongDigest {
-                expected: digest,
-                actual,
-            });
-        }
+        verify(digest, bytes.clone()).await?;
         self.put_verified(digest, bytes).await
     }
 
@@ -136,6 +169,7 @@ impl Blobs {
             ..PutOptions::default()
         };
         let path = path_of(&digest);
+        let _lock = self.lock(&digest).await;
         match self
             .store
             .put_opts(&path, bytes.clone().into(), create())
@@ -146,10 +180,10 @@ impl Blobs {
             Err(error) => return Err(BlobError::of(error)),
         }
         // Somebody sends what is there: either twice, or to repair it.
-        match self.get(&digest).await {
-            Ok(Some(_)) => return Ok(()),
-            Ok(None) | Err(BlobError::Corrupt(_)) => {}
-            Err(error) => return Err(error),
+        match self.read(&digest).await? {
+            Found::Good(_) => return Ok(()),
+            Found::Nothing => {}
+            Found::Damaged => self.move_aside(&digest).await?,
         }
         match self.store.put_opts(&path, bytes.into(), create()).await {
             Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
@@ -159,28 +193,42 @@ impl Blobs {
 
     /// Reads a blob and verifies it; none when it is not there.
     pub async fn get(&self, digest: &Digest) -> Result<Option<Bytes>, BlobError> {
-        let path = path_of(digest);
-        let bytes = match self.store.get(&path).await {
+        if let Found::Good(bytes) = self.read(digest).await? {
+            return Ok(Some(bytes));
+        }
+        // Looked at again, since it may have been repaired meanwhile.
+        let _lock = self.lock(digest).await;
+        match self.read(digest).await? {
+            Found::Good(bytes) => Ok(Some(bytes)),
+            Found::Nothing => Ok(None),
+            Found::Damaged => {
+                self.move_aside(digest).await?;
+                Err(BlobError::Corrupt(*digest))
+            }
+        }
+    }
+
+    async fn read(&self, digest: &Digest) -> Result<Found, BlobError> {
+        let bytes = match self.store.get(&path_of(digest)).await {
             Ok(found) => found.bytes().await.map_err(BlobError::of)?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(object_store::Error::NotFound { .. }) => return Ok(Found::Nothing),
             Err(error) => return Err(BlobError::of(error)),
         };
         let expected = *digest;
-        let verify = move || (Digest::of(&bytes) == expected).then_some(bytes);
-        let verified = tokio::task::spawn_blocking(verify)
-            .await
-            .expect("digesting does not panic");
-        if verified.is_none() {
-            self.move_aside(digest, &path).await?;
-            return Err(BlobError::Corrupt(*digest));
-        }
-        Ok(verified)
+        Ok(off_thread(move || {
+            if Digest::of(&bytes) == expected {
+                Found::Good(bytes)
+            } else {
+                Found::Damaged
+            }
+        })
+        .await)
     }
 
-    async fn move_aside(&self, digest: &Digest, path: &Path) -> Result<(), BlobError> {
+    /// Only for whoever holds the digest's lock and has just seen it damaged.
+    async fn move_aside(&self, digest: &Digest) -> Result<(), BlobError> {
         let aside = Path::from(format!("{CORRUPT}/{}", digest.hex()));
-        match self.store.rename(path, &aside).await {
-            // Two readers found it; the other one was quicker.
+        match self.store.rename(&path_of(digest), &aside).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(BlobError::of(error)),
         }
@@ -226,10 +274,30 @@ impl Blobs {
 
     /// Removes a blob; one that is not there counts as removed.
     pub async fn delete(&self, digest: &Digest) -> Result<(), BlobError> {
+        let _lock = self.lock(digest).await;
         match self.store.delete(&path_of(digest)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(BlobError::of(error)),
         }
+    }
+
+    /// Removes what a killed process left half written, and damaged bytes that
+    /// nobody looked at, once they are this old. Lists name neither.
+    pub async fn remove_leftovers(&self, age: Duration) -> Result<u64, BlobError> {
+        let Some(root) = self.local.clone() else {
+            return Ok(0);
+        };
+        off_thread(move || {
+            let before = SystemTime::now().checked_sub(age);
+            let before = before.unwrap_or(SystemTime::UNIX_EPOCH);
+            let is_unfinished = |name: &[u8]| name.contains(&b'#');
+            let mut removed = remove_old(&root.join(CORRUPT), before, &|_| true)?;
+            for folder in entries(&root.join(BLOBS))? {
+                removed += remove_old(&folder, before, &is_unfinished)?;
+            }
+            Ok(removed)
+        })
+        .await
     }
 
     /// Lists what is there.
@@ -257,6 +325,25 @@ impl Blobs {
     }
 }
 
+/// Says whether bytes are those that a digest names.
+pub async fn verify(digest: Digest, bytes: Bytes) -> Result<(), BlobError> {
+    let actual = off_thread(move || Digest::of(&bytes)).await;
+    if actual == digest {
+        return Ok(());
+    }
+    Err(BlobError::WrongDigest {
+        expected: digest,
+        actual,
+    })
+}
+
+/// Digesting hundreds of megabytes would hold up every other request.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
+        .await
+        .expect("digesting does not panic")
+}
+
 fn path_of(digest: &Digest) -> Path {
     let hex = digest.hex();
     Path::from(format!("{BLOBS}/{}/{hex}", &hex[..2]))
@@ -266,6 +353,46 @@ fn path_of(digest: &Digest) -> Path {
 pub fn local_path(root: &FsPath, digest: &Digest) -> PathBuf {
     let hex = digest.hex();
     root.join(BLOBS).join(&hex[..2]).join(&hex)
+}
+
+fn entries(folder: &FsPath) -> Result<Vec<PathBuf>, BlobError> {
+    let list = || -> io::Result<Vec<PathBuf>> {
+        std::fs::read_dir(folder)?
+            .map(|entry| Ok(entry?.path()))
+            .collect()
+    };
+    match list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed.map_err(|source| BlobError::Io {
+            path: folder.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn remove_old(
+    folder: &FsPath,
+    before: SystemTime,
+    which: &dyn Fn(&[u8]) -> bool,
+) -> Result<u64, BlobError> {
+    let mut removed = 0;
+    for path in entries(folder)? {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        let remove = || -> io::Result<bool> {
+            let old = which(name) && std::fs::metadata(&path)?.modified()? <= before;
+            if old {
+                std::fs::remove_file(&path)?;
+            }
+            Ok(old)
+        };
+        match remove() {
+            Ok(old) => removed += u64::from(old),
+            // Just finished, or removed by somebody else.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(BlobError::Io { path, source }),
+        }
+    }
+    Ok(removed)
 }
 
 fn not_there_locally(
@@ -287,6 +414,9 @@ fn not_there_locally(
 
 #[cfg(test)]
 mod tests {
+    use object_store::memory::InMemory;
+    use object_store::throttle::{ThrottleConfig, ThrottledStore};
+
     use super::*;
 
     fn blob(text: &'static str) -> (Digest, Bytes) {
@@ -300,7 +430,7 @@ mod tests {
     fn stores(root: &FsPath) -> [Blobs; 2] {
         [
             Blobs::local(root).unwrap(),
-            Blobs::new(Arc::new(object_store::memory::InMemory::new())),
+            Blobs::new(Arc::new(InMemory::new())),
         ]
     }
 
@@ -360,6 +490,51 @@ mod tests {
         // Sent again before anybody noticed.
         std::fs::write(&path, "").unwrap();
         blobs.put(digest, bytes.clone()).await.unwrap();
+        assert_eq!(blobs.get(&digest).await.unwrap(), Some(bytes));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_saw_damage_leaves_alone_what_repaired_it_meanwhile() {
+        let (digest, bytes) = blob("one");
+        let path = path_of(&digest);
+        let store = Arc::new(ThrottledStore::new(
+            InMemory::new(),
+            ThrottleConfig::default(),
+        ));
+        store.put(&path, "eno".into()).await.unwrap();
+        let blobs = Blobs::new(store.clone());
+
+        // It has its bytes, and takes long to look at them.
+        store.config_mut(|slow| slow.wait_get_per_byte = Duration::from_secs(1));
+        let reader = tokio::spawn({
+            let blobs = blobs.clone();
+            async move { blobs.get(&digest).await }
+        });
+        tokio::task::yield_now().await;
+        store.config_mut(|fast| fast.wait_get_per_byte = Duration::ZERO);
+        blobs.put(digest, bytes.clone()).await.unwrap();
+
+        assert!(!reader.is_finished());
+        assert_eq!(reader.await.unwrap().unwrap(), Some(bytes.clone()));
+        assert_eq!(blobs.get(&digest).await.unwrap(), Some(bytes));
+    }
+
+    #[tokio::test]
+    async fn leftovers_of_a_killed_write_and_old_damage_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::local(folder.path()).unwrap();
+        let (digest, bytes) = blob("one");
+        blobs.put(digest, bytes.clone()).await.unwrap();
+        let unfinished = local_path(folder.path(), &digest).with_file_name("ab#1");
+        let damaged = folder.path().join(CORRUPT).join("ab");
+        std::fs::create_dir_all(damaged.parent().unwrap()).unwrap();
+        std::fs::write(&unfinished, "o").unwrap();
+        std::fs::write(&damaged, "o").unwrap();
+
+        let hour = Duration::from_secs(3600);
+        assert_eq!(blobs.remove_leftovers(hour).await.unwrap(), 0);
+        assert_eq!(blobs.remove_leftovers(Duration::ZERO).await.unwrap(), 2);
+        assert!(!unfinished.exists() && !damaged.exists());
         assert_eq!(blobs.get(&digest).await.unwrap(), Some(bytes));
     }
 
