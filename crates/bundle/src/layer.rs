@@ -7,7 +7,8 @@ use updraft_model::Digest;
 use crate::archive::{self, ArchiveError, Head};
 use crate::hashing::{Hasher, HashingReader, HashingWriter};
 use crate::limits::{LimitExceeded, Limits, Meter};
-use crate::path::{self, LinkEnd, Tree};
+use crate::manifest::Layer;
+use crate::path::{self, Tree};
 use crate::table::{Entry, EntryKind, LayerTable};
 
 /// Changing this, or the zstd release, changes the digest of every layer.
@@ -117,12 +118,8 @@ pub enum LayerError {
         path: String,
         below: String,
     },
-    #[error("layer {layer} has the link `{}`, which leads out of the bundle to `{}`", path::shown(.path), path::shown(.target))]
-    LinkLeaves {
-        layer: Digest,
-        path: String,
-        target: String,
-    },
+    #[error("layer {layer} holds more than its manifest says, at `{}`", path::shown(.path))]
+    Description { layer: Digest, path: String },
     #[error("layer {layer} is empty")]
     Empty { layer: Digest },
 }
@@ -139,7 +136,7 @@ impl LayerError {
             | Self::Duplicate { .. }
             | Self::Order { .. }
             | Self::FileAndFolder { .. }
-            | Self::LinkLeaves { .. }
+            | Self::Description { .. }
             | Self::Empty { .. } => {
                 "bundles are made by `updraft deploy` from a folder; other archives have to be unpacked and deployed as one"
             }
@@ -178,6 +175,31 @@ pub fn read_layer(
     };
     check_names(&table)?;
     Ok(table)
+}
+
+impl Layer {
+    /// Reads this layer as [`read_layer`] does, and unpacks no more than its
+    /// manifest says that it holds.
+    pub fn read(&self, reader: impl Read, limits: &Limits) -> Result<LayerTable, LayerError> {
+        let described = Limits {
+            total_bytes: limits.total_bytes.min(self.content_size),
+            files: limits.files.min(self.files),
+            ..*limits
+        };
+        let lies = |source: &LimitExceeded| match *source {
+            LimitExceeded::Total { limit } => limit < limits.total_bytes,
+            LimitExceeded::Files { limit } => limit < limits.files,
+            LimitExceeded::File { .. } => false,
+        };
+        read_layer(reader, &self.digest, &described).map_err(|error| match error {
+            LayerError::Limit {
+                layer,
+                path,
+                source,
+            } if lies(&source) => LayerError::Description { layer, path },
+            other => other,
+        })
+    }
 }
 
 fn read_entries(
@@ -281,24 +303,13 @@ pub(crate) fn visit<E: From<LayerError>>(
     }
 }
 
+/// Where links lead is looked at for the whole bundle: through a link of
+/// another layer, a path may go elsewhere than its own layer shows.
 fn check_names(table: &LayerTable) -> Result<(), LayerError> {
-    let layer = table.digest;
-    let tree = Tree::new(table.entries.iter()).map_err(|conflict| LayerError::FileAndFolder {
-        layer,
+    Tree::new(table.entries.iter()).map_err(|conflict| LayerError::FileAndFolder {
+        layer: table.digest,
         path: conflict.file,
         below: conflict.below,
     })?;
-    for entry in &table.entries {
-        if let EntryKind::Link { target } = &entry.kind
-            && tree.follow(&entry.path, target) == LinkEnd::Outside
-        {
-            let (path, target) = (entry.path.clone(), target.clone());
-            return Err(LayerError::LinkLeaves {
-                layer,
-                path,
-                target,
-            });
-        }
-    }
     Ok(())
 }

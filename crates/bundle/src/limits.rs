@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::manifest::Manifest;
+
 /// Most layers a bundle has. Container engines stop at 125 to 128 when they
 /// stack layers, and a bundle should mount as an image volume anywhere.
 pub const MAX_LAYERS: usize = 120;
@@ -31,6 +33,18 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// What a bundle may hold that somebody else accepted: what its manifest
+    /// says, and nothing else.
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            file_bytes: MAX_FILE_BYTES,
+            total_bytes: manifest.content_size(),
+            files: manifest.files(),
+        }
+    }
+}
+
 /// A limit that was passed, with both numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LimitExceeded {
@@ -46,10 +60,13 @@ impl LimitExceeded {
     pub fn help(&self) -> &'static str {
         match self {
             Self::File { .. } => {
-                "keep large data outside the bundle (object storage, the image), name it in `.updraftignore`, or raise the limit per file"
+                "keep large data outside the bundle (object storage, the image), name it in `.updraftignore`, or raise the limit: `max_file` in updraft.toml and --max-file-bytes of the control plane"
             }
-            Self::Total { .. } | Self::Files { .. } => {
-                "name what Airflow does not need in `.updraftignore`, or raise the limit per bundle"
+            Self::Total { .. } => {
+                "name what Airflow does not need in `.updraftignore`, or raise the limit: `max_bundle` in updraft.toml and --max-bundle-bytes of the control plane"
+            }
+            Self::Files { .. } => {
+                "name what Airflow does not need in `.updraftignore`, or raise the limit: `max_files` in updraft.toml and --max-files of the control plane"
             }
         }
     }

@@ -17,9 +17,9 @@ use crate::archive::Head;
 use crate::bundle::validate_bundle;
 use crate::error::{VersionError, while_doing};
 use crate::failpoint::failpoint;
-use crate::layer::{self, LayerError, read_layer};
+use crate::layer::{self, LayerError};
 use crate::limits::Limits;
-use crate::manifest::Manifest;
+use crate::manifest::{Layer, Manifest};
 use crate::path::folders_of;
 use crate::record::{OnDisk, Record, looks_untouched};
 use crate::spread::spread;
@@ -292,11 +292,11 @@ impl Fetched<'_> {
             .iter()
             .filter(|layer| !known.contains_key(&layer.digest))
         {
-            spools.push((layer.digest, self.fetch(&layer.digest)?));
+            spools.push((layer, self.fetch(layer)?));
         }
         let limits = &self.ask.limits;
-        for (table, spool) in spread(spools, |(digest, mut spool)| {
-            let table = read_layer(&mut spool, &digest, limits)?;
+        for (table, spool) in spread(spools, |(layer, mut spool)| {
+            let table = layer.read(&mut spool, limits)?;
             Ok::<_, VersionError>((table, spool))
         })? {
             self.spools.insert(table.digest, spool);
@@ -323,26 +323,25 @@ impl Fetched<'_> {
         if let Some(spool) = self.spools.remove(digest) {
             return Ok(spool);
         }
-        let mut spool = self.fetch(digest)?;
-        read_layer(&mut spool, digest, &self.ask.limits)?;
+        let mut layers = self.ask.manifest.layers().iter();
+        let layer = layers
+            .find(|layer| layer.digest == *digest)
+            .ok_or(crate::BundleError::Description { layer: *digest })?;
+        let mut spool = self.fetch(layer)?;
+        layer.read(&mut spool, &self.ask.limits)?;
         Ok(spool)
     }
 
-    fn fetch(&self, digest: &Digest) -> Result<SpooledTempFile, VersionError> {
-        let layer = *digest;
+    fn fetch(&self, layer: &Layer) -> Result<SpooledTempFile, VersionError> {
         let folder = self.dir.versions_dir();
-        let failed = |source| VersionError::Fetch { layer, source };
-        let size = self
-            .ask
-            .manifest
-            .layers()
-            .iter()
-            .find(|l| l.digest == layer)
-            .map_or(0, |l| l.size);
+        let failed = |source| VersionError::Fetch {
+            layer: layer.digest,
+            source,
+        };
         // One byte more than announced is enough to be wrong.
-        let mut source = (self.ask.layers)(digest)
+        let mut source = (self.ask.layers)(&layer.digest)
             .map_err(failed)?
-            .take(size.saturating_add(1));
+            .take(layer.size.saturating_add(1));
         let mut spool = tempfile::spooled_tempfile_in(SPOOL_BYTES, folder);
         let mut buffer = vec![0; 128 * 1024];
         loop {

@@ -1,7 +1,9 @@
 use std::io::{self, Cursor, Read, Write};
 
 use tar::{Builder, EntryType, Header};
-use updraft_bundle::{BundleDir, Limits, Manifest, Materialize, Scan, read_layer, validate_bundle};
+use updraft_bundle::{
+    BundleDir, Layer, Limits, Manifest, Materialize, Scan, read_layer, validate_bundle,
+};
 use updraft_model::Digest;
 
 use crate::{Project, source};
@@ -125,18 +127,6 @@ fn every_hostile_entry_is_refused_by_name() {
         (b"disk", Block, "", "`disk` is a device or a named pipe"),
         (b"pipe", Fifo, "", "`pipe` is a device or a named pipe"),
         (b"folder", Directory, "", "`folder` is a folder entry"),
-        (
-            b"abs",
-            Symlink,
-            "/etc",
-            "the link `abs`, which leads out of the bundle to `/etc`",
-        ),
-        (
-            b"a/out",
-            Symlink,
-            "../../x",
-            "the link `a/out`, which leads out of the bundle to `../../x`",
-        ),
         (
             b"nowhere",
             Symlink,
@@ -327,6 +317,60 @@ fn layers_that_do_not_belong_together_are_no_bundle() {
         error.to_string(),
         "the manifest names 2 layers and 1 were read"
     );
+}
+
+#[test]
+fn a_link_that_leaves_the_tree_never_reaches_a_disk() {
+    for (path, target) in [("abs", "/etc"), ("a/out", "../../x")] {
+        let bytes = packed(&archive(|tar| {
+            entry(tar, path.as_bytes(), EntryType::Symlink, target, b"");
+        }));
+        let layer = Layer {
+            digest: Digest::of(&bytes),
+            size: bytes.len() as u64,
+            files: 1,
+            content_size: 0,
+            first: path.into(),
+        };
+        let manifest = Manifest::new(vec![layer]).unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let disk = BundleDir::open(place.path()).unwrap();
+        let source =
+            |_: &Digest| -> io::Result<Box<dyn Read>> { Ok(Box::new(Cursor::new(bytes.clone()))) };
+        let error = disk
+            .materialize(&Materialize::new(&manifest, &source))
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("the link `{path}` leads out of the bundle to `{target}`")
+        );
+        let left = std::fs::read_dir(disk.versions_dir()).unwrap().count();
+        assert_eq!(left, 0, "nothing is left behind");
+    }
+}
+
+#[test]
+fn a_layer_is_unpacked_no_further_than_its_manifest_says() {
+    let bytes = packed(&archive(|tar| {
+        entry(tar, b"a", EntryType::Regular, "", b"12");
+        entry(tar, b"bomb", EntryType::Regular, "", &vec![0; 2 << 20]);
+    }));
+    let layer = |files, content_size| Layer {
+        digest: Digest::of(&bytes),
+        size: bytes.len() as u64,
+        files,
+        content_size,
+        first: "a".into(),
+    };
+    let read = |layer: &Layer| layer.read(&bytes[..], &Limits::default());
+    assert!(read(&layer(2, 2 + (2 << 20))).is_ok());
+    for liar in [layer(2, 2), layer(1, 2 << 30)] {
+        let error = read(&liar).unwrap_err().to_string();
+        assert!(
+            error.ends_with("holds more than its manifest says, at `bomb`"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -125,7 +125,7 @@ impl Problem for DeployError {
                 | LayerError::Duplicate { .. }
                 | LayerError::Order { .. }
                 | LayerError::FileAndFolder { .. }
-                | LayerError::LinkLeaves { .. }
+                | LayerError::Description { .. }
                 | LayerError::Empty { .. } => ErrorCode::BundleRefused,
             },
             Self::Bundle { source, .. } => match source {
