@@ -140,7 +140,8 @@ pub struct RollbackRequest {
 /// How two deploys' Releases differ.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DiffView {
-    pub from: DeployId,
+    /// Absent when nothing was deployed before.
+    pub from: Option<DeployId>,
     pub to: DeployId,
     pub bundles: BTreeMap<BundleName, FileChanges>,
     pub image_changed: bool,

@@ -100,6 +100,26 @@ async fn a_viewer_sees_a_failed_deploy_and_a_version_link_leads_to_it() {
         location(&get(path).await),
         format!("/deploys/{}", deploy.id)
     );
+
+    // It leads to what brought the version, also when another part came since,
+    // and when it was brought back.
+    let other = updraft_testkit::environment("other");
+    let image = server.deploy(&deployment.name, None, Some(&other)).await;
+    let dags = image.release.unwrap().bundles[&BundleName::dags()].digest;
+    let link = get(&format!("/deployments/shop/versions/{dags}")).await;
+    let brought = server.as_admin().history(&deployment.name, 2, None).await;
+    let brought = brought.unwrap().deploys[1].id;
+    assert_eq!(location(&link), format!("/deploys/{brought}"));
+    let ask = updraft_api::deploy::RollbackRequest {
+        to: Some(mended.id),
+        key: "back".into(),
+        description: String::new(),
+    };
+    let back = server.as_admin().roll_back(&deployment.name, &ask).await;
+    let back = back.unwrap();
+    let dags = back.release.unwrap().bundles[&BundleName::dags()].digest;
+    let link = get(&format!("/deployments/shop/versions/{dags}")).await;
+    assert_eq!(location(&link), format!("/deploys/{}", back.id));
 }
 
 #[tokio::test]

@@ -30,7 +30,9 @@ struct World {
 
 impl World {
     async fn new(after_failure: AfterFailure) -> Self {
-        Self::with(TestServer::start().await, after_failure).await
+        // Time passes when a test says so, however long its steps take.
+        let server = TestServer::start_with(|config| config.clock.stop()).await;
+        Self::with(server, after_failure).await
     }
 
     async fn with(server: TestServer, after_failure: AfterFailure) -> Self {
@@ -77,6 +79,15 @@ impl World {
         self.server
             .deploy(&self.shop, None, Some(&environment(content)))
             .await
+    }
+
+    async fn proves_that_it_added(&mut self, dag: &str) {
+        self.agent.poll(Duration::ZERO).await;
+        self.agent.switch().await;
+        let mut proof = self.agent.proof(ProofOutcome::Proven);
+        proof.proof.dags.added = vec![dag.into()];
+        self.agent.report.proof = Some(proof);
+        self.agent.send().await;
     }
 
     async fn newest(&self) -> DeployView {
@@ -417,7 +428,7 @@ async fn an_agent_that_goes_in_the_middle_is_waited_for_only_as_long_as_its_leas
     let seen = world.show(second.id).await.revision;
     world
         .admin()
-        .follow_deploy(second.id, seen, Duration::from_secs(5))
+        .follow_deploy(second.id, seen, Duration::from_secs(60))
         .await
         .unwrap();
     assert_eq!(world.state(second.id).await, "live");
@@ -443,7 +454,7 @@ async fn a_deploy_that_timed_out_is_live_once_the_agent_that_held_it_up_is_gone(
     }
     let admin = world.admin();
     let follow = async |seen| {
-        let wait = Duration::from_secs(5);
+        let wait = Duration::from_secs(60);
         admin.follow_deploy(second.id, seen, wait).await.unwrap()
     };
     let mut late = world.show(second.id).await;
@@ -502,7 +513,7 @@ async fn no_agent_is_its_own_outcome_and_time_runs_out() {
     server.advance_clock(chrono::Duration::seconds(316));
     let admin = server.as_admin();
     let late = admin
-        .follow_deploy(deploy.id, deploy.revision, Duration::from_secs(5))
+        .follow_deploy(deploy.id, deploy.revision, Duration::from_secs(60))
         .await
         .unwrap();
     let DeployState::TimedOut { seen, .. } = &late.state else {
@@ -725,7 +736,7 @@ async fn a_diff_names_files_and_dags() {
     let alone = admin.diff(second.id, None).await.unwrap();
     assert_eq!(
         (alone.from, alone.to, alone.image_changed),
-        (world.first, second.id, false)
+        (Some(world.first), second.id, false)
     );
     assert_eq!(alone.bundles[&BundleName::dags()].changed, ["a.py"]);
     assert_eq!(alone.dags.added, ["a_dag"]);
@@ -737,6 +748,36 @@ async fn a_diff_names_files_and_dags() {
         ["a.py", "helper/b.py"]
     );
     assert!(first.image_changed);
+    assert_eq!(first.from, None);
+}
+
+#[tokio::test]
+async fn a_diff_goes_by_acceptance_and_forgets_what_changed_back() {
+    let mut world = World::new(AfterFailure::Keep).await;
+    let late = tree("late");
+    let recorded = world.server.create(&world.shop, parts(Some(&late), None));
+    let recorded = recorded.await;
+    let late_id = recorded.deploy.as_ref().unwrap().id;
+    world
+        .server
+        .upload(late_id, &recorded, [Some(&late), None])
+        .await;
+    let early = world.dags("early").await;
+    world.proves_that_it_added("early_dag").await;
+    let admin = world.admin();
+    admin.accept_deploy(late_id).await.unwrap();
+    world.proves_that_it_added("late_dag").await;
+    let forwards = admin.diff(early.id, Some(late_id)).await.unwrap();
+    assert_eq!(forwards.dags.added, ["late_dag"]);
+    assert!(forwards.dags.removed.is_empty(), "{:?}", forwards.dags);
+
+    world.roll_back(Some(early.id)).await.unwrap();
+    world.proves_that_it_added("early_dag").await;
+    let again = world.dags("late").await;
+    world.proves_that_it_added("late_dag").await;
+    let same = admin.diff(late_id, Some(again.id)).await.unwrap();
+    assert!(same.bundles.is_empty() && !same.image_changed);
+    assert!(same.dags.added.is_empty(), "{:?}", same.dags);
 }
 
 #[tokio::test]

@@ -276,14 +276,22 @@ impl Read {
         .transpose()
     }
 
-    /// The newest deploy whose Release has a bundle of this digest.
+    /// The deploy that brought a bundle of this digest, the last time that one
+    /// did: the first to be accepted since Releases without it.
     pub async fn deploy_of_version(
         &mut self,
         deployment: DeploymentId,
         version: &Digest,
     ) -> Result<Option<DeployId>, StoreError> {
-        sql("SELECT deploy.id AS id FROM deploy JOIN release ON release.id = deploy.release_id
-             WHERE deploy.deployment_id = $1 AND release.content LIKE $2 ORDER BY deploy.id DESC LIMIT 1")
+        sql("WITH accepted AS (
+                 SELECT deploy.id AS id, deploy.accepted_at AS at,
+                        CASE WHEN release.content LIKE $2 THEN 1 ELSE 0 END AS has_it
+                 FROM deploy JOIN release ON release.id = deploy.release_id
+                 WHERE deploy.deployment_id = $1)
+             SELECT id FROM accepted WHERE has_it = 1 AND at > COALESCE(
+                 (SELECT max(at) FROM accepted WHERE has_it = 0
+                     AND at < (SELECT max(at) FROM accepted WHERE has_it = 1)), 0)
+             ORDER BY at, id LIMIT 1")
         .bind(deployment)
         .bind(format!("%\"{version}\"%"))
         .one(&mut self.on)
@@ -292,16 +300,17 @@ impl Read {
         .transpose()
     }
 
-    /// Proofs of deploys after one and up to another, in the order of the deploys.
+    /// Proofs of deploys that were accepted after a moment and until another, in
+    /// that order: one may be recorded before another and accepted after it.
     pub async fn proofs_between(
         &mut self,
         deployment: DeploymentId,
-        after: DeployId,
-        to: DeployId,
+        after: Option<Timestamp>,
+        to: Option<Timestamp>,
     ) -> Result<Vec<Proof>, StoreError> {
         let rows = sql(
-            "SELECT proof FROM deploy WHERE deployment_id = $1 AND id > $2 AND id <= $3
-                AND proof IS NOT NULL AND proven_at IS NOT NULL ORDER BY id",
+            "SELECT proof FROM deploy WHERE deployment_id = $1 AND accepted_at > $2 AND accepted_at <= $3
+                AND proof IS NOT NULL AND proven_at IS NOT NULL ORDER BY accepted_at, id",
         )
         .bind(deployment)
         .bind(after)

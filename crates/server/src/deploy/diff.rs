@@ -54,17 +54,24 @@ pub(crate) async fn diff(
 
     let dags = match &old {
         None => new.proof.as_ref().map(one_proof).unwrap_or_default(),
-        Some(old) if old.id <= new.id => {
-            let proofs = read.proofs_between(deployment.id, old.id, new.id).await?;
-            fold(&proofs)
+        // What changed in between changed back.
+        Some(_) if old_release.is_some_and(|old| old.same_content(new_release)) => {
+            FileChanges::default()
         }
         Some(old) => {
-            let proofs = read.proofs_between(deployment.id, new.id, old.id).await?;
-            backwards(fold(&proofs))
+            let (from, to) = (old.accepted_at, new.accepted_at);
+            let is_forwards = from <= to;
+            let (first, last) = if is_forwards { (from, to) } else { (to, from) };
+            let proofs = read.proofs_between(deployment.id, first, last).await?;
+            if is_forwards {
+                fold(&proofs)
+            } else {
+                backwards(fold(&proofs))
+            }
         }
     };
     Ok(DiffView {
-        from: old.as_ref().map_or(new.id, |old| old.id),
+        from: old.as_ref().map(|old| old.id),
         to: new.id,
         bundles: files
             .into_iter()

@@ -27,8 +27,8 @@ pub(crate) async fn history(
         .collect())
 }
 
-/// The newest deploy whose Release has a bundle of this digest: where a DAG
-/// run's version link leads.
+/// The deploy that brought a bundle of this digest: where a DAG run's version
+/// link leads.
 pub(crate) async fn of_version(
     app: &App,
     caller: &Caller,

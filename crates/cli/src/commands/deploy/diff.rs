@@ -48,8 +48,11 @@ pub(crate) async fn run(args: &DiffArgs, cx: &Context, out: &mut Console) -> Res
 }
 
 fn write(diff: &DiffView, to: &mut impl Write) -> std::io::Result<()> {
-    let (old, new) = (deploy_ref::short(diff.from), deploy_ref::short(diff.to));
-    writeln!(to, "from {old} to {new}")?;
+    let new = deploy_ref::short(diff.to);
+    match diff.from {
+        Some(old) => writeln!(to, "from {} to {new}", deploy_ref::short(old))?,
+        None => writeln!(to, "from nothing to {new}")?,
+    }
     for (name, files) in &diff.bundles {
         writeln!(to, "{name}: {}", summary(files))?;
         write_names(&files.added, &files.changed, &files.removed, "  ", to)?;
