@@ -222,7 +222,7 @@ pub(crate) async fn materialize_manifest(
                 manifest: &manifest,
                 layers: &layers,
                 previous,
-                limits: Limits::default(),
+                limits: Limits::of(&manifest),
                 verify,
             })
         })

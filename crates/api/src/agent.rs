@@ -122,6 +122,9 @@ pub enum ComponentState {
     /// Crashed; started again after a pause.
     Waiting,
     Stopped,
+    /// One that a later release has.
+    #[serde(other)]
+    Unknown,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

@@ -45,6 +45,9 @@ pub enum ErrorCode {
     /// Try again: the server is starting, stopping or busy.
     Unavailable,
     Internal,
+    /// One that a later release has.
+    #[serde(other)]
+    Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -9,9 +9,13 @@ use utoipa::ToSchema;
 pub struct CreateToken {
     pub name: String,
     pub role: Role,
-    /// The Deployment that the token is for; absent: the whole installation.
+    /// The Deployment that the token is for.
     #[serde(default)]
     pub deployment: Option<DeploymentName>,
+    /// The Workspace that the token is for, by name. Without a Deployment or a
+    /// Workspace the token is for all that the caller's own is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
     /// Days until it expires (default 90, at most 3650).
     #[serde(default)]
     pub expires_in_days: Option<u32>,

@@ -8,7 +8,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use updraft_api::agent::{FetchBlobs, Report, ReportAnswer, Wanted};
+use updraft_api::agent::{ComponentState, FetchBlobs, Report, ReportAnswer, Wanted};
+use updraft_api::{ErrorBody, ErrorCode};
 
 /// The same message with something unknown in each object that has named fields.
 fn from_a_later_release(mut message: Value) -> Value {
@@ -69,6 +70,21 @@ fn what_is_wanted() {
 fn reports() {
     understood::<Report>(include_str!("wire/0.1/report.json"));
     understood::<ReportAnswer>(include_str!("wire/0.1/report_answer.json"));
+}
+
+/// A word that only a later release knows leaves the rest of a message readable.
+#[test]
+fn words_of_a_later_release() {
+    let mut report: Value = serde_json::from_str(include_str!("wire/0.1/report.json")).unwrap();
+    report["airflow"]["components"][0]["state"] = json!("hibernating");
+    let report: Report = serde_json::from_value(report).unwrap();
+    let component = &report.airflow.unwrap().components[0];
+    assert_eq!(component.state, ComponentState::Unknown);
+
+    let refused = json!({"code": "too_windy", "message": "not today", "request_id": "1"});
+    let refused: ErrorBody = serde_json::from_value(refused).unwrap();
+    assert_eq!(refused.code, ErrorCode::Unknown);
+    assert_eq!(refused.message, "not today");
 }
 
 #[test]

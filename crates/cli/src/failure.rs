@@ -133,7 +133,8 @@ fn exit_of_code(code: ErrorCode) -> Exit {
         ErrorCode::RouteNotFound
         | ErrorCode::BlobCorrupt
         | ErrorCode::BlobsMissing
-        | ErrorCode::Internal => Exit::Internal,
+        | ErrorCode::Internal
+        | ErrorCode::Unknown => Exit::Internal,
     }
 }
 

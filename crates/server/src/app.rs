@@ -1,7 +1,7 @@
 //! What all operations share.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,9 @@ use crate::bundle::Shelf;
 use crate::config::ServerConfig;
 use crate::metrics::Metrics;
 use crate::news::News;
+
+/// Archives that are read at once: each is a thread, with its bytes in memory.
+pub(crate) const READERS: usize = 4;
 
 /// The control plane's parts; cheap to clone.
 #[derive(Clone)]
@@ -32,12 +35,16 @@ pub struct Parts {
     pub(crate) news: News,
     /// How many agents that wait are answered at once.
     pub(crate) turns: Semaphore,
+    /// How many archives are read at once, whoever sent them.
+    pub(crate) readers: Semaphore,
     pub(crate) leases: Leases,
     pub(crate) metrics: Metrics,
     /// The one Workspace that there is until there are more.
     pub(crate) workspace: WorkspaceId,
     /// How users reach this control plane, without a slash at the end.
     pub(crate) public_url: String,
+    /// The API's description of itself; known once there is a router.
+    pub(crate) openapi: OnceLock<String>,
     /// Long waits end when this is cancelled.
     pub(crate) stopping: CancellationToken,
 }

@@ -1,7 +1,8 @@
 //! A copy of everything, made while the control plane runs, and back.
 //!
-//! The database is copied first: every blob that it names was there before the
-//! row that names it, and is linked or copied after.
+//! Blobs are linked or copied before the database and again after it. Every blob
+//! that the copied database names is older than the row that names it; one that
+//! is removed meanwhile is in the first copy, one that is new in the second.
 
 use std::fs;
 use std::io;
@@ -12,12 +13,15 @@ use updraft_api::VERSION;
 use updraft_store::{Store, StoreError};
 
 use crate::config::ServerConfig;
-use crate::server::open_store;
 
 const NOTE: &str = "backup.json";
 const DATABASE: &str = "updraft.db";
 const KEYS: &str = "keys";
 const BLOBS: &str = "blobs";
+/// What a file system keeps in the folder that it is mounted at.
+const NOT_OURS: &str = "lost+found";
+/// A data folder that has this was not restored completely.
+pub(crate) const RESTORING: &str = "restoring";
 
 /// What a backup says about itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,6 +41,8 @@ pub enum BackupError {
     NotABackup(PathBuf),
     #[error("`{}` is no data folder of a control plane", .0.display())]
     NoDataDir(PathBuf),
+    #[error("there is no database in the data folder `{}`", .0.display())]
+    NoDatabase(PathBuf),
     #[error("could not read or write `{}`", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("could not copy the database")]
@@ -49,6 +55,9 @@ impl BackupError {
             Self::There(_) => Some("choose a folder that does not exist yet"),
             Self::NotABackup(_) => Some("name a folder that `updraft backup` made"),
             Self::NoDataDir(_) => Some("name the folder that the server was started with"),
+            Self::NoDatabase(_) => {
+                Some("set UPDRAFT_DATABASE_URL as for the server, if its database is PostgreSQL")
+            }
             Self::Io { .. } => Some("see whether the folder is writable and has space"),
             Self::Store(error) => error.help(),
         }
@@ -64,36 +73,41 @@ pub async fn backup(config: &ServerConfig, to: &Path) -> Result<Backup, BackupEr
     if !config.keys_dir().is_dir() {
         return Err(BackupError::NoDataDir(config.data_dir.clone()));
     }
-    let unfinished = beside(to, "unfinished");
+    let to = &plain(to);
+    let unfinished = to.with_file_name(format!(
+        ".{}.unfinished",
+        to.file_name().unwrap_or_default().to_string_lossy()
+    ));
     let _ = fs::remove_dir_all(&unfinished);
     create_private(&unfinished)?;
-    let store = open_store(config).await?;
-    let made = fill(config, &store, &unfinished).await;
-    store.close().await;
-    let made = made.inspect_err(|_| {
+    let made = fill(config, &unfinished).await.inspect_err(|_| {
         let _ = fs::remove_dir_all(&unfinished);
     })?;
     sync(&unfinished)?;
     fs::rename(&unfinished, to).map_err(at(to))?;
-    sync_parent(to)?;
+    sync(parent(to))?;
     Ok(made)
 }
 
-async fn fill(config: &ServerConfig, store: &Store, to: &Path) -> Result<Backup, BackupError> {
-    let database = store.copy_to(&to.join(DATABASE)).await?;
-    let (from, target) = (config.data_dir.clone(), to.to_owned());
-    let copied = tokio::task::spawn_blocking(move || -> Result<u64, BackupError> {
-        copy_folder(&from.join(KEYS), &target.join(KEYS), Copy::Bytes)?;
-        copy_folder(&from.join(BLOBS), &target.join(BLOBS), Copy::Link)
-    });
-    let blobs = copied
-        .await
-        .map_err(|error| at(to)(io::Error::other(error)))??;
+async fn fill(config: &ServerConfig, to: &Path) -> Result<Backup, BackupError> {
+    let (keys, blobs) = (config.keys_dir(), config.data_dir.join(BLOBS));
+    copy_in_a_thread(&keys, &to.join(KEYS), Copy::Bytes).await?;
+    let before = copy_in_a_thread(&blobs, &to.join(BLOBS), Copy::Link).await?;
+    let database = config.database_url.is_none();
+    if database {
+        let file = config.database_file();
+        if !file.exists() {
+            return Err(BackupError::NoDatabase(config.data_dir.clone()));
+        }
+        // As it is: a server of another version may be running on it.
+        Store::copy_sqlite(&file, &to.join(DATABASE)).await?;
+    }
+    let since = copy_in_a_thread(&blobs, &to.join(BLOBS), Copy::Link).await?;
     let made = Backup {
         made_at: config.clock.now(),
         version: VERSION.into(),
         database,
-        blobs,
+        blobs: before + since,
     };
     let path = to.join(NOTE);
     let json = serde_json::to_vec_pretty(&made).map_err(|error| at(&path)(error.into()))?;
@@ -101,42 +115,73 @@ async fn fill(config: &ServerConfig, store: &Store, to: &Path) -> Result<Backup,
     Ok(made)
 }
 
+async fn copy_in_a_thread(from: &Path, to: &Path, how: Copy) -> Result<u64, BackupError> {
+    let (source, target) = (from.to_owned(), to.to_owned());
+    tokio::task::spawn_blocking(move || copy_folder(&source, &target, how))
+        .await
+        .map_err(|error| at(to)(io::Error::other(error)))?
+}
+
 /// Makes a data folder from a backup. The data folder must not exist, or be
-/// empty: nothing is ever overwritten.
+/// empty: nothing is ever overwritten. It may be where a disk is mounted, so
+/// everything is made within it, and no server starts on it before all is there.
 pub fn restore(from: &Path, data_dir: &Path) -> Result<Backup, BackupError> {
     let note = from.join(NOTE);
     let made: Backup = fs::read(&note)
         .ok()
         .and_then(|json| serde_json::from_slice(&json).ok())
         .ok_or_else(|| BackupError::NotABackup(from.to_owned()))?;
-    match fs::read_dir(data_dir) {
-        Ok(mut entries) => {
-            if entries.next().is_some() {
-                return Err(BackupError::There(data_dir.to_owned()));
-            }
+    let data_dir = &plain(data_dir);
+    create_private(data_dir)?;
+    let unfinished = data_dir.join(RESTORING);
+    let is_half_done = unfinished.exists();
+    for entry in fs::read_dir(data_dir).map_err(at(data_dir))? {
+        let name = entry.map_err(at(data_dir))?.file_name();
+        let ours = [RESTORING, KEYS, BLOBS, DATABASE]
+            .iter()
+            .any(|our| name == **our);
+        if name != NOT_OURS && !(is_half_done && ours) {
+            return Err(BackupError::There(data_dir.to_owned()));
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(at(data_dir)(error)),
     }
-    let unfinished = beside(data_dir, "restoring");
-    let _ = fs::remove_dir_all(&unfinished);
     create_private(&unfinished)?;
+    sync(&unfinished)?;
     let fill = || -> Result<(), BackupError> {
+        copy_folder(&from.join(KEYS), &data_dir.join(KEYS), Copy::Bytes)?;
+        // Not linked: the backup must survive whatever happens to the data folder.
+        copy_folder(&from.join(BLOBS), &data_dir.join(BLOBS), Copy::Bytes)?;
         if made.database {
-            let target = unfinished.join(DATABASE);
+            let target = data_dir.join(DATABASE);
             fs::copy(from.join(DATABASE), &target).map_err(at(&target))?;
         }
-        copy_folder(&from.join(KEYS), &unfinished.join(KEYS), Copy::Bytes)?;
-        // Not linked: the backup must survive whatever happens to the data folder.
-        copy_folder(&from.join(BLOBS), &unfinished.join(BLOBS), Copy::Bytes)?;
-        sync(&unfinished)?;
-        fs::rename(&unfinished, data_dir).map_err(at(data_dir))?;
-        sync_parent(data_dir)
+        sync(data_dir)
     };
+    clear(data_dir)?;
     fill().inspect_err(|_| {
-        let _ = fs::remove_dir_all(&unfinished);
+        let _ = clear(data_dir);
+        let _ = fs::remove_dir(&unfinished);
     })?;
+    fs::remove_dir(&unfinished).map_err(at(&unfinished))?;
+    sync(data_dir)?;
+    sync(parent(data_dir))?;
     Ok(made)
+}
+
+/// Removes what an attempt to restore left; the mark stays.
+fn clear(data_dir: &Path) -> Result<(), BackupError> {
+    for name in [KEYS, BLOBS, DATABASE] {
+        let path = data_dir.join(name);
+        let removed = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy)]
@@ -145,7 +190,8 @@ enum Copy {
     Link,
 }
 
-/// Copies a folder's files; a blob that goes meanwhile was named by nothing.
+/// Copies a folder's files that are not there yet, and says how many those were.
+/// A blob that goes meanwhile was named by nothing.
 fn copy_folder(from: &Path, to: &Path, how: Copy) -> Result<u64, BackupError> {
     create_private(to)?;
     let mut copied = 0;
@@ -159,6 +205,9 @@ fn copy_folder(from: &Path, to: &Path, how: Copy) -> Result<u64, BackupError> {
         }
         // A blob that is just being written has no name of its own yet.
         if entry.file_name().as_encoded_bytes().contains(&b'#') {
+            continue;
+        }
+        if target.exists() {
             continue;
         }
         let linked = matches!(how, Copy::Link) && fs::hard_link(&source, &target).is_ok();
@@ -188,20 +237,15 @@ fn sync(folder: &Path) -> Result<(), BackupError> {
     sync().map_err(at(folder))
 }
 
-fn sync_parent(path: &Path) -> Result<(), BackupError> {
-    match path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-    {
-        Some(parent) => sync(parent),
-        None => Ok(()),
-    }
+/// A path without slashes at its end.
+fn plain(path: &Path) -> PathBuf {
+    path.components().collect()
 }
 
-fn beside(path: &Path, what: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{what}"));
-    name.into()
+fn parent(path: &Path) -> &Path {
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> BackupError {

@@ -63,6 +63,21 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The usual, but for what a bundle may hold. One blob carries whole files,
+    /// so it may be as large as the largest.
+    pub fn of_bundles(bundle: BundleLimits) -> Self {
+        let usual = Self::default();
+        Self {
+            bundle,
+            blob_bytes: usual
+                .blob_bytes
+                .max(bundle.file_bytes.saturating_add(1 << 20)),
+            ..usual
+        }
+    }
+}
+
 impl ServerConfig {
     /// A control plane for this machine alone.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {

@@ -95,7 +95,7 @@ pub(crate) const fn status_of(code: ErrorCode) -> StatusCode {
         ErrorCode::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
         ErrorCode::VersionSkew => StatusCode::UPGRADE_REQUIRED,
         ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorCode::Internal | ErrorCode::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -128,11 +128,10 @@ impl Problem for BlobError {
 
     fn help(&self) -> Option<String> {
         match self {
-            Self::WrongDigest { .. } => Some("send the blob again".into()),
-            Self::Corrupt(_) => {
-                Some("deploy the same files again: what is missing is sent again".into())
+            Self::WrongDigest { .. } | Self::Corrupt(_) | Self::Full(_) => {
+                Some(Self::help(self).into())
             }
-            Self::Full(_) => Some("free some space on the control plane and try again".into()),
+            // The log says more, and who asked cannot look at the disk.
             Self::Store(_) | Self::Io { .. } => None,
         }
     }

@@ -3,12 +3,15 @@
 //! Each job looks at what is there and acts on it, so a missed round, a repeated
 //! one and a restart in the middle all do no harm.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 use updraft_api::ErrorCode;
-use updraft_model::{DeployId, DeploymentId, Digest, Timestamp};
+use updraft_model::{AgentId, DeployId, DeploymentId, Digest, Timestamp};
+use updraft_store::InProgress;
 
 use crate::app::App;
 use crate::bundle::ShelfError;
@@ -23,6 +26,9 @@ const COUNT_AGENTS: Duration = Duration::from_secs(5);
 const EXPIRE_UPLOADS: Duration = Duration::from_secs(60);
 const COLLECT_GARBAGE: Duration = Duration::from_secs(3600);
 const OTHERS_NEWS: Duration = Duration::from_secs(1);
+const REMOVED_AT_ONCE: usize = 500;
+/// What was half written, or damaged, may still be looked at for this long.
+const LEFTOVERS: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A blob that nothing names may be about to be named.
 const YOUNG: Duration = Duration::from_secs(3600);
 /// Agents that nobody heard of for this long are no longer listed.
@@ -31,12 +37,11 @@ const FORGET_AGENTS: chrono::Duration = chrono::Duration::days(7);
 /// Starts the jobs; they end when the server stops.
 pub(crate) fn start(app: &App) {
     let sweep = Duration::from_millis(app.config.sweep_ms.max(10));
-    every(
-        app,
-        "look for what ran out of time",
-        sweep,
-        |app| async move { give_up_waiting(&app).await },
-    );
+    let counted = Arc::new(Mutex::new(Counted::new()));
+    every(app, "look for what ran out of time", sweep, move |app| {
+        let counted = counted.clone();
+        async move { give_up_waiting(&app, &mut *counted.lock().await).await }
+    });
     let write_leases = if app.store.is_shared() {
         WRITE_LEASES_SHARED
     } else {
@@ -95,9 +100,17 @@ fn every<F>(
 
 /// Looks at every deploy that waits for evidence: time may have run out, or an
 /// agent's lease that it waited for.
-pub(crate) async fn give_up_waiting(app: &App) -> Result<(), DeployError> {
-    let waiting = app.store.read().await?.deployments_in_progress().await?;
-    for id in waiting {
+async fn give_up_waiting(app: &App, counted: &mut Counted) -> Result<(), DeployError> {
+    let waiting = app.store.look().await?.deployments_in_progress().await?;
+    counted.retain(|id, _| waiting.iter().any(|(waits, _)| waits == id));
+    for (id, progress) in waiting {
+        // Out of time, only other agents can make a difference: reports are
+        // looked at when they come.
+        let agents = agents_that_count(app, id).await?;
+        let is_same = counted.insert(id, agents.clone()) == Some(agents);
+        if is_same && progress == InProgress::TimedOut {
+            continue;
+        }
         let looked = match look_again(app, id, GoingBack::AsThePolicySays).await {
             Err(error) if error.code() == ErrorCode::Internal => {
                 tracing::error!(deployment = %id, error = %chain(&error), "could not go back");
@@ -113,6 +126,16 @@ pub(crate) async fn give_up_waiting(app: &App) -> Result<(), DeployError> {
     Ok(())
 }
 
+/// The agents that counted when each Deployment was last looked at.
+type Counted = HashMap<DeploymentId, Vec<AgentId>>;
+
+async fn agents_that_count(app: &App, id: DeploymentId) -> Result<Vec<AgentId>, DeployError> {
+    let now = app.now();
+    let mut agents = app.store.look().await?.agents(id).await?;
+    agents.retain(|agent| app.leases.until(agent) > now);
+    Ok(agents.into_iter().map(|agent| agent.id).collect())
+}
+
 async fn look_again(app: &App, id: DeploymentId, going_back: GoingBack) -> Result<(), DeployError> {
     let now = app.now();
     let mut tx = app.store.begin().await?;
@@ -120,14 +143,13 @@ async fn look_again(app: &App, id: DeploymentId, going_back: GoingBack) -> Resul
         return Ok(());
     };
     let generation = deployment.generation;
-    let moved = advance(app, &mut tx, &mut deployment, going_back, now).await?;
-    if moved.is_empty() && generation == deployment.generation {
+    let advanced = advance(app, &mut tx, &mut deployment, going_back, now).await?;
+    let is_news = !advanced.moved.is_empty() || advanced.on_disk.is_some();
+    if !is_news && generation == deployment.generation {
         return Ok(());
     }
     tx.commit().await?;
-    for deploy in &moved {
-        app.metrics.deploy_came_to(deploy);
-    }
+    app.metrics.advanced(&advanced);
     app.announce(id);
     Ok(())
 }
@@ -179,14 +201,19 @@ pub(crate) async fn collect_garbage(app: &App, young: Duration) -> Result<u64, D
         .map(|blob| blob.digest)
         .collect();
 
-    // Nobody counts on a blob while they go.
+    let mut removed = 0;
+    for some in doomed.chunks(REMOVED_AT_ONCE) {
+        // Nobody counts on a blob while they go; deploys wait for no more than these.
+        let _gate = app.blob_gate.write().await;
+        let keep = blobs_to_keep(app).await?;
+        for digest in some.iter().filter(|digest| !keep.contains(*digest)) {
+            app.blobs.delete(digest).await?;
+            removed += 1;
+        }
+    }
+    app.blobs.remove_leftovers(young.max(LEFTOVERS)).await?;
     let _gate = app.blob_gate.write().await;
     let keep = blobs_to_keep(app).await?;
-    let mut removed = 0;
-    for digest in doomed.iter().filter(|digest| !keep.contains(*digest)) {
-        app.blobs.delete(digest).await?;
-        removed += 1;
-    }
     let now = app.now();
     let young = chrono::Duration::from_std(young).unwrap_or_default();
     let mut tx = app.store.begin().await?;

@@ -9,7 +9,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use updraft_model::DeployState;
 use updraft_store::Deploy;
+
+use crate::deploy::Advanced;
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -94,6 +97,21 @@ impl Metrics {
     pub(crate) fn deploy_came_to(&self, deploy: &Deploy) {
         let outcome = vec![("state", deploy.state.name().to_owned())];
         self.deploys.get_or_create(&outcome).inc();
+        if let DeployState::Live { since, .. } = &deploy.state {
+            self.deploy_took(deploy, "live", *since);
+        }
+    }
+
+    /// Counts what evidence moved, after the commit.
+    pub(crate) fn advanced(&self, advanced: &Advanced) {
+        for deploy in &advanced.moved {
+            self.deploy_came_to(deploy);
+        }
+        if let Some(deploy) = &advanced.on_disk
+            && let Some(at) = deploy.on_disk_at
+        {
+            self.deploy_took(deploy, "on_disk", at);
+        }
     }
 
     /// Observes how long a deploy took to get somewhere.

@@ -31,6 +31,14 @@ impl News {
         }
     }
 
+    /// How many wait for news of a Deployment.
+    pub(crate) fn waiting(&self, deployment: DeploymentId) -> usize {
+        let waiting = self.lock();
+        waiting
+            .get(&deployment)
+            .map_or(0, watch::Sender::receiver_count)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<DeploymentId, watch::Sender<()>>> {
         // A panic while it was held left the map as it was.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)

@@ -9,7 +9,6 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{Modify, OpenApi};
 
 use crate::app::App;
-use crate::router;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -60,8 +59,7 @@ impl utoipa::PartialSchema for Binary {
 impl utoipa::ToSchema for Binary {}
 
 /// The document as text, with a line break at its end.
-pub(crate) fn text(app: &App) -> String {
-    let (_, document, _) = router::router(app);
+pub(crate) fn text(document: &utoipa::openapi::OpenApi) -> String {
     let mut text = document
         .to_pretty_json()
         .expect("the document is plain data");
@@ -73,5 +71,8 @@ pub(crate) fn text(app: &App) -> String {
 #[utoipa::path(get, path = "/api/v1/openapi.json", operation_id = "openapi_document", tag = "server", security(()),
     responses((status = 200, description = "An OpenAPI 3.1 document", content_type = "application/json")))]
 pub(crate) async fn serve(State(app): State<App>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], text(&app))
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        app.openapi.get().cloned().unwrap_or_default(),
+    )
 }

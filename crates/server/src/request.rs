@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::error::{ApiError, status_of};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Gives the request its id, and every answer that is an error its body.
 pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {

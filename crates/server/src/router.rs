@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use updraft_model::Role;
@@ -24,6 +25,8 @@ pub struct Route {
     pub method: &'static str,
     pub path: String,
     pub needs: Needs,
+    /// For people: signed in to with a cookie, and no part of the API.
+    pub is_page: bool,
 }
 
 /// How long an answer may take.
@@ -40,6 +43,7 @@ const SHORT: Duration = Duration::from_secs(60);
 struct Routes {
     app: App,
     router: OpenApiRouter<App>,
+    pages: Router<App>,
     table: Vec<Route>,
 }
 
@@ -50,19 +54,33 @@ impl Routes {
                 method,
                 path: path.clone(),
                 needs,
+                is_page: false,
             }));
         }
         let guard = from_fn_with_state((self.app.clone(), needs), authorise);
         let route = match takes {
-            Takes::Short => route.layer(TimeoutLayer::with_status_code(
-                axum::http::StatusCode::GATEWAY_TIMEOUT,
-                SHORT,
-            )),
+            Takes::Short => route.layer(in_a_moment()),
             Takes::Long => route,
         };
         let router = std::mem::take(&mut self.router);
         self.router = router.routes(route.layer(guard));
     }
+
+    fn page(&mut self, needs: Needs, method: &'static str, path: &str, page: MethodRouter<App>) {
+        self.table.push(Route {
+            method,
+            path: path.to_owned(),
+            needs,
+            is_page: true,
+        });
+        let guard = from_fn_with_state((self.app.clone(), needs), dashboard::guard);
+        let page = page.layer(in_a_moment()).layer(guard);
+        self.pages = std::mem::take(&mut self.pages).route(path, page);
+    }
+}
+
+fn in_a_moment() -> TimeoutLayer {
+    TimeoutLayer::with_status_code(axum::http::StatusCode::GATEWAY_TIMEOUT, SHORT)
 }
 
 fn routes(app: &App) -> Routes {
@@ -76,6 +94,7 @@ fn routes(app: &App) -> Routes {
     let mut all = Routes {
         app: app.clone(),
         router: OpenApiRouter::with_openapi(openapi::Document::openapi()),
+        pages: Router::new(),
         table: Vec::new(),
     };
     all.add(Nothing, Short, routes!(probes::alive));
@@ -112,6 +131,18 @@ fn routes(app: &App) -> Routes {
     all.add(AGENT, Long, routes!(agent::http::wanted));
     all.add(AGENT, Short, routes!(agent::http::report));
     all.add(AGENT, Long, routes!(agent::http::blobs));
+
+    all.page(VIEWER, "GET", "/", get(dashboard::deployments));
+    let path = "/deployments/{deployment}";
+    all.page(VIEWER, "GET", path, get(dashboard::one_deployment));
+    let path = "/deployments/{deployment}/versions/{version}";
+    all.page(VIEWER, "GET", path, get(dashboard::version));
+    let path = "/deploys/{deploy}";
+    all.page(VIEWER, "GET", path, get(dashboard::one_deploy));
+    all.page(Nothing, "GET", "/sign-in", get(dashboard::sign_in_page));
+    all.page(Nothing, "POST", "/sign-in", post(dashboard::sign_in));
+    all.page(Nothing, "POST", "/sign-out", post(dashboard::sign_out));
+    all.page(Nothing, "GET", "/assets/style.css", get(dashboard::style));
     all
 }
 
@@ -120,7 +151,7 @@ pub(crate) fn router(app: &App) -> (Router, OpenApi, Vec<Route>) {
     let all = routes(app);
     let (router, document) = all.router.split_for_parts();
     let router = router
-        .merge(dashboard::router())
+        .merge(all.pages.layer(from_fn(dashboard::finish)))
         .layer(DefaultBodyLimit::max(app.config.limits.request_bytes))
         .layer(from_fn(request::check_version))
         .layer(CatchPanicLayer::custom(request::after_panic))

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use axum_server::Handle;
@@ -15,12 +16,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use updraft_blob::{BlobError, Blobs};
 use updraft_bundle::EMPTY_BLOB;
-use updraft_model::Digest;
+use updraft_model::{DeploymentId, Digest};
 use updraft_store::{Store, StoreError};
 
 use crate::agent::Leases;
-use crate::app::{App, Parts};
-use crate::auth::{KeyError, Keys, KnownCallers};
+use crate::app::{App, Parts, READERS};
+use crate::auth::{KeyError, Keys, KnownCallers, Lacking};
+use crate::backup::RESTORING;
 use crate::bundle::Shelf;
 use crate::config::ServerConfig;
 use crate::metrics::Metrics;
@@ -42,6 +44,8 @@ pub enum StartError {
     Insecure { address: SocketAddr },
     #[error("another control plane uses the data folder `{}`", .0.display())]
     DataDirInUse(PathBuf),
+    #[error("the data folder `{}` was not restored completely", .0.display())]
+    HalfRestored(PathBuf),
     #[error("could not make or open `{}`", path.display())]
     DataDir { path: PathBuf, source: io::Error },
     #[error("port {} of {} is in use", address.port(), address.ip())]
@@ -69,6 +73,7 @@ impl StartError {
                 "give --tls-cert and --tls-key, or --insecure-http if the network between is trusted",
             ),
             Self::DataDirInUse(_) => Some("stop the other one, or choose another --data-dir"),
+            Self::HalfRestored(_) => Some("run `updraft restore` again"),
             Self::DataDir { .. } => Some("see whether the folder's parent is writable"),
             Self::PortInUse { .. } => {
                 Some("stop what listens there, or choose another port with --listen")
@@ -78,7 +83,8 @@ impl StartError {
                 Some("both files are PEM; the key has to be that of the first certificate")
             }
             Self::Store(error) => error.help(),
-            Self::Keys(_) | Self::Blobs(_) => None,
+            Self::Keys(error) => Some(error.help()),
+            Self::Blobs(error) => Some(error.help()),
         }
     }
 }
@@ -130,12 +136,13 @@ impl Server {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let public_url = match &config.public_url {
             Some(url) => url.trim_end_matches('/').to_owned(),
-            None => format!("{scheme}://{addr}"),
+            None => format!("{scheme}://{}", reachable(addr)),
         };
         let app = open_app(config, public_url).await?;
         jobs::start(&app);
 
-        let (router, _, table) = router(&app);
+        let (router, document, table) = router(&app);
+        app.openapi.get_or_init(|| openapi::text(&document));
         let handle = Handle::new();
         let service = router.into_make_service();
         let server = axum_server::from_tcp(listener)
@@ -185,8 +192,13 @@ impl RunningServer {
     }
 
     /// The API's description of itself.
-    pub fn openapi(&self) -> String {
-        openapi::text(&self.app)
+    pub fn openapi(&self) -> &str {
+        self.app.openapi.get().map_or("", String::as_str)
+    }
+
+    /// How many requests wait for news of a Deployment.
+    pub fn waiting(&self, deployment: DeploymentId) -> usize {
+        self.app.news.waiting(deployment)
     }
 
     /// Takes no more requests, cuts long waits at once, lets the others end.
@@ -229,6 +241,9 @@ fn open_data_dir(config: &ServerConfig) -> Result<File, StartError> {
         .map_err(failed)?;
     // Also when somebody made it beforehand: the database is for nobody else.
     std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
+    if path.join(RESTORING).exists() {
+        return Err(StartError::HalfRestored(path.clone()));
+    }
     let lock = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -253,6 +268,19 @@ fn raise_file_limit() {
     }
 }
 
+/// An address that others can use: where it is every address of this machine,
+/// this machine's name.
+fn reachable(addr: SocketAddr) -> String {
+    if !addr.ip().is_unspecified() {
+        return addr.to_string();
+    }
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => addr.to_string(),
+        name => format!("{name}:{}", addr.port()),
+    }
+}
+
 fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
     let listener = std::net::TcpListener::bind(address).map_err(|source| {
         if source.kind() == io::ErrorKind::AddrInUse {
@@ -274,10 +302,20 @@ pub(crate) async fn open_store(config: &ServerConfig) -> Result<Store, StoreErro
     }
 }
 
+/// New keys beside a database that was used with others would refuse every
+/// token and open no secret, so they are made only for a new one.
+pub(crate) async fn lacking_keys(store: &Store) -> Result<Lacking, StoreError> {
+    if store.look().await?.has_tokens().await? {
+        Ok(Lacking::Refuse)
+    } else {
+        Ok(Lacking::Make)
+    }
+}
+
 async fn open_app(config: ServerConfig, public_url: String) -> Result<App, StartError> {
-    let keys = Keys::open(&config.keys_dir())?;
     let blobs = Blobs::local(&config.data_dir)?;
     let store = open_store(&config).await?;
+    let keys = Keys::open(&config.keys_dir(), lacking_keys(&store).await?)?;
     // Part of every bundle, so nobody has to send it.
     blobs.put(Digest::of(EMPTY_BLOB), EMPTY_BLOB.into()).await?;
 
@@ -300,9 +338,11 @@ async fn open_app(config: ServerConfig, public_url: String) -> Result<App, Start
         shelf: Shelf::default(),
         news: News::default(),
         turns: Semaphore::new(ANSWERS_AT_ONCE),
+        readers: Semaphore::new(READERS),
         metrics: Metrics::new(),
         workspace,
         public_url,
+        openapi: OnceLock::new(),
         stopping: CancellationToken::new(),
     }))
 }

@@ -1,11 +1,15 @@
 //! Every route, asked by everybody who may not.
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
 use reqwest::StatusCode;
 use updraft_api::token::{CreateToken, Enroll};
 use updraft_api::{ErrorBody, ErrorCode};
-use updraft_model::{DeployId, Role, TokenId};
+use updraft_model::{DeployId, DeploymentId, Role, Scope, TokenId};
 use updraft_server::{Needs, Route, rotate_keys};
+use updraft_store::Store;
 use updraft_testkit::{TestServer, Tree, environment};
 
 /// Routes that need no token, and why that is fine.
@@ -16,11 +20,16 @@ const OPEN: &[&str] = &[
     "GET /install",
     "GET /install/sha256",
     "GET /api/v1/openapi.json",
+    // What a browser needs to sign in, and to leave.
+    "GET /sign-in",
+    "POST /sign-in",
+    "POST /sign-out",
+    "GET /assets/style.css",
     // The one-time code is the secret.
     "POST /api/v1/agent/enroll",
 ];
 
-/// Routes that need a token and have no test here: there are none.
+/// Routes that need a token and that nobody without one was refused at: there are none.
 const UNTESTED: &[&str] = &[];
 
 /// A server with two Deployments, so that there is something to be out of.
@@ -29,6 +38,8 @@ struct World {
     http: reqwest::Client,
     deploy: DeployId,
     other_token: TokenId,
+    /// Routes that refused somebody.
+    tested: Mutex<BTreeSet<String>>,
 }
 
 impl World {
@@ -45,6 +56,7 @@ impl World {
             name: "another".into(),
             role: Role::Viewer,
             deployment: None,
+            workspace: None,
             expires_in_days: None,
         };
         let other_token = server.as_admin().create_token(&ask).await.unwrap().token.id;
@@ -53,6 +65,7 @@ impl World {
             http: reqwest::Client::new(),
             deploy,
             other_token,
+            tested: Mutex::default(),
         }
     }
 
@@ -63,6 +76,10 @@ impl World {
             .replace("{deploy}", &self.deploy.to_string())
             .replace("{token}", &self.other_token.to_string())
             .replace("{digest}", &updraft_model::Digest::of(b"x").to_string())
+            .replace(
+                "{version}",
+                &Tree::of([("a.py", "one")]).digest().to_string(),
+            )
     }
 
     async fn ask(&self, route: &Route, token: Option<&str>) -> (StatusCode, Option<ErrorBody>) {
@@ -83,11 +100,50 @@ impl World {
         assert_eq!(body.code, code, "{route:?}: {}", body.message);
         assert!(!body.request_id.is_empty(), "{route:?}");
         assert!(body.help.is_some(), "{route:?}");
+        self.tested.lock().unwrap().insert(name(route));
+    }
+
+    /// Opens a page as a browser with this token, and shows where that leads.
+    async fn open(&self, route: &Route, token: Option<&str>) -> reqwest::Response {
+        let browser = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap();
+        let mut request = browser
+            .get(format!("{}{}", self.server.url(), self.path(route)))
+            .header("accept", "text/html");
+        if let Some(token) = token {
+            request = request.header("cookie", format!("updraft_token={token}"));
+        }
+        request.send().await.unwrap()
+    }
+
+    async fn sent_to_sign_in(&self, route: &Route, token: Option<&str>) {
+        let answer = self.open(route, token).await;
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER, "{route:?}");
+        let to = answer.headers()["location"].to_str().unwrap();
+        assert!(to.starts_with("/sign-in?next="), "{route:?}: {to}");
+        self.tested.lock().unwrap().insert(name(route));
+    }
+
+    fn pages(&self) -> Vec<Route> {
+        let mut routes = self.server.running().routes().to_vec();
+        routes.retain(|route| route.needs != Needs::Nothing && route.is_page);
+        routes
+    }
+
+    /// Routes that are not open and refused nobody.
+    fn untested(&self) -> Vec<String> {
+        let tested = self.tested.lock().unwrap();
+        let routes = self.server.running().routes().iter().map(name);
+        routes
+            .filter(|route| !OPEN.contains(&route.as_str()) && !tested.contains(route))
+            .collect()
     }
 
     fn guarded(&self) -> Vec<Route> {
         let mut routes = self.server.running().routes().to_vec();
-        routes.retain(|route| route.needs != Needs::Nothing);
+        routes.retain(|route| route.needs != Needs::Nothing && !route.is_page);
         routes
     }
 }
@@ -118,6 +174,10 @@ fn parts() -> serde_json::Value {
     serde_json::to_value(updraft_testkit::parts(Some(&tree), None)).unwrap()
 }
 
+fn name(route: &Route) -> String {
+    format!("{} {}", route.method, route.path)
+}
+
 fn role(needs: Needs) -> Role {
     match needs {
         Needs::Role(role) => role,
@@ -138,14 +198,43 @@ async fn what_is_open_is_open_on_purpose() {
         .routes()
         .iter()
         .filter(|route| route.needs == Needs::Nothing)
-        .map(|route| format!("{} {}", route.method, route.path))
+        .map(name)
         .collect();
     let mut expected = OPEN.to_vec();
     let mut found: Vec<&str> = open.iter().map(String::as_str).collect();
     expected.sort_unstable();
     found.sort_unstable();
     assert_eq!(found, expected);
-    assert!(UNTESTED.is_empty());
+}
+
+#[tokio::test]
+async fn every_page_is_for_those_who_signed_in_with_a_token_that_may_see_it() {
+    let world = World::new().await;
+    let (shop, office) = ("shop".parse().unwrap(), "office".parse().unwrap());
+    let agent = world.server.token(Role::Agent, Some(&shop)).await;
+    let viewer = world.server.token(Role::Viewer, Some(&shop)).await;
+    let stranger = world.server.token(Role::Viewer, Some(&office)).await;
+    for route in &world.pages() {
+        for nobody in [None, Some("x"), Some(agent.as_str())] {
+            world.sent_to_sign_in(route, nobody).await;
+        }
+        let seen = world.open(route, Some(&viewer)).await;
+        assert!(!seen.status().is_client_error(), "{route:?}");
+
+        let refused = world.open(route, Some(&stranger)).await;
+        let (status, headers) = (refused.status(), refused.headers().clone());
+        let html = refused.text().await.unwrap();
+        if route.path == "/" {
+            assert_eq!(status, StatusCode::OK);
+            assert!(html.contains("office") && !html.contains("shop"), "{html}");
+        } else {
+            assert_eq!(status, StatusCode::FORBIDDEN, "{route:?}");
+            // Who asks for help can say which request it was.
+            let id = headers["x-request-id"].to_str().unwrap();
+            assert!(html.contains(id), "{html}");
+            assert!(headers.contains_key("content-security-policy"));
+        }
+    }
 }
 
 #[tokio::test]
@@ -162,6 +251,10 @@ async fn every_route_refuses_a_request_without_a_good_token() {
                 .await;
         }
     }
+    for page in &world.pages() {
+        world.sent_to_sign_in(page, None).await;
+    }
+    assert_eq!(world.untested(), UNTESTED);
 }
 
 #[tokio::test]
@@ -174,6 +267,7 @@ async fn every_route_refuses_a_token_that_was_revoked_or_whose_deployment_is_gon
             name: "soon gone".into(),
             role: role(route.needs),
             deployment: Some("shop".parse().unwrap()),
+            workspace: None,
             expires_in_days: Some(1),
         };
         let token = admin.create_token(&ask).await.unwrap();
@@ -285,6 +379,7 @@ async fn lists_show_only_what_the_token_is_for() {
         name: "mine".into(),
         role: Role::Admin,
         deployment: None,
+        workspace: None,
         expires_in_days: None,
     };
     let new = narrow.create_token(&ask).await.unwrap().token;
@@ -310,6 +405,91 @@ async fn lists_show_only_what_the_token_is_for() {
         refused.to_string(),
         "there is no Deployment `shpo`; did you mean `shop`?"
     );
+}
+
+#[tokio::test]
+async fn a_workspace_s_token_sees_every_deployment_in_it_and_no_other() {
+    let mut world = World::new().await;
+    // There is no request that makes another Workspace yet.
+    world.server.stop().await;
+    let file = world.server.data_dir().join("updraft.db");
+    let store = Store::sqlite(&file).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    let now = world.server.config().clock.now();
+    let other = tx.ensure_workspace("other", now).await.unwrap();
+    let office = tx.deployment_named(&"office".parse().unwrap()).await;
+    let mut elsewhere = office.unwrap().unwrap();
+    elsewhere.id = DeploymentId::new();
+    elsewhere.name = "elsewhere".parse().unwrap();
+    elsewhere.workspace = other;
+    assert!(tx.insert_deployment(&elsewhere).await.unwrap());
+    tx.commit().await.unwrap();
+    store.close().await;
+    world.server.restart().await;
+
+    let ask = |role, workspace: &str| CreateToken {
+        name: format!("{role} of {workspace}"),
+        role,
+        deployment: None,
+        workspace: Some(workspace.into()),
+        expires_in_days: None,
+    };
+    let organization = world.server.as_admin();
+    let new = organization
+        .create_token(&ask(Role::Admin, "default"))
+        .await;
+    let new = new.unwrap();
+    assert!(matches!(new.token.scope, Scope::Workspace { .. }));
+    let admin = world.server.with_token(Some(new.secret));
+    let seen = admin.deployments().await.unwrap().deployments;
+    let names: Vec<_> = seen.iter().map(|seen| seen.name.as_str()).collect();
+    assert_eq!(names, ["office", "shop"]);
+    let refused = admin.deployment(&elsewhere.name).await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::Forbidden));
+
+    // It makes tokens for its own, and for no other.
+    let own = admin.create_token(&ask(Role::Viewer, "default")).await;
+    assert_eq!(own.unwrap().token.scope, new.token.scope);
+    for not_its_own in ["other", "nothing"] {
+        let refused = admin.create_token(&ask(Role::Viewer, not_its_own)).await;
+        let code = refused.err().unwrap().code();
+        assert_eq!(code, Some(ErrorCode::Forbidden), "{not_its_own}");
+    }
+    let shop = "shop".parse().unwrap();
+    let narrow = world.server.token(Role::Admin, Some(&shop)).await;
+    let narrow = world.server.with_token(Some(narrow));
+    let refused = narrow.create_token(&ask(Role::Viewer, "default")).await;
+    assert_eq!(refused.err().unwrap().code(), Some(ErrorCode::Forbidden));
+    // An agent is for one Deployment, and a name has to be right.
+    for wrong in [ask(Role::Agent, "default"), ask(Role::Viewer, "nothing")] {
+        let refused = organization.create_token(&wrong).await.err().unwrap();
+        assert_eq!(refused.code(), Some(ErrorCode::InvalidRequest));
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_waits_with_a_token_gets_nothing_once_it_is_revoked() {
+    let world = World::new().await;
+    let admin = world.server.as_admin();
+    let shop = admin.deployment(&"shop".parse().unwrap()).await.unwrap();
+    let ask = CreateToken {
+        name: "agent".into(),
+        role: Role::Agent,
+        deployment: Some(shop.name.clone()),
+        workspace: None,
+        expires_in_days: None,
+    };
+    let new = admin.create_token(&ask).await.unwrap();
+    let agent = world.server.with_token(Some(new.secret));
+    let wait = std::time::Duration::from_secs(60);
+    let now = agent.wanted(0, wait).await.unwrap().unwrap();
+    let waiting = tokio::spawn(async move { agent.wanted(now.generation, wait).await });
+    world.server.somebody_waits(shop.id).await;
+
+    admin.revoke_token(new.token.id).await.unwrap();
+    // Nothing else happens that would wake it.
+    let refused = waiting.await.unwrap().err().unwrap();
+    assert_eq!(refused.code(), Some(ErrorCode::TokenRevoked), "{refused}");
 }
 
 #[tokio::test]

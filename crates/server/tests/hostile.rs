@@ -185,9 +185,15 @@ async fn archives_that_reach_outside_are_refused_by_name() {
     ];
     for (name, entries) in cases {
         let layer = zstd::bulk::compress(&tar(&entries), 3).unwrap();
-        world
-            .refused(&bundle_of(layer), ErrorCode::BundleRefused, name)
-            .await;
+        let mut tree = bundle_of(layer);
+        if name == "out" {
+            // A link has no content: but for where it leads, all is well.
+            tree.manifest = tree
+                .manifest
+                .replace("layer.size\":\"1\"", "layer.size\":\"0\"")
+                .replace("layer.first\":\"a.py\"", "layer.first\":\"out\"");
+        }
+        world.refused(&tree, ErrorCode::BundleRefused, name).await;
     }
 }
 
@@ -218,6 +224,58 @@ async fn a_bomb_is_refused_before_it_goes_off() {
     world
         .refused(&bundle_of(layer), ErrorCode::LimitExceeded, "bomb.bin")
         .await;
+}
+
+#[tokio::test]
+async fn a_layer_that_holds_more_than_its_manifest_says_is_not_unpacked() {
+    let world = World::new().await;
+    let zeros = vec![0; 64 << 20];
+    let layer = zstd::bulk::compress(&tar(&[file("bomb.bin", &zeros)]), 3).unwrap();
+    world
+        .refused(
+            &bundle_of(layer),
+            ErrorCode::BundleRefused,
+            "holds more than its manifest says, at `bomb.bin`",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn links_through_links_of_other_layers_are_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |path: &str| folder.path().join(path);
+    std::fs::create_dir_all(path("releases/v1/dags")).unwrap();
+    std::fs::write(path("releases/v1/dags/a.py"), "x").unwrap();
+    std::fs::write(path("releases/shared.py"), "y").unwrap();
+    std::os::unix::fs::symlink("releases/v1/dags", path("current")).unwrap();
+    std::os::unix::fs::symlink("current/../../shared.py", path("x")).unwrap();
+    let scan = updraft_bundle::scan(folder.path(), &updraft_bundle::ScanOptions::default());
+    let tree = Tree::of_scan(&scan.unwrap());
+    assert_eq!(tree.blobs.len(), 4, "each is a layer of its own");
+    World::new().await.send(&tree).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_over_the_limit_is_refused_by_name_before_it_is_sent() {
+    let small = updraft_bundle::Limits {
+        file_bytes: 10,
+        ..Default::default()
+    };
+    let world = World::with(|limits| *limits = Limits::of_bundles(small)).await;
+    let tree = Tree::of([("fine.py", "x"), ("large.bin", "larger than ten bytes")]);
+    let refused = world.create(parts(Some(&tree), Some(&environment("x"))));
+    let refused = refused.await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::LimitExceeded));
+    assert!(refused.to_string().contains("`large.bin`"), "{refused}");
+    let help = refused.help().unwrap();
+    assert!(help.contains("--max-file-bytes"), "{help}");
+
+    let large = updraft_bundle::Limits {
+        file_bytes: 1 << 30,
+        ..Default::default()
+    };
+    let limits = Limits::of_bundles(large);
+    assert!(limits.blob_bytes > large.file_bytes, "it can be sent too");
 }
 
 #[tokio::test]

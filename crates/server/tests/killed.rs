@@ -234,6 +234,7 @@ async fn prepare(folder: &Path) -> Story {
         name: "agent".into(),
         role: Role::Agent,
         deployment: Some(shop.clone()),
+        workspace: None,
         expires_in_days: None,
     };
     let agent_token = admin.create_token(&ask).await.unwrap().secret;

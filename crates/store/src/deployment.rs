@@ -95,6 +95,15 @@ impl Deployment {
     }
 }
 
+/// What a Deployment's wanted deploy waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InProgress {
+    /// Evidence, or the end of its time.
+    Waits,
+    /// Evidence, for as long as that takes.
+    TimedOut,
+}
+
 impl Read {
     pub async fn deployment(&mut self, id: DeploymentId) -> Result<Option<Deployment>, StoreError> {
         sql("SELECT * FROM deployment WHERE id = $1")
@@ -137,13 +146,26 @@ impl Read {
 
     /// Those whose wanted Release waits for evidence, or waited in vain: what it
     /// lacked may be that of an agent that is gone since.
-    pub async fn deployments_in_progress(&mut self) -> Result<Vec<DeploymentId>, StoreError> {
-        let rows = sql("SELECT deployment.id AS id FROM deploy
+    pub async fn deployments_in_progress(
+        &mut self,
+    ) -> Result<Vec<(DeploymentId, InProgress)>, StoreError> {
+        let rows = sql(
+            "SELECT deployment.id AS id, deploy.state AS state FROM deploy
              JOIN deployment ON deployment.target_deploy = deploy.id
-             WHERE deploy.state IN ('accepted', 'rolling_out', 'timed_out')")
+             WHERE deploy.state IN ('accepted', 'rolling_out', 'timed_out')",
+        )
         .all(&mut self.on)
         .await?;
-        rows.iter().map(|row| row.get("id")).collect()
+        rows.iter()
+            .map(|row| {
+                let state: String = row.get("state")?;
+                let progress = match state.as_str() {
+                    "timed_out" => InProgress::TimedOut,
+                    _ => InProgress::Waits,
+                };
+                Ok((row.get("id")?, progress))
+            })
+            .collect()
     }
 
     /// Those that changed at or after a moment, for other processes' news.

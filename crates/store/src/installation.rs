@@ -14,6 +14,15 @@ impl Read {
             .map(|row| row.get("value"))
             .transpose()
     }
+
+    pub async fn workspace_named(&mut self, name: &str) -> Result<Option<WorkspaceId>, StoreError> {
+        sql("SELECT id FROM workspace WHERE name = $1")
+            .bind(name)
+            .one(&mut self.on)
+            .await?
+            .map(|row| row.get("id"))
+            .transpose()
+    }
 }
 
 impl Write {
@@ -41,10 +50,7 @@ impl Write {
             .bind(at)
             .run(&mut self.on)
             .await?;
-        sql("SELECT id FROM workspace WHERE name = $1")
-            .bind(name)
-            .one(&mut self.on)
-            .await?
-            .map_or(Err(StoreError::Conflict), |row| row.get("id"))
+        let found = self.workspace_named(name).await?;
+        found.ok_or(StoreError::Conflict)
     }
 }

@@ -99,23 +99,20 @@ impl Write {
         keep: &HashSet<Digest>,
         before: Timestamp,
     ) -> Result<u64, StoreError> {
+        let manifests = sql("SELECT digest FROM manifest WHERE created_at < $1 ORDER BY digest");
+        let layers = sql("SELECT digest FROM layer WHERE created_at < $1 ORDER BY digest");
+        // Whatever their age: named in the transaction that names them in a Release.
+        let named = sql("SELECT DISTINCT digest FROM release_blob ORDER BY digest");
         let mut forgotten = 0;
         for (select, delete) in [
             (
-                "SELECT digest FROM manifest WHERE created_at < $1 ORDER BY digest",
+                manifests.bind(before),
                 "DELETE FROM manifest WHERE digest = $1",
             ),
-            (
-                "SELECT digest FROM layer WHERE created_at < $1 ORDER BY digest",
-                "DELETE FROM layer WHERE digest = $1",
-            ),
-            (
-                // Named in the transaction that names the blob in a Release.
-                "SELECT DISTINCT digest FROM release_blob WHERE $1 > 0",
-                "DELETE FROM release_blob WHERE digest = $1",
-            ),
+            (layers.bind(before), "DELETE FROM layer WHERE digest = $1"),
+            (named, "DELETE FROM release_blob WHERE digest = $1"),
         ] {
-            for row in sql(select).bind(before).all(&mut self.on).await? {
+            for row in select.all(&mut self.on).await? {
                 let digest: Digest = row.get("digest")?;
                 if !keep.contains(&digest) {
                     forgotten += sql(delete).bind(digest).run(&mut self.on).await?;

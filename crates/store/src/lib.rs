@@ -29,7 +29,7 @@ use crate::sql::Connection;
 
 pub use agent::Agent;
 pub use deploy::{Deploy, DeployParts, FileLists, NewDeploy};
-pub use deployment::{Deployment, Proven, Settings, Target};
+pub use deployment::{Deployment, InProgress, Proven, Settings, Target};
 pub use error::StoreError;
 pub use event::DeployEvent;
 pub use layer::StoredLayer;
@@ -180,16 +180,21 @@ impl Store {
         Ok(Write { read: Read { on } })
     }
 
-    /// Writes a consistent copy of a SQLite database to a new file. False when
-    /// the database is PostgreSQL, which has its own tools for that.
-    pub async fn copy_to(&self, file: &Path) -> Result<bool, StoreError> {
-        match &self.pools {
-            Pools::Sqlite { write, .. } => {
-                migrations::vacuum_into(write, file).await?;
-                Ok(true)
-            }
-            Pools::Postgres(_) => Ok(false),
-        }
+    /// Writes a consistent copy of a SQLite database to a new file, whatever its
+    /// format and whoever uses it. PostgreSQL has its own tools for that.
+    pub async fn copy_sqlite(file: &Path, to: &Path) -> Result<(), StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .create_if_missing(false)
+            .read_only(true)
+            .busy_timeout(Duration::from_secs(10));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options)
+            .await?;
+        let copied = migrations::vacuum_into(&pool, to).await;
+        pool.close().await;
+        copied
     }
 
     /// The version of the SQLite library, or of the PostgreSQL server.

@@ -53,6 +53,14 @@ impl Read {
             .transpose()
     }
 
+    /// Whether any token was ever made.
+    pub async fn has_tokens(&mut self) -> Result<bool, StoreError> {
+        let one = sql("SELECT id FROM token LIMIT 1")
+            .one(&mut self.on)
+            .await?;
+        Ok(one.is_some())
+    }
+
     /// All tokens, oldest first.
     pub async fn tokens(&mut self) -> Result<Vec<Token>, StoreError> {
         let rows = sql("SELECT * FROM token ORDER BY id")

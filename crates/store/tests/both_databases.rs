@@ -643,7 +643,12 @@ async fn a_copy_is_a_database_of_its_own() {
     tx.record_fact("kept", "1").await.unwrap();
     tx.commit().await.unwrap();
     let copy = folder.path().join("it's a copy.db");
-    assert!(store.copy_to(&copy).await.unwrap());
+    let file = folder.path().join("it's.db");
+    Store::copy_sqlite(&file, &copy).await.unwrap();
+    // What is not there is not made.
+    let nothing = folder.path().join("nothing.db");
+    let refused = Store::copy_sqlite(&nothing, &folder.path().join("other.db")).await;
+    assert!(refused.is_err() && !nothing.exists());
     let copied = Store::sqlite(&copy).await.unwrap();
     assert_eq!(
         copied

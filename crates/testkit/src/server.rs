@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use updraft_api::Client;
@@ -11,7 +12,7 @@ use updraft_api::client::Connect;
 use updraft_api::deploy::{Comparison, ComparisonOutcome, CreateDeploy, DeployView, Parts};
 use updraft_api::deployment::{CreateDeployment, DeploymentSettings, DeploymentView};
 use updraft_api::token::CreateToken;
-use updraft_model::{DeployId, DeploymentName, Role};
+use updraft_model::{DeployId, DeploymentId, DeploymentName, Role};
 use updraft_server::{RunningServer, Server, ServerConfig, init_admin};
 
 use crate::agent::TestAgent;
@@ -102,6 +103,13 @@ impl TestServer {
         self.running = Some(running.expect("a server"));
     }
 
+    /// Returns once a request waits for news of a Deployment.
+    pub async fn somebody_waits(&self, deployment: DeploymentId) {
+        while self.running().waiting(deployment) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Lets time pass for the control plane, but not for its timers.
     pub fn advance_clock(&self, by: chrono::Duration) {
         self.config.clock.advance(by);
@@ -129,6 +137,7 @@ impl TestServer {
             name: format!("a {role}"),
             role,
             deployment: deployment.cloned(),
+            workspace: None,
             expires_in_days: None,
         };
         let new = self.as_admin().create_token(&ask).await;

@@ -57,7 +57,8 @@ pub(crate) async fn report(
     Extension(caller): Extension<Caller>,
     Json(report): Json<Report>,
 ) -> Result<Json<ReportAnswer>, DeployError> {
-    Ok(Json(super::report(&app, &caller, report).await?))
+    let answer = Box::pin(super::report(&app, &caller, report)).await?;
+    Ok(Json(answer))
 }
 
 /// Sends an agent the blobs that it lacks

@@ -4,11 +4,11 @@ use updraft_api::ErrorCode;
 use updraft_api::agent::{Report, ReportAnswer};
 use updraft_bundle::failpoint;
 use updraft_model::DeploymentId;
-use updraft_store::{Agent, Deploy};
+use updraft_store::Agent;
 
 use crate::app::App;
 use crate::auth::{AccessError, Caller};
-use crate::deploy::{DeployError, GoingBack, advance, late_failure};
+use crate::deploy::{Advanced, DeployError, GoingBack, advance, late_failure};
 use crate::error::{Problem as _, chain};
 
 const LONGEST_NAME: usize = 253;
@@ -70,11 +70,9 @@ pub(crate) async fn report(
         }
         recorded => recorded?,
     };
-    for deploy in &recorded.moved {
-        app.metrics.deploy_came_to(deploy);
-    }
+    app.metrics.advanced(&recorded.advanced);
     // Agents are woken only by what concerns them, deploys by what moved them.
-    if !recorded.moved.is_empty() || recorded.is_news {
+    if !recorded.advanced.moved.is_empty() || recorded.is_news {
         app.announce(id);
     }
     Ok(ReportAnswer {
@@ -84,7 +82,7 @@ pub(crate) async fn report(
 }
 
 struct Recorded {
-    moved: Vec<Deploy>,
+    advanced: Advanced,
     generation: i64,
     /// Whether that generation is another than before.
     is_news: bool,
@@ -102,18 +100,19 @@ async fn record(
     let mut deployment = tx.lock_deployment(id).await?.ok_or_else(|| gone(id))?;
     let generation = deployment.generation;
     tx.save_agent(agent).await?;
-    let mut moved = Vec::new();
+    let mut late = Vec::new();
     if let Some(proof) = &report.proof
         && going_back == GoingBack::AsThePolicySays
     {
-        moved.extend(late_failure(app, &mut tx, &mut deployment, proof, now).await?);
+        late.extend(late_failure(app, &mut tx, &mut deployment, proof, now).await?);
     }
-    moved.extend(advance(app, &mut tx, &mut deployment, going_back, now).await?);
+    let mut advanced = advance(app, &mut tx, &mut deployment, going_back, now).await?;
+    advanced.moved.extend(late);
     failpoint("server.report.before_commit");
     tx.commit().await?;
     failpoint("server.report.after_commit");
     Ok(Recorded {
-        moved,
+        advanced,
         generation: deployment.generation,
         is_news: deployment.generation != generation,
     })

@@ -8,9 +8,9 @@ use updraft_model::{AgentId, DeployState, DeploymentId, Digest, Release};
 use updraft_store::{Deployment, Read};
 
 use crate::app::App;
-use crate::auth::{AccessError, Caller};
+use crate::auth::{AccessError, Caller, still_holds};
 use crate::deploy::DeployError;
-use crate::deployment::{DeploymentError, environment};
+use crate::deployment::environment;
 
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -39,12 +39,16 @@ pub(crate) async fn wanted(
     let mut turn = app.turns.acquire().await;
     let asking = Box::pin(agents_that_ask(app, caller, id, ask.agent)).await?;
     loop {
+        // Also after a wait: it may have been revoked meanwhile.
+        let mut look = app.store.look().await?;
+        Box::pin(still_holds(app, &mut look, caller)).await?;
+        let generation = Box::pin(look.generation(id)).await?;
+        drop(look);
         for agent in &asking {
             app.leases.renew(*agent);
         }
-        let generation = Box::pin(generation(app, id)).await?;
-        if generation != ask.generation {
-            return Box::pin(answer(app, id, &asking)).await.map(Some);
+        if generation.ok_or_else(|| gone(id))? != ask.generation {
+            return Box::pin(answer(app, caller, id, &asking)).await.map(Some);
         }
         drop(turn);
         tokio::select! {
@@ -54,11 +58,6 @@ pub(crate) async fn wanted(
         }
         turn = app.turns.acquire().await;
     }
-}
-
-async fn generation(app: &App, id: DeploymentId) -> Result<i64, DeployError> {
-    let generation = app.store.look().await?.generation(id).await?;
-    Ok(generation.ok_or_else(|| gone(id))?)
 }
 
 /// Whose leases waiting renews: the one that says so, or those that reported
@@ -88,7 +87,12 @@ fn gone(id: DeploymentId) -> AccessError {
     }
 }
 
-async fn answer(app: &App, id: DeploymentId, agents: &[AgentId]) -> Result<Wanted, DeployError> {
+async fn answer(
+    app: &App,
+    caller: &Caller,
+    id: DeploymentId,
+    agents: &[AgentId],
+) -> Result<Wanted, DeployError> {
     let mut read = app.store.read().await?;
     let mut deployment = read.deployment(id).await?.ok_or_else(|| gone(id))?;
     if deployment.target.is_some_and(|target| !target.may_switch)
@@ -98,6 +102,8 @@ async fn answer(app: &App, id: DeploymentId, agents: &[AgentId]) -> Result<Wante
         deployment = allow_switch(app, id).await?;
         read = app.store.read().await?;
     }
+    // In the same picture as the secrets that it is about to get.
+    still_holds(app, &mut read, caller).await?;
     compose(app, &mut read, deployment).await
 }
 
@@ -137,10 +143,7 @@ async fn compose(
     read: &mut Read,
     deployment: Deployment,
 ) -> Result<Wanted, DeployError> {
-    let environment = environment::open(&app.keys, &deployment).map_err(|error| match error {
-        DeploymentError::Store(error) => DeployError::Store(error),
-        other => DeployError::Invalid(other.to_string()),
-    })?;
+    let environment = environment::open(&app.keys, &deployment).map_err(Box::new)?;
     let target = match deployment.target {
         Some(target) => read
             .release(target.release)

@@ -255,6 +255,20 @@ async fn look_up(app: &App, secret: &str, seen: u64) -> Result<Caller, AuthError
     holds(app, token)
 }
 
+/// Looks again at a token that was let in a while ago.
+pub(crate) async fn still_holds(
+    app: &App,
+    read: &mut Read,
+    caller: &Caller,
+) -> Result<(), AuthError> {
+    let revoked = || AuthError::Revoked(caller.token.name.clone());
+    let token = read.token(caller.token.id).await?.ok_or_else(revoked)?;
+    if token.revoked_at.is_some() {
+        return Err(revoked());
+    }
+    holds(app, token).map(drop)
+}
+
 /// Lets nobody in after their time, however well known.
 fn holds(app: &App, token: Token) -> Result<Caller, AuthError> {
     let now = app.now();

@@ -10,7 +10,7 @@ use updraft_store::StoreError;
 use super::tokens::{Issue, issue};
 use super::{KeyError, Keys};
 use crate::config::ServerConfig;
-use crate::server::open_store;
+use crate::server::{lacking_keys, open_store};
 
 const ADMIN_DAYS: u32 = 3650;
 
@@ -33,7 +33,7 @@ impl InitError {
                 "make others with `updraft token create`; if it is lost, `updraft server init --again` makes another one",
             ),
             Self::Folder(_) => Some("see whether the folder's parent is writable"),
-            Self::Key(_) => None,
+            Self::Key(error) => Some(error.help()),
             Self::Store(error) => error.help(),
         }
     }
@@ -47,9 +47,12 @@ pub async fn init_admin(config: &ServerConfig, again: bool) -> Result<NewToken, 
         .mode(0o700)
         .create(&config.data_dir)
         .map_err(InitError::Folder)?;
-    let keys = Keys::open(&config.keys_dir())?;
     let store = open_store(config).await?;
-    let minted = mint(&keys, &store, again, config.clock.now()).await;
+    let minted = async {
+        let keys = Keys::open(&config.keys_dir(), lacking_keys(&store).await?)?;
+        mint(&keys, &store, again, config.clock.now()).await
+    };
+    let minted = minted.await;
     store.close().await;
     minted
 }

@@ -1,8 +1,9 @@
 //! The keys that sign tokens and seal environment variables.
 //!
 //! They lie in a folder of their own, outside the database, readable by the
-//! server's user alone. Of several signing keys the first signs; all verify,
-//! so a key can be replaced while tokens of the older one are still used.
+//! server's user alone. Of several signing keys the first signs, of several
+//! sealing keys the first seals; all of them verify and open, so a key can be
+//! replaced while what the older one made is still used.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -28,14 +29,38 @@ pub enum KeyError {
     Io { path: PathBuf, source: io::Error },
     #[error("the key file `{}` is damaged", .0.display())]
     Damaged(PathBuf),
+    #[error("the key file `{}` is gone, and the database was made with it", .0.display())]
+    Gone(PathBuf),
     #[error("the system gave no random numbers")]
     Random,
+}
+
+impl KeyError {
+    /// One sentence that says what to do next.
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "see whether the folder is the server's own and its disk has space",
+            Self::Damaged(_) => "put the `keys` folder back from a backup",
+            Self::Gone(_) => {
+                "put the `keys` folder back from a backup; without one, `updraft server rotate-keys --forget-old` makes new keys, for which tokens are made and environment variables set again"
+            }
+            Self::Random => "start it again",
+        }
+    }
 }
 
 /// All keys of a control plane.
 pub(crate) struct Keys {
     signing: Vec<SigningKey>,
-    sealing: LessSafeKey,
+    sealing: Vec<LessSafeKey>,
+}
+
+/// What to do where there are no keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lacking {
+    /// Nothing was made with any yet.
+    Make,
+    Refuse,
 }
 
 struct SigningKey {
@@ -60,35 +85,25 @@ struct StoredKey {
 pub(crate) struct NotOurs;
 
 impl Keys {
-    /// Reads the keys, and makes them when there are none.
-    pub(crate) fn open(folder: &Path) -> Result<Self, KeyError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(at(folder))?;
-        let signing = folder.join(SIGNING);
-        if !exists(&signing)? {
-            write_signing(
-                &signing,
-                &SigningFile {
-                    keys: vec![new_signing_key()?],
-                },
-            )?;
+    /// Reads the keys, and makes them when there are none and may be made.
+    pub(crate) fn open(folder: &Path, lacking: Lacking) -> Result<Self, KeyError> {
+        let (signing, sealing) = (folder.join(SIGNING), folder.join(SEALING));
+        for file in [&signing, &sealing] {
+            if lacking == Lacking::Refuse && !exists(file)? {
+                return Err(KeyError::Gone(file.clone()));
+            }
         }
-        let sealing = folder.join(SEALING);
-        if !exists(&sealing)? {
-            let mut key = [0; 32];
-            random(&mut key)?;
-            write_secret(&sealing, STANDARD.encode(key).as_bytes())?;
-        }
+        make_missing(folder)?;
         Ok(Self {
             signing: read_signing(&signing)?
                 .keys
                 .iter()
                 .map(|key| key.open(&signing))
                 .collect::<Result<_, _>>()?,
-            sealing: read_sealing(&sealing)?,
+            sealing: read_sealing(&sealing)?
+                .iter()
+                .map(|key| sealing_key(key).ok_or_else(|| KeyError::Damaged(sealing.clone())))
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -123,7 +138,7 @@ impl Keys {
         let mut nonce = [0; NONCE_LEN];
         random(&mut nonce)?;
         let mut sealed = plain.to_vec();
-        self.sealing
+        self.sealing[0]
             .seal_in_place_append_tag(
                 Nonce::assume_unique_for_key(nonce),
                 Aad::from(place.as_bytes()),
@@ -145,34 +160,61 @@ impl Keys {
         if *format != FORMAT {
             return None;
         }
-        let mut bytes = rest.to_vec();
-        let length = self
-            .sealing
-            .open_in_place(
-                Nonce::assume_unique_for_key(*nonce),
-                Aad::from(place.as_bytes()),
-                &mut bytes,
-            )
-            .ok()?
-            .len();
-        bytes.truncate(length);
-        Some(bytes)
+        self.sealing.iter().find_map(|key| {
+            let mut bytes = rest.to_vec();
+            let nonce = Nonce::assume_unique_for_key(*nonce);
+            let opened = key.open_in_place(nonce, Aad::from(place.as_bytes()), &mut bytes);
+            let length = opened.ok()?.len();
+            bytes.truncate(length);
+            Some(bytes)
+        })
     }
 }
 
 pub(crate) const ISSUER: &str = "updraft";
 
-/// Makes a new signing key the one that signs. Tokens of older keys stay good;
-/// with `forget_old` they do not, and everybody needs a new one. A running
-/// server uses the new key after a restart.
+/// Makes new keys the ones that sign and seal. Tokens of older keys stay good;
+/// with `forget_old` they do not, and everybody needs a new one. What older keys
+/// sealed is always opened. A running server uses the new keys after a restart.
+///
+/// With `forget_old` it also makes the keys that are gone.
 pub fn rotate_keys(data_dir: &Path, forget_old: bool) -> Result<(), KeyError> {
-    let path = data_dir.join("keys").join(SIGNING);
-    let mut file = read_signing(&path)?;
+    let folder = data_dir.join("keys");
+    if forget_old && exists(data_dir)? {
+        make_missing(&folder)?;
+    }
+    let (signing, sealing) = (folder.join(SIGNING), folder.join(SEALING));
+    let mut file = read_signing(&signing)?;
+    let mut keys = read_sealing(&sealing)?;
     if forget_old {
         file.keys.clear();
     }
     file.keys.insert(0, new_signing_key()?);
-    write_signing(&path, &file)
+    keys.insert(0, new_sealing_key()?);
+    write_secret(&sealing, keys.join("\n").as_bytes())?;
+    write_signing(&signing, &file)
+}
+
+/// Makes the folder and the key files that are not there.
+fn make_missing(folder: &Path) -> Result<(), KeyError> {
+    let (signing, sealing) = (folder.join(SIGNING), folder.join(SEALING));
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(at(folder))?;
+    if !exists(&signing)? {
+        let keys = vec![new_signing_key()?];
+        write_signing(&signing, &SigningFile { keys })?;
+    }
+    if !exists(&sealing)? {
+        write_secret(&sealing, new_sealing_key()?.as_bytes())?;
+    }
+    // The folder may be new itself.
+    let parent = folder.parent().filter(|path| !path.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    let sync = || File::open(parent)?.sync_all();
+    sync().map_err(at(parent))
 }
 
 impl StoredKey {
@@ -213,14 +255,26 @@ fn write_signing(path: &Path, file: &SigningFile) -> Result<(), KeyError> {
     write_secret(path, &json)
 }
 
-fn read_sealing(path: &Path) -> Result<LessSafeKey, KeyError> {
+/// One key in each line, the newest first.
+fn read_sealing(path: &Path) -> Result<Vec<String>, KeyError> {
     let text = fs::read_to_string(path).map_err(at(path))?;
-    STANDARD
-        .decode(text.trim())
-        .ok()
-        .and_then(|key| UnboundKey::new(&AES_256_GCM, &key).ok())
-        .map(LessSafeKey::new)
-        .ok_or_else(|| KeyError::Damaged(path.to_owned()))
+    let keys: Vec<String> = text.split_whitespace().map(ToOwned::to_owned).collect();
+    if keys.is_empty() {
+        return Err(KeyError::Damaged(path.to_owned()));
+    }
+    Ok(keys)
+}
+
+fn sealing_key(text: &str) -> Option<LessSafeKey> {
+    let key = STANDARD.decode(text).ok()?;
+    let key = UnboundKey::new(&AES_256_GCM, &key).ok()?;
+    Some(LessSafeKey::new(key))
+}
+
+fn new_sealing_key() -> Result<String, KeyError> {
+    let mut key = [0; 32];
+    random(&mut key)?;
+    Ok(STANDARD.encode(key))
 }
 
 /// Replaces a file at once or not at all; only the owner can read it.
@@ -278,7 +332,7 @@ mod tests {
     #[test]
     fn tokens_survive_a_rotation_unless_it_forgets() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Keys::open(&folder.path().join("keys")).unwrap();
+        let open = || Keys::open(&folder.path().join("keys"), Lacking::Make).unwrap();
         let old = open().sign(&claims());
         assert_eq!(open().verify::<Claims>(&old), Ok(claims()));
 
@@ -292,9 +346,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sealed_before_a_rotation_still_opens() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |lacking| Keys::open(&folder.path().join("keys"), lacking);
+        let old = open(Lacking::Make).unwrap().seal("here", b"one").unwrap();
+        rotate_keys(folder.path(), true).unwrap();
+        let keys = open(Lacking::Refuse).unwrap();
+        let new = keys.seal("here", b"two").unwrap();
+        assert_eq!(keys.open_sealed("here", &old).unwrap(), b"one");
+        assert_eq!(keys.open_sealed("here", &new).unwrap(), b"two");
+
+        fs::remove_dir_all(folder.path().join("keys")).unwrap();
+        assert!(matches!(open(Lacking::Refuse), Err(KeyError::Gone(_))));
+        assert!(rotate_keys(folder.path(), false).is_err());
+        rotate_keys(folder.path(), true).unwrap();
+        let keys = open(Lacking::Refuse).unwrap();
+        assert_eq!(keys.open_sealed("here", &new), None);
+    }
+
+    #[test]
     fn a_changed_or_unsigned_token_is_not_ours() {
         let folder = tempfile::tempdir().unwrap();
-        let keys = Keys::open(folder.path()).unwrap();
+        let keys = Keys::open(folder.path(), Lacking::Make).unwrap();
         let token = keys.sign(&claims());
         let parts: Vec<&str> = token.split('.').collect();
         let none = URL_SAFE_NO_PAD.encode(br#"{"alg":"none"}"#);
@@ -312,7 +385,7 @@ mod tests {
     fn only_the_owner_can_read_the_keys() {
         let folder = tempfile::tempdir().unwrap();
         let keys = folder.path().join("keys");
-        Keys::open(&keys).unwrap();
+        Keys::open(&keys, Lacking::Make).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&keys), 0o700);
         assert_eq!(mode(&keys.join(SIGNING)), 0o600);
@@ -322,7 +395,7 @@ mod tests {
     #[test]
     fn what_is_sealed_opens_only_in_its_place() {
         let folder = tempfile::tempdir().unwrap();
-        let keys = Keys::open(folder.path()).unwrap();
+        let keys = Keys::open(folder.path(), Lacking::Make).unwrap();
         let sealed = keys.seal("here", b"secret").unwrap();
         assert!(!sealed.windows(6).any(|part| part == b"secret"));
         assert_eq!(keys.open_sealed("here", &sealed).unwrap(), b"secret");

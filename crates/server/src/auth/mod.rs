@@ -14,10 +14,10 @@ mod known;
 mod tokens;
 
 pub use caller::{AccessError, AuthError, Caller, Needs};
-pub(crate) use caller::{authenticate, authorise};
+pub(crate) use caller::{authenticate, authorise, still_holds};
 pub(crate) use enroll::{create_enrollment_code, enroll};
 pub use init::{InitError, init_admin};
-pub(crate) use keys::Keys;
 pub use keys::{KeyError, rotate_keys};
+pub(crate) use keys::{Keys, Lacking};
 pub(crate) use known::KnownCallers;
 pub(crate) use tokens::{TokenError, create_token, list_tokens, revoke_token, token_view};

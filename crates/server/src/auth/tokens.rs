@@ -4,7 +4,7 @@ use chrono::Duration;
 use updraft_api::ErrorCode;
 use updraft_api::token::{CreateToken, NewToken, TokenView};
 use updraft_model::{Role, Scope, Timestamp, TokenId};
-use updraft_store::{StoreError, Token, Write};
+use updraft_store::{Read, StoreError, Token, Write};
 use uuid::Uuid;
 
 use super::caller::{AccessError, Claims};
@@ -20,6 +20,8 @@ const MOST_DAYS: u32 = 3650;
 pub(crate) enum TokenError {
     #[error("there is no token `{0}`")]
     NotFound(TokenId),
+    #[error("there is no Workspace `{0}`")]
+    WorkspaceNotFound(String),
     #[error("{0}")]
     Invalid(String),
     #[error("the enrolment code is unknown, was used before or is too old")]
@@ -36,7 +38,7 @@ impl Problem for TokenError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::NotFound(_) => ErrorCode::TokenNotFound,
-            Self::Invalid(_) => ErrorCode::InvalidRequest,
+            Self::Invalid(_) | Self::WorkspaceNotFound(_) => ErrorCode::InvalidRequest,
             Self::CodeRefused => ErrorCode::EnrollmentCodeRefused,
             Self::Access(error) => error.code(),
             Self::Key(_) => ErrorCode::Internal,
@@ -47,6 +49,9 @@ impl Problem for TokenError {
     fn help(&self) -> Option<String> {
         match self {
             Self::NotFound(_) => Some("see `updraft token list`".into()),
+            Self::WorkspaceNotFound(_) => {
+                Some("every Deployment is in the Workspace `default`".into())
+            }
             Self::CodeRefused => Some(
                 "make a new one with `updraft agent invite`; a code works once, for an hour".into(),
             ),
@@ -124,17 +129,23 @@ pub(crate) async fn create_token(
     }
 
     let mut tx = app.store.begin().await?;
-    let scope = match &ask.deployment {
-        Some(name) => Scope::Deployment {
+    let scope = match (&ask.deployment, &ask.workspace) {
+        (Some(_), Some(_)) => {
+            return Err(TokenError::Invalid(
+                "a token is for a Deployment or for a Workspace: name one of the two".into(),
+            ));
+        }
+        (Some(name), None) => Scope::Deployment {
             deployment: caller.deployment(&mut tx, name).await?.id,
         },
-        None if ask.role == Role::Agent => {
+        (None, _) if ask.role == Role::Agent => {
             return Err(TokenError::Invalid(
                 "an agent's token is for one Deployment: name it in `deployment`".into(),
             ));
         }
+        (None, Some(name)) => workspace(caller, &mut tx, name).await?,
         // As wide as the caller's own.
-        None => caller.token.scope,
+        (None, None) => caller.token.scope,
     };
     let new = issue(
         &app.keys,
@@ -151,6 +162,22 @@ pub(crate) async fn create_token(
     .await?;
     tx.commit().await?;
     Ok(new)
+}
+
+/// A Workspace as a scope, when the caller's own is as wide.
+async fn workspace(caller: &Caller, read: &mut Read, name: &str) -> Result<Scope, TokenError> {
+    let found = read.workspace_named(name).await?;
+    match (caller.token.scope, found) {
+        (Scope::Organization, Some(workspace)) => Ok(Scope::Workspace { workspace }),
+        (Scope::Workspace { workspace: own }, Some(workspace)) if own == workspace => {
+            Ok(caller.token.scope)
+        }
+        (Scope::Organization, None) => Err(TokenError::WorkspaceNotFound(name.to_owned())),
+        // Nor does it learn which others there are.
+        (Scope::Workspace { .. } | Scope::Deployment { .. }, _) => Err(caller
+            .out_of_scope(format!("the Workspace `{name}`"))
+            .into()),
+    }
 }
 
 /// The tokens that the caller may revoke.
@@ -197,6 +224,10 @@ pub(crate) async fn revoke_token(
     tx.revoke_token(id, app.now()).await?;
     tx.commit().await?;
     app.callers.forget();
+    if let Scope::Deployment { deployment } = token.scope {
+        // Whoever waits with it is told now, not at the end of the wait.
+        app.announce(deployment);
+    }
     tracing::info!(token = %id, by = caller.name(), "token revoked");
     Ok(())
 }

@@ -29,8 +29,14 @@ pub(crate) enum OfferError {
         what: String,
         source: DescribedError,
     },
-    #[error("{what} is too large")]
+    #[error("{what} is too large: {source}")]
     Limit { what: String, source: LimitExceeded },
+    #[error("`{path}` of {what} is too large: {source}")]
+    File {
+        what: String,
+        path: String,
+        source: LimitExceeded,
+    },
     #[error("layer {layer} of {what} is {size} bytes; a blob has at most {limit}")]
     Blob {
         what: String,
@@ -114,6 +120,14 @@ fn read_one(
         let limit = limits.bundle.total_bytes;
         let source = LimitExceeded::Total { limit };
         return Err(OfferError::Limit { what, source });
+    }
+    // Where a layer is one file, its size is known before anything is sent.
+    let limit = limits.bundle.file_bytes;
+    let mut layers = described.files.layers().iter();
+    if let Some(layer) = layers.find(|layer| layer.files == 1 && layer.content_size > limit) {
+        let (path, bytes) = (layer.first.clone(), layer.content_size);
+        let source = LimitExceeded::File { bytes, limit };
+        return Err(OfferError::File { what, path, source });
     }
     let limit = limits.blob_bytes;
     if let Some(&(layer, size)) = described.blobs.iter().find(|(_, size)| *size > limit) {

@@ -123,13 +123,13 @@ impl Shelf {
         if tables.entries > MOST_ENTRIES {
             *tables = Tables::default();
         }
+        if let Some(known) = tables.by_layer.get(&table.digest) {
+            return known.clone();
+        }
         tables.entries += table.entries.len();
-        let digest = table.digest;
-        tables
-            .by_layer
-            .entry(digest)
-            .or_insert_with(|| Arc::new(table))
-            .clone()
+        let table = Arc::new(table);
+        tables.by_layer.insert(table.digest, table.clone());
+        table
     }
 
     /// Which files differ between two bundles, either of which may be absent.

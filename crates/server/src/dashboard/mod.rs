@@ -7,20 +7,19 @@
 mod pages;
 
 use askama::Template;
-use axum::Form;
-use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware;
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
-use axum::routing::{get, post};
+use axum::{Extension, Form};
 use serde::Deserialize;
+use updraft_api::ErrorCode;
 use updraft_model::{DeployId, DeploymentName, Digest, Role};
 
 use crate::app::App;
-
-use crate::auth::{AuthError, Caller, authenticate};
-use crate::error::Problem;
+use crate::auth::{AuthError, Caller, Needs, authenticate};
+use crate::error::{ApiError, Problem};
+use crate::request::REQUEST_ID;
 use crate::{deploy, deployment};
 use pages::{
     DeployPage, DeploymentPage, DeploymentRow, DeploymentsPage, ErrorPage, PAGE, SignInPage,
@@ -28,32 +27,16 @@ use pages::{
 
 const COOKIE: &str = "updraft_token";
 
-/// Every page. They find out themselves who asks, since a browser is sent to
-/// sign in where a program gets an error.
-pub(crate) fn router() -> Router<App> {
-    Router::new()
-        .route("/", get(deployments))
-        .route("/deployments/{deployment}", get(one_deployment))
-        .route("/deployments/{deployment}/versions/{version}", get(version))
-        .route("/deploys/{deploy}", get(one_deploy))
-        .route("/sign-in", get(sign_in_page).post(sign_in))
-        .route("/sign-out", post(sign_out))
-        .route("/assets/style.css", get(style))
-        .layer(middleware::map_response(harden))
-}
-
-async fn deployments(
+pub(crate) async fn deployments(
     State(app): State<App>,
-    SignedIn(caller): SignedIn,
-) -> Result<Response, PageError> {
-    let visible = deployment::list(&app, &caller)
-        .await
-        .map_err(PageError::of)?;
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, ApiError> {
+    let visible = deployment::list(&app, &caller).await.map_err(refused)?;
     let mut rows = Vec::with_capacity(visible.len());
     for view in visible {
         let status = deployment::status(&app, &caller, &view.name)
             .await
-            .map_err(PageError::of)?;
+            .map_err(refused)?;
         rows.push(DeploymentRow::new(status));
     }
     page(
@@ -66,36 +49,34 @@ async fn deployments(
 }
 
 #[derive(Deserialize)]
-struct HistoryQuery {
+pub(crate) struct HistoryQuery {
     before: Option<DeployId>,
 }
 
-async fn one_deployment(
+pub(crate) async fn one_deployment(
     State(app): State<App>,
-    SignedIn(caller): SignedIn,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<DeploymentName>,
     Query(query): Query<HistoryQuery>,
-) -> Result<Response, PageError> {
+) -> Result<Response, ApiError> {
     let status = deployment::status(&app, &caller, &name)
         .await
-        .map_err(PageError::of)?;
+        .map_err(refused)?;
     let deploys = deploy::history(&app, &caller, &name, PAGE, query.before)
         .await
-        .map_err(PageError::of)?;
+        .map_err(refused)?;
     page(
         StatusCode::OK,
         &DeploymentPage::new(caller.name().to_owned(), status, deploys),
     )
 }
 
-async fn one_deploy(
+pub(crate) async fn one_deploy(
     State(app): State<App>,
-    SignedIn(caller): SignedIn,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<DeployId>,
-) -> Result<Response, PageError> {
-    let view = deploy::show(&app, &caller, id)
-        .await
-        .map_err(PageError::of)?;
+) -> Result<Response, ApiError> {
+    let view = deploy::show(&app, &caller, id).await.map_err(refused)?;
     page(
         StatusCode::OK,
         &DeployPage::new(caller.name().to_owned(), view),
@@ -103,43 +84,40 @@ async fn one_deploy(
 }
 
 /// Where a DAG run's version link leads: the deploy that brought the version.
-async fn version(
+pub(crate) async fn version(
     State(app): State<App>,
-    SignedIn(caller): SignedIn,
+    Extension(caller): Extension<Caller>,
     Path((name, version)): Path<(DeploymentName, Digest)>,
-) -> Result<Redirect, PageError> {
+) -> Result<Redirect, ApiError> {
     let deploy = deploy::of_version(&app, &caller, &name, version)
         .await
-        .map_err(PageError::of)?;
+        .map_err(refused)?;
     Ok(Redirect::to(&format!("/deploys/{deploy}")))
 }
 
 // Signing in
 
-/// A caller who came with the cookie.
-struct SignedIn(Caller);
-
-impl axum::extract::FromRequestParts<App> for SignedIn {
-    type Rejection = Response;
-
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        app: &App,
-    ) -> Result<Self, Self::Rejection> {
-        let next = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let to_sign_in =
-            || Redirect::to(&format!("/sign-in?next={}", encode(next))).into_response();
-        let Some(secret) = cookie(&parts.headers) else {
-            return Err(to_sign_in());
+/// Stands before every page. A browser is sent to sign in where a program gets
+/// an error.
+pub(crate) async fn guard(
+    State((app, needs)): State<(App, Needs)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if needs != Needs::Nothing {
+        let from = request.uri().path_and_query();
+        let from = encode(from.map_or("/", |path| path.as_str()));
+        let to_sign_in = || Redirect::to(&format!("/sign-in?next={from}")).into_response();
+        let Some(secret) = cookie(request.headers()) else {
+            return to_sign_in();
         };
-        match check(app, secret).await {
-            Ok(caller) => Ok(Self(caller)),
-            Err(AuthError::Store(error)) => {
-                Err(PageError::of(AuthError::Store(error)).into_response())
-            }
-            Err(_) => Err(to_sign_in()),
-        }
+        match check(&app, secret).await {
+            Ok(caller) => request.extensions_mut().insert(caller),
+            Err(AuthError::Store(error)) => return AuthError::Store(error).into_response(),
+            Err(_) => return to_sign_in(),
+        };
     }
+    next.run(request).await
 }
 
 /// Pages only show; an agent's token shows nothing.
@@ -157,12 +135,12 @@ async fn check(app: &App, secret: &str) -> Result<Caller, AuthError> {
 }
 
 #[derive(Deserialize)]
-struct SignInQuery {
+pub(crate) struct SignInQuery {
     #[serde(default)]
     next: String,
 }
 
-async fn sign_in_page(Query(query): Query<SignInQuery>) -> Result<Response, PageError> {
+pub(crate) async fn sign_in_page(Query(query): Query<SignInQuery>) -> Result<Response, ApiError> {
     page(
         StatusCode::OK,
         &SignInPage {
@@ -173,13 +151,16 @@ async fn sign_in_page(Query(query): Query<SignInQuery>) -> Result<Response, Page
 }
 
 #[derive(Deserialize)]
-struct SignIn {
+pub(crate) struct SignIn {
     token: String,
     #[serde(default)]
     next: String,
 }
 
-async fn sign_in(State(app): State<App>, Form(form): Form<SignIn>) -> Result<Response, PageError> {
+pub(crate) async fn sign_in(
+    State(app): State<App>,
+    Form(form): Form<SignIn>,
+) -> Result<Response, ApiError> {
     let secret = form.token.trim();
     let next = local(&form.next);
     match check(&app, secret).await {
@@ -200,7 +181,7 @@ async fn sign_in(State(app): State<App>, Form(form): Form<SignIn>) -> Result<Res
     }
 }
 
-async fn sign_out(State(app): State<App>) -> Response {
+pub(crate) async fn sign_out(State(app): State<App>) -> Response {
     (
         [(header::SET_COOKIE, set_cookie(&app, "", 0))],
         Redirect::to("/sign-in"),
@@ -250,58 +231,39 @@ fn encode(text: &str) -> String {
 
 // Answers
 
-enum PageError {
-    Refused {
-        status: StatusCode,
-        message: String,
-        help: Option<String>,
-    },
-    Template(askama::Error),
+#[expect(clippy::needless_pass_by_value, reason = "goes into map_err")]
+fn refused(error: impl Problem) -> ApiError {
+    ApiError::from(&error)
 }
 
-impl PageError {
-    #[expect(clippy::needless_pass_by_value, reason = "goes into map_err")]
-    fn of(error: impl Problem) -> Self {
-        Self::Refused {
-            status: crate::error::status_of(error.code()),
-            message: error.to_string(),
-            help: error.help(),
+fn error_page(error: ApiError, request_id: &str) -> Response {
+    let status = crate::error::status_of(error.code);
+    let title = match status {
+        StatusCode::NOT_FOUND => "Not found",
+        StatusCode::FORBIDDEN => "Not allowed",
+        _ => "That did not work",
+    };
+    let shown = page(
+        status,
+        &ErrorPage {
+            title: title.into(),
+            message: error.message,
+            help: error.help,
+            request_id: request_id.to_owned(),
+        },
+    );
+    shown.unwrap_or_else(|_| status.into_response())
+}
+
+fn page(status: StatusCode, template: &impl Template) -> Result<Response, ApiError> {
+    let html = template.render().map_err(|error| {
+        tracing::error!(%error, "a page could not be made");
+        ApiError {
+            code: ErrorCode::Internal,
+            message: "the page could not be made".into(),
+            help: None,
         }
-    }
-}
-
-impl IntoResponse for PageError {
-    fn into_response(self) -> Response {
-        let (status, message, help) = match self {
-            Self::Refused {
-                status,
-                message,
-                help,
-            } => (status, message, help),
-            Self::Template(error) => {
-                tracing::error!(%error, "a page could not be made");
-                return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-            }
-        };
-        let title = match status {
-            StatusCode::NOT_FOUND => "Not found",
-            StatusCode::FORBIDDEN => "Not allowed",
-            _ => "That did not work",
-        };
-        page(
-            status,
-            &ErrorPage {
-                title: title.into(),
-                message,
-                help,
-            },
-        )
-        .unwrap_or_else(|_| status.into_response())
-    }
-}
-
-fn page(status: StatusCode, template: &impl Template) -> Result<Response, PageError> {
-    let html = template.render().map_err(PageError::Template)?;
+    })?;
     Ok((
         status,
         [(header::CONTENT_TYPE, "text/html; charset=utf-8")],
@@ -310,7 +272,7 @@ fn page(status: StatusCode, template: &impl Template) -> Result<Response, PageEr
         .into_response())
 }
 
-async fn style() -> impl IntoResponse {
+pub(crate) async fn style() -> impl IntoResponse {
     let headers = [
         (header::CONTENT_TYPE, "text/css"),
         (header::CACHE_CONTROL, "public, max-age=300"),
@@ -318,8 +280,15 @@ async fn style() -> impl IntoResponse {
     (headers, include_str!("../../templates/style.css"))
 }
 
-/// Nothing from elsewhere is loaded, framed or told where somebody came from.
-async fn harden(mut response: Response) -> Response {
+/// Makes errors pages. Nothing from elsewhere is loaded, framed or told where
+/// somebody came from.
+pub(crate) async fn finish(request: Request, next: Next) -> Response {
+    let id = request.headers().get(&REQUEST_ID).cloned();
+    let mut response = next.run(request).await;
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        let id = id.as_ref().and_then(|id| id.to_str().ok());
+        response = error_page(error, id.unwrap_or_default());
+    }
     let headers = response.headers_mut();
     let fixed = [
         (

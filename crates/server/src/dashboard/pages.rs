@@ -22,6 +22,7 @@ pub(super) struct ErrorPage {
     pub(super) title: String,
     pub(super) message: String,
     pub(super) help: Option<String>,
+    pub(super) request_id: String,
 }
 
 #[derive(Template)]
@@ -221,6 +222,7 @@ impl AgentCard {
                             ComponentState::Running => ("running", "good"),
                             ComponentState::Waiting => ("crashed, starting again", "bad"),
                             ComponentState::Stopped => ("stopped", "past"),
+                            ComponentState::Unknown => ("unknown", "past"),
                         };
                         ComponentItem {
                             name: component.name,

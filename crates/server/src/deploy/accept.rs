@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use updraft_api::deploy::DeployView;
-use updraft_bundle::{LayerTable, Limits, failpoint, read_layer, validate_bundle};
+use updraft_bundle::{Layer, LayerTable, Limits, failpoint, validate_bundle};
 use updraft_model::{BundleName, DeployId, DeployState, Digest, Release, ReleaseId, Timestamp};
 use updraft_store::{Deploy, DeployParts, FileLists, Read, Write};
 
@@ -14,12 +14,9 @@ use super::held::to_send;
 use super::upload::{absent_manifests, manifests_of, named_blobs};
 use super::wanted::{Become, files_between};
 use super::{DeployError, agents_now, become_wanted, view};
-use crate::app::App;
+use crate::app::{App, READERS};
 use crate::auth::Caller;
-use crate::bundle::{Described, compose, pack};
-
-/// Archives are read on this many threads at once.
-const READERS: usize = 4;
+use crate::bundle::{Described, ShelfError, compose, pack};
 
 /// Makes a deploy's Release the wanted one, once everything that it names is
 /// there and was read. Accepting twice changes nothing.
@@ -32,7 +29,8 @@ pub(crate) async fn accept(
     id: DeployId,
 ) -> Result<DeployView, DeployError> {
     failpoint("server.accept.start");
-    let _gate = app.blob_gate.read().await;
+    // Its blobs stay without the gate: the deploy has named them since it was
+    // recorded, and goes on doing so until it is wanted.
     let mut read = app.store.read().await?;
     let (deployment, deploy) = caller.deploy(&mut read, id).await?;
     if !may_be_accepted(&deploy)? {
@@ -40,7 +38,11 @@ pub(crate) async fn accept(
         return Ok(view(deploy, &deployment, &agents));
     }
     let manifests = manifests_of(app, &mut read, &deploy.parts).await?;
-    let tables = read_parts(app, caller, &mut read, &deploy).await?;
+    let unread = look_at_parts(app, caller, &mut read, &deploy).await?;
+    // Archives take long to read, and readers of the database are few.
+    drop(read);
+    let tables = read_layers(app, &deploy, unread).await?;
+    let mut read = app.store.read().await?;
     let wanted = match deployment.target {
         Some(target) => read.release(target.release).await?,
         None => None,
@@ -69,10 +71,9 @@ pub(crate) async fn accept(
     let release = compose(wanted_now.as_ref(), &deploy.parts, ReleaseId::new())
         .ok_or_else(|| DeployError::ImageMissing(deployment.name.to_string()))?;
     store_tables(&mut tx, &tables, now).await?;
-    let files = if wanted_now == wanted {
-        foreseen
-    } else {
-        files_between(app, &mut tx, wanted_now.as_ref(), &release).await?
+    let files = match foreseen {
+        Some(foreseen) if wanted_now == wanted => foreseen,
+        _ => files_between(app, &mut tx, wanted_now.as_ref(), &release).await?,
     };
     deploy.state = deploy.state.accept()?;
     let moved = become_wanted(
@@ -136,14 +137,20 @@ async fn store_tables(tx: &mut Write, tables: &Tables, now: Timestamp) -> Result
     Ok(tx.insert_layers(lacking, now).await?)
 }
 
-/// Reads every layer that is new, from whoever sent it, and checks that each
-/// bundle is one. Returns the tables of all its layers.
-async fn read_parts(
+/// What is known of a deploy's bundles before their new layers are read.
+struct Unread {
+    manifests: HashMap<Digest, Arc<Described>>,
+    tables: Tables,
+    layers: Vec<Layer>,
+}
+
+/// Finds the layers that nobody read yet. All blobs have to be there.
+async fn look_at_parts(
     app: &App,
     caller: &Caller,
     read: &mut Read,
     deploy: &Deploy,
-) -> Result<Tables, DeployError> {
+) -> Result<Unread, DeployError> {
     let named = named_blobs(app, read, &deploy.parts).await?;
     let named = named.into_iter().collect();
     let missing = to_send(app, caller, read, deploy.deployment, named).await?;
@@ -158,21 +165,30 @@ async fn read_parts(
     for digest in deploy.parts.manifests() {
         manifests.insert(digest, app.shelf.manifest(read, digest).await?);
     }
-    let mut all: Vec<Digest> = manifests
+    let mut layers: BTreeMap<Digest, Layer> = manifests
         .values()
-        .flat_map(|manifest| manifest.layers())
+        .flat_map(|manifest| manifest.files.layers())
+        .map(|layer| (layer.digest, layer.clone()))
         .collect();
-    all.sort_unstable();
-    all.dedup();
-    let mut tables = app.shelf.known_tables(read, all.iter().copied()).await?;
-    let unread: Vec<Digest> = all
-        .into_iter()
-        .filter(|layer| !tables.contains_key(layer))
-        .collect();
+    let tables = app.shelf.known_tables(read, layers.keys().copied()).await?;
+    layers.retain(|layer, _| !tables.contains_key(layer));
+    Ok(Unread {
+        manifests,
+        tables,
+        layers: layers.into_values().collect(),
+    })
+}
 
-    let limits = app.config.limits.bundle;
-    let new: Vec<LayerTable> = stream::iter(unread)
-        .map(|layer| read_one(app, deploy.id, layer, limits))
+/// Reads every layer that is new, from whoever sent it, and checks that each
+/// bundle is one. Returns the tables of all its layers.
+async fn read_layers(app: &App, deploy: &Deploy, unread: Unread) -> Result<Tables, DeployError> {
+    let Unread {
+        manifests,
+        mut tables,
+        layers,
+    } = unread;
+    let new: Vec<LayerTable> = stream::iter(layers)
+        .map(|layer| read_one(app, deploy.id, layer))
         .buffer_unordered(READERS)
         .try_collect()
         .await?;
@@ -180,6 +196,7 @@ async fn read_parts(
         tables.insert(table.digest, app.shelf.put_table(table));
     }
 
+    let limits = app.config.limits.bundle;
     let parts = deploy.parts.clone();
     let check = move || check_bundles(&parts, &manifests, &tables, &limits).map(|()| tables);
     tokio::task::spawn_blocking(check)
@@ -187,31 +204,32 @@ async fn read_parts(
         .map_err(|_| DeployError::Invalid("the bundle could not be checked".into()))?
 }
 
-async fn read_one(
-    app: &App,
-    id: DeployId,
-    layer: Digest,
-    limits: Limits,
-) -> Result<LayerTable, DeployError> {
+async fn read_one(app: &App, id: DeployId, layer: Layer) -> Result<LayerTable, DeployError> {
+    // Before its bytes are in memory: whoever waits holds nothing.
+    let _turn = app.readers.acquire().await;
+    let digest = layer.digest;
     let bytes = app
         .blobs
-        .get(&layer)
+        .get(&digest)
         .await?
         .ok_or(DeployError::BlobsMissing {
             id,
             count: 1,
-            first: layer,
+            first: digest,
         })?;
+    let limits = app.config.limits.bundle;
     let read = move || {
-        read_layer(&*bytes, &layer, &limits).map_err(|source| DeployError::Layer {
-            what: "the bundle",
-            source,
-        })
+        layer
+            .read(&*bytes, &limits)
+            .map_err(|source| DeployError::Layer {
+                what: "the bundle",
+                source,
+            })
     };
     tokio::task::spawn_blocking(read)
         .await
         // It panicked on what somebody sent: that much is known about it.
-        .map_err(|_| DeployError::Invalid(format!("layer {layer} could not be read")))?
+        .map_err(|_| DeployError::Invalid(format!("layer {digest} could not be read")))?
 }
 
 fn check_bundles(
@@ -245,14 +263,20 @@ fn check_bundles(
     Ok(())
 }
 
+/// What will differ, if that can be told without the tables that are about to
+/// be stored: the shelf forgets.
 async fn foresee(
     app: &App,
     read: &mut Read,
     wanted: Option<&Release>,
     parts: &DeployParts,
-) -> Result<BTreeMap<BundleName, FileLists>, DeployError> {
-    match compose(wanted, parts, ReleaseId::new()) {
-        Some(release) => files_between(app, read, wanted, &release).await,
-        None => Ok(BTreeMap::new()),
+) -> Result<Option<BTreeMap<BundleName, FileLists>>, DeployError> {
+    let Some(release) = compose(wanted, parts, ReleaseId::new()) else {
+        return Ok(None);
+    };
+    match files_between(app, read, wanted, &release).await {
+        Ok(files) => Ok(Some(files)),
+        Err(DeployError::Shelf(ShelfError::TableGone(_))) => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -47,21 +47,30 @@ pub(crate) enum GoingBack {
     Impossible,
 }
 
+/// What moved. It is counted once it is committed.
+#[derive(Debug, Default)]
+pub(crate) struct Advanced {
+    /// Deploys that came to another state.
+    pub(crate) moved: Vec<Deploy>,
+    /// The deploy that all agents have on disk since now.
+    pub(crate) on_disk: Option<Deploy>,
+}
+
 /// Moves the wanted deploy on as far as the evidence goes, within the
-/// transaction that holds the Deployment's lock. Returns the deploys that
-/// moved; the Deployment is saved when it changed.
+/// transaction that holds the Deployment's lock. The Deployment is saved when
+/// it changed.
 pub(crate) async fn advance(
     app: &App,
     tx: &mut Write,
     deployment: &mut Deployment,
     going_back: GoingBack,
     now: Timestamp,
-) -> Result<Vec<Deploy>, DeployError> {
+) -> Result<Advanced, DeployError> {
     let Some(target) = deployment.target else {
-        return Ok(Vec::new());
+        return Ok(Advanced::default());
     };
     let Some(mut deploy) = tx.deploy(target.deploy).await? else {
-        return Ok(Vec::new());
+        return Ok(Advanced::default());
     };
     let voices: Vec<Voice> = tx
         .agents(deployment.id)
@@ -76,6 +85,7 @@ pub(crate) async fn advance(
         })
         .collect();
     let mut moved = Vec::new();
+    let mut on_disk = None;
 
     if !target.may_switch
         && !voices.is_empty()
@@ -96,7 +106,7 @@ pub(crate) async fn advance(
     if everywhere && deploy.on_disk_at.is_none() {
         deploy.on_disk_at = Some(now);
         tx.update_deploy(&mut deploy, now).await?;
-        app.metrics.deploy_took(&deploy, "on_disk", now);
+        on_disk = Some(deploy.clone());
         // Only now: until here the one before was what ran.
         for mut live in tx.live_deploys(deployment.id).await? {
             if live.id != deploy.id {
@@ -115,13 +125,13 @@ pub(crate) async fn advance(
         && let Some(verdict) = verdict(app, deployment, &target, &deploy, &voices, everywhere, now)
     {
         let failed = matches!(verdict, Verdict::Failed(_));
-        conclude(app, tx, deployment, &mut deploy, verdict, now).await?;
+        conclude(tx, deployment, &mut deploy, verdict, now).await?;
         moved.push(deploy.clone());
         if failed && deploy.kind == DeployKind::Deploy && going_back == GoingBack::AsThePolicySays {
             moved.extend(take_back(app, tx, deployment, deploy, now).await?);
         }
     }
-    Ok(moved)
+    Ok(Advanced { moved, on_disk })
 }
 
 async fn allow_switch(
@@ -275,7 +285,6 @@ fn seen_until_now(target: &Target, voices: &[Voice]) -> (String, String) {
 }
 
 async fn conclude(
-    app: &App,
     tx: &mut Write,
     deployment: &mut Deployment,
     deploy: &mut Deploy,
@@ -294,7 +303,6 @@ async fn conclude(
             });
             deployment.generation += 1;
             tx.update_deployment(deployment, now).await?;
-            app.metrics.deploy_took(deploy, "live", now);
         }
         Verdict::Failed(failure) => {
             if let Failure::ImportErrors { proof } = &failure {

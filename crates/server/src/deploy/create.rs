@@ -23,7 +23,7 @@ pub(crate) async fn create(
     check_text("description", &ask.description, 0, 5000)?;
     let offer = Offer::read(ask.parts, &app.config.limits)?;
     // No blob may go between looking for it and naming it.
-    let _gate = app.blob_gate.read().await;
+    let gate = app.blob_gate.read().await;
 
     let mut tx = app.store.begin().await?;
     let id = caller.deployment(&mut tx, name).await?.id;
@@ -74,6 +74,8 @@ pub(crate) async fn create(
     failpoint("server.create.before_commit");
     tx.commit().await?;
     failpoint("server.create.after_commit");
+    // From here on the deploy's row names them.
+    drop(gate);
     if assessment.outcome == ComparisonOutcome::ProvingAgain {
         app.announce(id);
     }

@@ -5,8 +5,9 @@ use updraft_bundle::{BundleError, LayerError};
 use updraft_model::{DeployId, Digest, InvalidTransition};
 use updraft_store::StoreError;
 
-use crate::auth::AccessError;
+use crate::auth::{AccessError, AuthError};
 use crate::bundle::{OfferError, ShelfError};
+use crate::deployment::DeploymentError;
 use crate::error::{Problem, answers};
 
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +78,10 @@ pub(crate) enum DeployError {
     Offer(#[from] OfferError),
     #[error(transparent)]
     Access(#[from] AccessError),
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error(transparent)]
+    Deployment(#[from] Box<DeploymentError>),
     #[error("could not read what is known of bundles")]
     Shelf(#[from] ShelfError),
     #[error(transparent)]
@@ -146,9 +151,12 @@ impl Problem for DeployError {
                 OfferError::Manifest { .. } => ErrorCode::BundleRefused,
                 OfferError::TooManyBundles { .. }
                 | OfferError::Limit { .. }
+                | OfferError::File { .. }
                 | OfferError::Blob { .. } => ErrorCode::LimitExceeded,
             },
             Self::Access(error) => error.code(),
+            Self::Auth(error) => error.code(),
+            Self::Deployment(error) => error.code(),
             Self::Shelf(error) => match error {
                 ShelfError::Store(error) => error.code(),
                 ShelfError::ManifestGone(_)
@@ -203,13 +211,19 @@ impl Problem for DeployError {
             Self::Offer(error) => match error {
                 OfferError::Empty => None,
                 OfferError::Manifest { source, .. } => source.help().map(Into::into),
-                OfferError::Limit { source, .. } => Some(source.help().into()),
-                OfferError::TooManyBundles { .. } | OfferError::Blob { .. } => {
-                    Some("send less, or have the control plane's limit raised".into())
+                OfferError::Limit { source, .. } | OfferError::File { source, .. } => {
+                    Some(source.help().into())
                 }
+                OfferError::TooManyBundles { .. } => Some("deploy them one after another".into()),
+                OfferError::Blob { .. } => Some(
+                    "name what Airflow does not need in `.updraftignore`, or raise --max-file-bytes of the control plane"
+                        .into(),
+                ),
             },
             Self::Access(error) => error.help(),
-            Self::Blob(error) => error.help(),
+            Self::Auth(error) => error.help(),
+            Self::Deployment(error) => error.help(),
+            Self::Blob(error) => Problem::help(error),
             Self::Store(error) => error.help().map(Into::into),
             Self::Shelf(_) | Self::Invalid(_) | Self::BlobUnknown { .. } => None,
         }

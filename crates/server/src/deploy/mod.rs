@@ -24,7 +24,7 @@ mod view;
 mod wanted;
 
 pub(crate) use accept::accept;
-pub(crate) use advance::{GoingBack, advance, late_failure};
+pub(crate) use advance::{Advanced, GoingBack, advance, late_failure};
 pub(crate) use compare::plan;
 pub(crate) use create::create;
 pub(crate) use diff::diff;

@@ -27,7 +27,7 @@ pub(crate) async fn rollback(
 ) -> Result<DeployView, DeployError> {
     check_text("key", &ask.key, 1, 200)?;
     check_text("description", &ask.description, 0, 5000)?;
-    let _gate = app.blob_gate.read().await;
+    let gate = app.blob_gate.read().await;
     let now = app.now();
     let mut tx = app.store.begin().await?;
     let id = caller.deployment(&mut tx, name).await?.id;
@@ -93,6 +93,7 @@ pub(crate) async fn rollback(
     failpoint("server.rollback.before_commit");
     tx.commit().await?;
     failpoint("server.rollback.after_commit");
+    drop(gate);
 
     app.announce(id);
     app.metrics.deploy_took(&deploy, "accepted", now);

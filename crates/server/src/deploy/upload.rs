@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use updraft_api::frames::FrameReader;
 use updraft_bundle::failpoint;
-use updraft_model::{DeployId, Digest};
+use updraft_model::{DeployId, Digest, Timestamp};
 use updraft_store::{Deploy, DeployParts, Read};
 
 use super::DeployError;
@@ -54,9 +54,7 @@ pub(crate) async fn upload(
     drop(read);
     let now = app.now();
     if now - deploy.touched_at > TOUCH {
-        let mut tx = app.store.begin().await?;
-        tx.touch_deploy(id, now).await?;
-        tx.commit().await?;
+        touch(app, id, now).await?;
     }
     let mut receipt = Receipt {
         deploy: id,
@@ -108,8 +106,9 @@ impl Receipt {
         let mut unwritten = 0;
         for (digest, bytes) in manifests {
             unwritten += bytes.len();
-            writing.push(write(app, digest, bytes));
+            writing.push(keep(app, digest, bytes, true));
         }
+        let mut touched = app.now();
         loop {
             let chunk = tokio::time::timeout(IDLE, chunks.next())
                 .await
@@ -117,11 +116,16 @@ impl Receipt {
             let Some(chunk) = chunk else { break };
             let chunk = chunk.map_err(|_| DeployError::UploadBroke)?;
             received += chunk.len() as u64;
+            let now = app.now();
+            if now - touched > TOUCH {
+                touch(app, self.deploy, now).await?;
+                touched = now;
+            }
             if received > most {
                 return Err(DeployError::UploadTooLarge { most });
             }
             frames.push(&chunk);
-            while let Some((digest, bytes)) = frames.next_blob()? {
+            while let Some((digest, bytes)) = frames.next_unverified()? {
                 if !self.named.contains_key(&digest) {
                     return Err(DeployError::NotNamed {
                         id: self.deploy,
@@ -132,13 +136,8 @@ impl Receipt {
                 if !self.missing.remove(&digest) {
                     continue;
                 }
-                // Whoever sends the bytes has them: nothing to write twice.
-                if !self.absent.contains(&digest) {
-                    self.written.push(digest);
-                    continue;
-                }
                 unwritten += bytes.len();
-                writing.push(write(app, digest, bytes));
+                writing.push(keep(app, digest, bytes, self.absent.contains(&digest)));
                 while writing.len() >= MOST_WRITERS || unwritten > MOST_UNWRITTEN {
                     match writing.try_next().await? {
                         Some((digest, length)) => {
@@ -173,10 +172,27 @@ fn whole(deploy: &Deploy) -> DeployParts {
     }
 }
 
-async fn write(app: &App, digest: Digest, bytes: Bytes) -> Result<(Digest, usize), DeployError> {
+/// Says that an upload moves, so that it does not expire.
+async fn touch(app: &App, id: DeployId, now: Timestamp) -> Result<(), DeployError> {
+    let mut tx = app.store.begin().await?;
+    tx.touch_deploy(id, now).await?;
+    Ok(tx.commit().await?)
+}
+
+async fn keep(
+    app: &App,
+    digest: Digest,
+    bytes: Bytes,
+    is_absent: bool,
+) -> Result<(Digest, usize), DeployError> {
     let length = bytes.len();
     failpoint("server.upload.before_blob");
-    app.blobs.put(digest, bytes).await?;
+    if is_absent {
+        app.blobs.put(digest, bytes).await?;
+    } else {
+        // Whoever sends the bytes has them: nothing to write twice.
+        updraft_blob::verify(digest, bytes).await?;
+    }
     failpoint("server.upload.after_blob");
     Ok((digest, length))
 }

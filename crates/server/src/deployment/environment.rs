@@ -19,10 +19,12 @@ pub(crate) fn open(
     let Some(sealed) = &deployment.environment else {
         return Ok(BTreeMap::new());
     };
-    let plain = keys
-        .open_sealed(&place(deployment.id), sealed)
-        .ok_or(DeploymentError::Sealed)?;
-    serde_json::from_slice(&plain).map_err(|_| DeploymentError::Sealed)
+    keys.open_sealed(&place(deployment.id), sealed)
+        .and_then(|plain| serde_json::from_slice(&plain).ok())
+        .ok_or_else(|| DeploymentError::Sealed {
+            deployment: deployment.name.to_string(),
+            names: deployment.environment_names.join(", "),
+        })
 }
 
 /// Sets and removes variables. False when that changed nothing.
@@ -34,8 +36,11 @@ pub(crate) fn change(
     if changes.is_empty() {
         return Ok(false);
     }
-    let before = open(keys, deployment)?;
-    let mut after = before.clone();
+    let before = match open(keys, deployment) {
+        Err(DeploymentError::Sealed { .. }) if replaces_all(deployment, &changes) => None,
+        opened => Some(opened?),
+    };
+    let mut after = before.clone().unwrap_or_default();
     for (name, value) in changes {
         check_name(&name)?;
         match value {
@@ -52,7 +57,7 @@ pub(crate) fn change(
             }
         }
     }
-    if after == before {
+    if before.as_ref() == Some(&after) {
         return Ok(false);
     }
     let bytes: usize = after
@@ -65,9 +70,15 @@ pub(crate) fn change(
         )));
     }
     deployment.environment_names = after.keys().cloned().collect();
-    let plain = serde_json::to_vec(&after).map_err(|_| DeploymentError::Sealed)?;
+    let plain = serde_json::to_vec(&after).expect("text always serialises");
     deployment.environment = Some(keys.seal(&place(deployment.id), &plain)?);
     Ok(true)
+}
+
+/// Whether nothing of the old values is left, so that nobody need open them.
+fn replaces_all(deployment: &Deployment, changes: &BTreeMap<String, Option<String>>) -> bool {
+    let mut names = deployment.environment_names.iter();
+    names.all(|name| changes.contains_key(name))
 }
 
 fn place(deployment: DeploymentId) -> String {

@@ -26,8 +26,10 @@ pub(crate) enum DeploymentError {
     Invalid(String),
     #[error("the Deployment `{name}` has agents connected: {hosts}")]
     AgentsConnected { name: String, hosts: String },
-    #[error("the environment variables cannot be decrypted: they were made with another key")]
-    Sealed,
+    #[error(
+        "the environment variables of the Deployment `{deployment}` cannot be decrypted: they were made with another key"
+    )]
+    Sealed { deployment: String, names: String },
     #[error(transparent)]
     Access(#[from] AccessError),
     #[error("could not encrypt the environment variables")]
@@ -41,7 +43,7 @@ impl Problem for DeploymentError {
         match self {
             Self::NameTaken(_) => ErrorCode::NameTaken,
             Self::Invalid(_) | Self::AgentsConnected { .. } => ErrorCode::InvalidRequest,
-            Self::Sealed | Self::Key(_) => ErrorCode::Internal,
+            Self::Sealed { .. } | Self::Key(_) => ErrorCode::Internal,
             Self::Access(error) => error.code(),
             Self::Store(error) => error.code(),
         }
@@ -54,12 +56,13 @@ impl Problem for DeploymentError {
                 "stop its agents first, or delete it with --force (`?force=true`): Airflow then keeps running what it has"
                     .into(),
             ),
-            Self::Sealed => {
-                Some("put the right `keys` folder back, or set each variable again".into())
-            }
+            Self::Sealed { names, .. } => Some(format!(
+                "put the right `keys` folder back, or set or remove all of them in one `updraft deployment update`: {names}"
+            )),
+            Self::Key(error) => Some(error.help().into()),
             Self::Access(error) => error.help(),
             Self::Store(error) => error.help().map(Into::into),
-            Self::Invalid(_) | Self::Key(_) => None,
+            Self::Invalid(_) => None,
         }
     }
 }

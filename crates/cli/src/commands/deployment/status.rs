@@ -207,6 +207,7 @@ fn write_agent(
             ComponentState::Running => (GREEN, "running"),
             ComponentState::Waiting => (RED, "crashed, starting again soon"),
             ComponentState::Stopped => (DIM, "stopped"),
+            ComponentState::Unknown => (DIM, "in a state that a later version knows"),
         };
         let pid = component
             .pid

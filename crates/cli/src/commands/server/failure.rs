@@ -8,7 +8,9 @@ use crate::failure::{Failure, exit_of_chain, exit_of_io};
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = match &error {
-            StartError::Insecure { .. } | StartError::Certificate { .. } => Exit::Refused,
+            StartError::Insecure { .. }
+            | StartError::Certificate { .. }
+            | StartError::HalfRestored(_) => Exit::Refused,
             StartError::DataDirInUse(_) => Exit::Conflict,
             StartError::PortInUse { .. } | StartError::Listen { .. } => Exit::Prerequisite,
             StartError::DataDir { source, .. } => exit_of_io(source, Exit::Refused),
@@ -43,7 +45,7 @@ impl From<KeyError> for Failure {
     fn from(error: KeyError) -> Self {
         let exit = match &error {
             KeyError::Io { source, .. } => exit_of_io(source, Exit::Refused),
-            KeyError::Damaged(_) => Exit::Refused,
+            KeyError::Damaged(_) | KeyError::Gone(_) => Exit::Refused,
             KeyError::Random => Exit::Internal,
         };
         Self::from_error(exit, &error)
@@ -55,7 +57,9 @@ impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
         let exit = match &error {
             BackupError::There(_) => Exit::Conflict,
-            BackupError::NotABackup(_) | BackupError::NoDataDir(_) => Exit::Refused,
+            BackupError::NotABackup(_) | BackupError::NoDataDir(_) | BackupError::NoDatabase(_) => {
+                Exit::Refused
+            }
             BackupError::Io { source, .. } => exit_of_io(source, Exit::Refused),
             BackupError::Store(_) => exit_of_chain(&error, Exit::Internal),
         };

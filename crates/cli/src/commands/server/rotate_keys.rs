@@ -8,16 +8,16 @@ use crate::console::Console;
 use crate::exit::Exit;
 use crate::failure::Result;
 
-/// Sign new tokens with a new key
+/// Sign new tokens and encrypt environment variables with new keys
 ///
-/// Tokens that were signed before stay good, unless --forget-old says otherwise. A running control plane uses the
-/// new key after a restart.
+/// Tokens that were signed before stay good, unless --forget-old says otherwise; variables that were set before stay
+/// readable. A running control plane uses the new keys after a restart.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RotateKeysArgs {
     #[command(flatten)]
     data: DataArgs,
 
-    /// Refuse all tokens that were signed before, agents' included
+    /// Refuse all tokens that were signed before, agents' included; also makes keys that are gone
     #[arg(long)]
     forget_old: bool,
 

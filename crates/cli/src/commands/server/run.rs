@@ -2,7 +2,8 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use updraft_server::{Server, TlsFiles};
+use updraft_bundle::Limits as BundleLimits;
+use updraft_server::{Limits, Server, TlsFiles};
 
 use super::DataArgs;
 use crate::console::Console;
@@ -58,6 +59,33 @@ pub(crate) struct RunArgs {
     )]
     retention_days: u32,
 
+    /// Most bytes in one deployed file (in updraft.toml: `max_file`)
+    #[arg(
+        long,
+        env = "UPDRAFT_MAX_FILE_BYTES",
+        value_name = "BYTES",
+        default_value_t = BundleLimits::default().file_bytes
+    )]
+    max_file_bytes: u64,
+
+    /// Most bytes in all files of a bundle (in updraft.toml: `max_bundle`)
+    #[arg(
+        long,
+        env = "UPDRAFT_MAX_BUNDLE_BYTES",
+        value_name = "BYTES",
+        default_value_t = BundleLimits::default().total_bytes
+    )]
+    max_bundle_bytes: u64,
+
+    /// Most files in a bundle (in updraft.toml: `max_files`)
+    #[arg(
+        long,
+        env = "UPDRAFT_MAX_FILES",
+        value_name = "COUNT",
+        default_value_t = BundleLimits::default().files
+    )]
+    max_files: u64,
+
     #[command(flatten)]
     log: LogArgs,
 }
@@ -70,6 +98,11 @@ pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Resu
     config.insecure_http = cx.allows_insecure_http()?;
     config.public_url.clone_from(&args.public_url);
     config.retention_days = args.retention_days;
+    config.limits = Limits::of_bundles(BundleLimits {
+        file_bytes: args.max_file_bytes,
+        total_bytes: args.max_bundle_bytes,
+        files: args.max_files,
+    });
     config.tls = args
         .tls_cert
         .clone()

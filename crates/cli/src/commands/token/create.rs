@@ -25,6 +25,10 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "DEPLOYMENT")]
     deployment: Option<DeploymentName>,
 
+    /// The Workspace that it is for, with every Deployment in it
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "default", conflicts_with = "deployment")]
+    workspace: Option<String>,
+
     /// Days until it expires
     #[arg(long, default_value_t = 90, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3650))]
     expires_in: u32,
@@ -38,6 +42,7 @@ pub(crate) async fn run(args: &CreateArgs, cx: &Context, out: &mut Console) -> R
         name: args.name.clone(),
         role: args.role,
         deployment: args.deployment.clone(),
+        workspace: args.workspace.clone(),
         expires_in_days: Some(args.expires_in),
     };
     let new = cx.client().await?.create_token(&ask).await?;
