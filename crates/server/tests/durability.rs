@@ -4,10 +4,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use updraft_api::ErrorCode;
 use updraft_api::deploy::ComparisonOutcome;
 use updraft_model::{DeploymentId, DeploymentName, Digest, ProofOutcome, Role};
 use updraft_server::{BackupError, Server, StartError, backup, init_admin, restore, rotate_keys};
+use updraft_store::Store;
 use updraft_testkit::{TestAgent, TestServer, Tree, environment, parts};
 
 struct World {
@@ -19,7 +22,8 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let server = TestServer::start().await;
+        // Time passes when a test says so, however long its steps take.
+        let server = TestServer::start_with(|config| config.clock.stop()).await;
         let deployment = server.deployment("shop").await;
         let (shop, id) = (deployment.name, deployment.id);
         let mut agent = server.agent(&shop, "one").await;
@@ -215,6 +219,54 @@ async fn an_upload_that_nobody_finished_expires_and_its_blobs_go() {
     world.server.running().collect_garbage().await.unwrap();
     assert!(!world.blob(&layer("two")).exists());
     assert!(world.blob(&layer("one")).exists(), "what is wanted stays");
+}
+
+#[tokio::test]
+async fn an_upload_that_moves_does_not_expire() {
+    let world = World::new().await;
+    let two = tree("two");
+    let created = world.server.create(&world.shop, parts(Some(&two), None));
+    let created = created.await;
+    let id = created.deploy.as_ref().unwrap().id;
+    let mut body = Vec::new();
+    for (digest, bytes) in two.pick(&created.missing) {
+        body.extend_from_slice(&updraft_api::frames::head(digest, bytes.len() as u64));
+        body.extend_from_slice(&bytes);
+    }
+    let head = format!(
+        "PUT /api/v1/deploys/{id}/blobs HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+         content-length: {}\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n",
+        world.server.admin_token(),
+        body.len()
+    );
+    let address = world.server.running().addr();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Said when the body is asked for: from here on the upload is under way.
+    let mut answer = [0; 25];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100 Continue\r\n\r\n");
+
+    world.server.advance_clock(chrono::Duration::minutes(50));
+    let since = world.server.config().clock.now();
+    stream.write_all(&body[..10]).await.unwrap();
+    let file = world.server.data_dir().join("updraft.db");
+    let store = Store::sqlite(&file).await.unwrap();
+    let touched = async || {
+        let deploy = store.look().await.unwrap().deploy(id).await.unwrap();
+        deploy.unwrap().touched_at
+    };
+    while touched().await < since {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    store.close().await;
+    world.server.advance_clock(chrono::Duration::minutes(50));
+    world.server.running().expire_uploads().await.unwrap();
+    stream.write_all(&body[10..]).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    world.server.as_admin().accept_deploy(id).await.unwrap();
 }
 
 #[tokio::test]
@@ -441,6 +493,58 @@ async fn a_backup_changes_nothing_and_a_mounted_folder_is_restored_into() {
     restore(&copy, &half).unwrap();
     assert!(!half.join("blobs/left").exists());
     Server::start(config).await.unwrap().stop().await;
+}
+
+#[tokio::test]
+async fn a_backup_is_whole_while_deploys_come_and_garbage_goes() {
+    let world = World::new().await;
+    let config = world.server.config();
+    let settings = updraft_api::deployment::DeploymentSettings {
+        keep_releases: Some(0),
+        ..Default::default()
+    };
+    let admin = world.server.as_admin();
+    admin
+        .update_deployment(&world.shop, &settings)
+        .await
+        .unwrap();
+    let deploys = async {
+        for round in 0..12 {
+            let files = tree(&format!("round {round}"));
+            world.server.deploy(&world.shop, Some(&files), None).await;
+            // Nothing but what is wanted is kept.
+            world.server.advance_clock(chrono::Duration::days(100));
+            world.server.running().collect_garbage().await.unwrap();
+        }
+    };
+    let backups = async {
+        for round in 0..4 {
+            let copy = world.server.folder().join(format!("copy-{round}"));
+            backup(config, &copy).await.unwrap();
+        }
+    };
+    tokio::join!(deploys, backups);
+
+    for round in 0..4 {
+        let copy = world.server.folder().join(format!("copy-{round}"));
+        let mut restored = config.clone();
+        restored.data_dir = world.server.folder().join(format!("data-{round}"));
+        restore(&copy, &restored.data_dir).unwrap();
+        let running = Server::start(restored).await.unwrap();
+        let connect = updraft_api::client::Connect {
+            server: running.url().to_owned(),
+            ..Default::default()
+        };
+        let token = world.server.admin_token().to_owned();
+        let admin = updraft_api::Client::new(&connect, Some(token)).unwrap();
+        let wanted = admin.deployment(&world.shop).await.unwrap().wanted.unwrap();
+        let manifest = wanted.bundles[&updraft_model::BundleName::dags()].digest;
+        let text = admin.blob(&world.shop, manifest).await.unwrap();
+        for (digest, _) in updraft_bundle::Manifest::parse(&text).unwrap().blobs() {
+            admin.blob(&world.shop, digest).await.unwrap();
+        }
+        running.stop().await;
+    }
 }
 
 #[tokio::test]
