@@ -184,7 +184,7 @@ fn a_bundle_that_is_refused_names_the_file() {
         exit code 3
         --- stderr
         error: `big.py` is too much: 19 bytes is more than the 10 bytes one file may have
-        help: keep large data outside the bundle (object storage, the image), name it in `.updraftignore`, or raise the limit per file
+        help: keep large data outside the bundle (object storage, the image), name it in `.updraftignore`, or raise the limit: `max_file` in updraft.toml and --max-file-bytes of the control plane
         "#);
     });
     sandbox.write("here/updraft.toml", "deployment = \"sales\"\n");

@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use insta::assert_snapshot;
 use serde_json::json;
+use updraft_model::Digest;
 
 use crate::common::filters;
 use crate::common::stand_in::Answer;
@@ -39,6 +40,40 @@ fn a_first_deploy_brings_the_environment_and_goes_live() {
         Nothing to do: `shop` runs exactly this since [dpl]
         "#);
     });
+}
+
+#[test]
+fn a_full_disk_of_the_control_plane_is_said() {
+    if !rustix::process::geteuid().is_root() {
+        // Not by a macro, whose output a passing test keeps to itself.
+        let why = b"SKIPPED: a full disk of the control plane: only root can mount a small one\n";
+        std::io::Write::write_all(&mut std::io::stderr(), why).unwrap();
+        return;
+    }
+    let world = World::new();
+    let run = |program: &str, arguments: &[&str]| {
+        let status = std::process::Command::new(program).args(arguments).status();
+        assert!(status.unwrap().success(), "{program} {arguments:?}");
+    };
+    let blobs = world.sandbox.path("data/blobs");
+    let kept = world.sandbox.path("kept");
+    std::fs::rename(&blobs, &kept).unwrap();
+    std::fs::create_dir(&blobs).unwrap();
+    let blobs = blobs.to_str().unwrap();
+    run("mount", &["-t", "tmpfs", "-o", "size=64k", "tmpfs", blobs]);
+    let copied = std::process::Command::new("cp")
+        .args(["-a", &format!("{}/.", kept.display()), blobs])
+        .status();
+    // Half of it is left when it is compressed.
+    let noise: String = (0..4096_u32)
+        .map(|n| Digest::of(&n.to_be_bytes()).hex().to_string())
+        .collect();
+    world.write_dag("noise", &noise);
+    let full = world.deploy(&[]);
+    run("umount", &[blobs]);
+    assert!(copied.unwrap().success());
+    let full = full.ended_with(15);
+    assert!(full.stderr.contains("free some space"), "{}", full.stderr);
 }
 
 #[test]
