@@ -66,7 +66,7 @@ fn a_full_disk_of_the_control_plane_is_said() {
         .status();
     // Half of it is left when it is compressed.
     let noise: String = (0..4096_u32)
-        .map(|n| Digest::of(&n.to_be_bytes()).hex().to_string())
+        .map(|n| Digest::of(&n.to_be_bytes()).hex())
         .collect();
     world.write_dag("noise", &noise);
     let full = world.deploy(&[]);
