@@ -84,7 +84,7 @@ class Disk:
         return self.root / "current"
 
     def write(self, files: dict[str, Any]) -> str:
-        """Puts a version beside the others; what did not change is linked, so it keeps its time."""
+        """Puts a version beside the others; what did not change is linked, so it keeps its time. A path is a link."""
         digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
         folder = self.folder(f"sha256:{digest}")
         if not folder.exists():
@@ -92,7 +92,9 @@ class Disk:
             for path, text in files.items():
                 target = temporary / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if self.files.get(path) == text:
+                if isinstance(text, Path):
+                    target.symlink_to(text)
+                elif self.files.get(path) == text:
                     os.link(self.current / path, target)
                 else:
                     target.write_bytes(text if isinstance(text, bytes) else text.encode())

@@ -158,14 +158,16 @@ def test_a_run_finishes_on_the_version_it_began_with(site: Site) -> None:
     assert marks.read_text() == "old new "
 
 
+@pytest.mark.smoke
 def test_two_deploys_within_five_seconds(site: Site) -> None:
     files = {"twice.py": dag("twice", "zero"), "flip.py": dag("flip", "zero")}
     site.deploy(files)
     began = time.monotonic()
+    mark = site.folder / "twice"
     # The one in between changes a file that the last one changes back.
-    first = site.switch({"twice.py": dag("twice", "one"), "flip.py": dag("flip", "one")})
+    first = site.switch({"twice.py": dag("twice", "one", top=slow(mark, 1)), "flip.py": dag("flip", "one")})
     first_proof = site.send_proof(first)
-    wait_until("the first proof has begun", lambda: (site.state / "records").exists())
+    wait_until("the first proof has begun", mark.exists)
     last = site.switch({**files, "twice.py": dag("twice", "two")}, hold=True)
     last_proof = site.send_proof(last)
     assert time.monotonic() - began < 5
@@ -304,6 +306,57 @@ def test_an_added_module_changes_what_an_import_finds(site: Site) -> None:
     assert proof["affected"] == 1
 
 
+def test_an_added_file_changes_what_asking_for_it_gives(site: Site) -> None:
+    top = "import pathlib\nNAME = 'some' if (pathlib.Path(__file__).parent / 'extra.py').exists() else 'none'"
+    files = {"asks.py": dag("asks", "one", top=top).replace("task_id='one'", "task_id=NAME")}
+    files["alone.py"] = dag("alone", "one")
+    site.deploy(files)
+    assert site.tasks("asks") == {"none"}
+
+    proof = site.deploy({**files, "extra.py": ""})
+
+    assert site.tasks("asks") == {"some"}
+    assert proof["affected"] == 1
+
+
+def test_dags_behind_a_link_to_a_folder_come_and_go_with_it(site: Site) -> None:
+    files = {"teams/a/one.py": dag("linked", "one"), ".airflowignore": "teams\n", "plain.py": dag("plain", "one")}
+    site.deploy(files)
+    assert _live_dags(site) == {"plain"}
+
+    linked = site.deploy({**files, "active": Path("teams/a")})
+    assert (linked["outcome"], linked["dags"]["added"]) == ("proven", ["linked"])
+    assert _live_dags(site) == {"plain", "linked"}
+
+    unlinked = site.deploy(files)
+    assert (unlinked["outcome"], unlinked["dags"]["removed"]) == ("proven", ["linked"])
+    assert _live_dags(site) == {"plain"}
+
+
+@pytest.mark.smoke
+def test_a_dag_that_cannot_be_stored_is_an_import_error(site: Site) -> None:
+    # Nobody has registered it, so it cannot be found again.
+    top = "from airflow.timetables.simple import NullTimetable\nclass Odd(NullTimetable):\n    pass"
+    odd = dag("odd", "one", top=top).replace("schedule=None", "schedule=Odd()")
+
+    proof = site.deploy({"odd.py": odd, "fine.py": dag("fine", "one")})
+
+    assert proof["outcome"] == "import_errors"
+    (error,) = proof["import_errors"]
+    assert error["file"] == "odd.py"
+    assert "TimetableNotRegistered" in error["traceback"]
+    assert site.tasks("fine") == {"one"}
+
+
+def test_what_a_file_leaves_running_does_not_hold_up_the_proof(site: Site) -> None:
+    top = "import subprocess\nsubprocess.Popen(['sleep', '100'])"
+
+    proof = site.deploy({"leaves.py": dag("leaves", "one", top=top), "fine.py": dag("fine", "one")}, timeout_s=60)
+
+    assert proof["outcome"] == "proven"
+    assert site.tasks("leaves") == {"one"}
+
+
 def test_a_crash_costs_only_its_own_file(site: Site) -> None:
     files = {
         "exits.py": dag("exits", "one", top="import os; os._exit(3)"),
@@ -352,6 +405,15 @@ def test_ignored_files_are_no_dag_files(site: Site) -> None:
 
     assert (ignored["files"], still["files"], found["files"]) == (1, 1, 3)
     assert found["dags"]["added"] == ["draft", "more"]
+
+
+def test_files_that_are_not_parsed_in_time_are_named(site: Site) -> None:
+    files = {f"s{n}.py": dag(f"s{n}", "one", top="import time; time.sleep(8)") for n in range(3)}
+
+    proof = site.deploy(files, timeout_s=2, processes=1)
+
+    assert proof["outcome"] == "timed_out"
+    assert proof["not_seen"] == "still being parsed: `s0.py`; not begun: 2 file(s)"
 
 
 @needs_versions

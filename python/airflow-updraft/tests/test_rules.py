@@ -87,6 +87,35 @@ def test_a_parse_is_seen_through_opens_imports_listings_and_processes(tmp_path: 
     assert _watch(root, "import subprocess; subprocess.run(['true'])").everything
 
 
+ASKS = [
+    "os.path.exists(root + '/asked')",
+    "os.path.isfile(root + '/asked')",
+    "os.path.isdir(root + '/asked')",
+    "os.path.lexists(root + '/asked')",
+    "os.access(root + '/asked', os.R_OK)",
+    "pathlib.Path(root, 'asked').exists()",
+    "pathlib.Path(root, 'asked').is_dir()",
+]
+
+
+@pytest.mark.parametrize("code", ASKS)
+def test_who_asks_whether_something_exists_depends_on_it(tmp_path: Path, code: str) -> None:
+    seen = _watch(tmp_path, f"import os, pathlib; {code}")
+
+    assert Change([], ["asked"], []).touches(seen)
+    assert Change([], ["asked/below.py"], []).touches(seen)
+    assert not Change([], ["other"], []).touches(seen)
+
+
+def test_finding_a_real_path_depends_on_no_folder_on_the_way(tmp_path: Path) -> None:
+    (tmp_path / "team").mkdir()
+    (tmp_path / "team" / "dag.py").touch()
+
+    seen = _watch(tmp_path, "import os; os.path.realpath(root + '/team/dag.py')")
+
+    assert not Change([], ["team/other.py"], []).touches(seen)
+
+
 def _watch(root: Path, code: str) -> Seen:
     script = f"""
 import json, sys

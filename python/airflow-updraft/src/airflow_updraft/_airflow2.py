@@ -30,7 +30,7 @@ from sqlalchemy import delete, select, update
 from airflow_updraft import _notes
 from airflow_updraft._children import GRACE_S, end_with, import_early, in_transaction, limit_memory
 from airflow_updraft._dependencies import Recorder, Seen
-from airflow_updraft._model import DagState, Parsed
+from airflow_updraft._model import DagState, Parsed, Parsing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -68,6 +68,9 @@ class Bundle:
             wanted &= {self._relative(path) for path in reachable}
         return {path for path in wanted if self._looks_like_a_dag(path)}
 
+    def is_folder(self, path: str) -> bool:
+        return (self.root / path).is_dir()
+
     def _looks_like_a_dag(self, path: str) -> bool:
         full = self.root / path
         if full.suffix != ".py" and not zipfile.is_zipfile(full):
@@ -82,7 +85,7 @@ class Bundle:
     def watch(self, processor: ProcessorId, notes: Path) -> ParseProcesses:
         return ParseProcesses(processor.pid)
 
-    def parse(self, files: Iterable[str], *, processes: int, pause: Callable[[], None]) -> Iterator[Parsed]:
+    def parse(self, files: Iterable[str], *, processes: int, pause: Callable[[Parsing], None]) -> Iterator[Parsed]:
         waiting = list(reversed(list(files)))
         running: list[_Child] = []
         try:
@@ -95,7 +98,7 @@ class Bundle:
                     yield child.result()
                 if not finished:
                     time.sleep(0.005)
-                pause()
+                pause(Parsing([child.file for child in running], waiting))
         finally:
             for child in running:
                 child.kill()
@@ -110,13 +113,15 @@ class Bundle:
 
     def write(self, version: str, results: list[Parsed]) -> dict[str, str]:
         """Adds the errors of files that ended their process; the rest was written by the children."""
-        crashed = {
-            str(self.root / r.file): r.errors[r.file] for r in results if r.seen.everything and r.file in r.errors
-        }
+        crashed = {str(self.root / r.file): r.errors[r.file] for r in results if r.crashed}
         if crashed:
             DagFileProcessor.update_import_errors(
                 file_last_changed={}, import_errors=crashed, processor_subdir=str(settings.DAGS_FOLDER)
             )
+        # Of a DAG that cannot be serialised a child hears only while it writes.
+        errors = self.import_errors()
+        for result in results:
+            result.errors.update({path: text for path, text in errors.items() if path == result.file})
         wanted = [dag.dag_id for result in results for dag in result.dags]
         with create_session() as session:
             rows = session.execute(
@@ -234,7 +239,7 @@ class _Child:
 
     def __init__(self, bundle: Bundle, file: str, memory: int | None) -> None:
         self._bundle = bundle
-        self._file = file
+        self.file = file
         self._report = tempfile.TemporaryFile()  # noqa: SIM115  # the child inherits it, the result closes it
         self._limit = float(conf.getint("core", "dag_file_processor_timeout")) + GRACE_S
         self._started = time.monotonic()
@@ -269,8 +274,7 @@ class _Child:
             bag = parse(path)
             seen = recorder.finish().to_json()
             found = {"dags": sorted(bag.dags), "errors": bag.import_errors, "seen": seen}
-            fresh = [name for name in recorder.imported() if name.startswith("airflow.")]
-            self._say({**found, "imported": fresh})
+            self._say({**found, "imported": recorder.imported()})
             return bag
 
         DagFileProcessor._get_dagbag = report_dagbag
@@ -278,7 +282,7 @@ class _Child:
         processor = DagFileProcessor(
             dag_ids=None, dag_directory=str(settings.DAGS_FOLDER), log=logging.getLogger("airflow.processor")
         )
-        processor.process_file(str(self._bundle.root / self._file), callback_requests=[])
+        processor.process_file(str(self._bundle.root / self.file), callback_requests=[])
 
     def _say(self, message: dict[str, Any]) -> None:
         self._report.write(json.dumps(message).encode())
@@ -309,17 +313,17 @@ class _Child:
             import_early(told["imported"])
         except (ValueError, KeyError, TypeError):
             error = f"{self._ending()} while Airflow imported it, so no DAG of it is known.\n"
-            return Parsed(self._file, errors={self._file: error}, seen=Seen({self._file}, everything=True))
-        seen.files.add(self._file)
+            return Parsed(self.file, errors={self.file: error}, seen=Seen({self.file}, everything=True), crashed=True)
+        seen.files.add(self.file)
         errors = {self._bundle._relative(path): text for path, text in told["errors"].items()}
-        return Parsed(self._file, [_Dag(dag) for dag in told["dags"]], errors, seen=seen)
+        return Parsed(self.file, [_Dag(dag) for dag in told["dags"]], errors, seen=seen)
 
     def _ending(self) -> str:
         if self._killed:
-            return f"`{self._file}` took longer than {self._limit:.0f} s and was ended"
+            return f"`{self.file}` took longer than {self._limit:.0f} s and was ended"
         if self._status is not None and self._status < 0:
-            return f"`{self._file}` ended its process by signal {signal.Signals(-self._status).name}"
-        return f"`{self._file}` ended its process with exit code {self._status} (`os._exit` or `sys.exit`?)"
+            return f"`{self.file}` ended its process by signal {signal.Signals(-self._status).name}"
+        return f"`{self.file}` ended its process with exit code {self._status} (`os._exit` or `sys.exit`?)"
 
 
 def _safe_mode() -> bool:

@@ -7,6 +7,7 @@ which the processor writes its own.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
@@ -37,7 +38,7 @@ from uuid6 import uuid7
 
 from airflow_updraft._children import GRACE_S, end_with, import_early, in_transaction, limit_memory
 from airflow_updraft._dependencies import Recorder, Seen
-from airflow_updraft._model import DagState, Parsed
+from airflow_updraft._model import DagState, Parsed, Parsing
 from airflow_updraft._processor import Processor
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ try:
     from airflow._shared.module_loading.file_discovery import find_path_from_directory
 except ImportError:  # before 3.2
     from airflow.utils.file import find_path_from_directory  # type: ignore[no-redef, unused-ignore]
+
+
+# For what a child said last to arrive, once it has ended.
+_LINGER_S = 2.0
 
 
 def _accepted(function: Callable[..., Any], **wanted: Any) -> dict[str, Any]:
@@ -88,6 +93,9 @@ class Bundle:
             wanted &= {self._relative(path) for path in reachable}
         return {path for path in wanted if self._looks_like_a_dag(path)}
 
+    def is_folder(self, path: str) -> bool:
+        return (self.root / path).is_dir()
+
     def _looks_like_a_dag(self, path: str) -> bool:
         full = self.root / path
         if full.suffix != ".py" and not zipfile.is_zipfile(full):
@@ -103,7 +111,7 @@ class Bundle:
         logs = conf.get_mandatory_value("logging", "dag_processor_child_process_log_directory")
         return Processor(processor, self.name, notes, Path(logs))
 
-    def parse(self, files: Iterable[str], *, processes: int, pause: Callable[[], None]) -> Iterator[Parsed]:
+    def parse(self, files: Iterable[str], *, processes: int, pause: Callable[[Parsing], None]) -> Iterator[Parsed]:
         """Parses each file in a child of its own and yields the results as they come."""
         waiting = list(reversed(list(files)))
         running: list[_Child] = []
@@ -117,7 +125,7 @@ class Bundle:
                 for child in [child for child in running if child.is_finished()]:
                     running.remove(child)
                     yield child.result()
-                pause()
+                pause(Parsing([child.file for child in running], waiting))
         finally:
             for child in running:
                 child.kill()
@@ -143,8 +151,7 @@ class Bundle:
                 processor._parse_file_entrypoint()  # type: ignore[no-untyped-call]
             finally:
                 seen = recorder.finish().to_json()
-                fresh = [name for name in recorder.imported() if name.startswith("airflow.")]
-                report.write(json.dumps({"seen": seen, "imported": fresh}).encode())
+                report.write(json.dumps({"seen": seen, "imported": recorder.imported()}).encode())
                 report.flush()
 
         start = processor.DagFileProcessorProcess.start
@@ -340,19 +347,28 @@ class Bundle:
 
 class _Child:
     def __init__(self, file: str, process: Any, report: Any, bundle: Bundle) -> None:
-        self._file = file
+        self.file = file
         self._process = process
         self._report = report
         self._bundle = bundle
         self._limit = float(conf.getint("dag_processor", "dag_file_processor_timeout")) + GRACE_S
         self._started = time.monotonic()
         self._killed = False
+        self._exited: float | None = None
 
     def is_finished(self) -> bool:
-        if not self._killed and time.monotonic() - self._started > self._limit:
+        now = time.monotonic()
+        if not self._killed and now - self._started > self._limit:
             self._killed = True
             self._process.kill(signal.SIGKILL)
-        return bool(self._process.is_ready)
+        if self._process.is_ready:
+            return True
+        if self._process._exit_code is None:
+            return False
+        if self._exited is None:
+            self._exited = now
+        # What the file has started in the background holds the sockets open, for as long as it likes.
+        return now - self._exited > _LINGER_S
 
     def kill(self) -> None:
         self._process.kill(signal.SIGKILL)
@@ -369,11 +385,11 @@ class _Child:
         except (ValueError, KeyError, TypeError):
             # It ended early, or DAG code wrote to a descriptor which is not its own.
             seen = Seen(everything=True)
-        seen.files.add(self._file)
-        parsed = Parsed(self._file, seen=seen)
+        seen.files.add(self.file)
+        parsed = Parsed(self.file, seen=seen)
         found = self._process.parsing_result
         if found is None:
-            parsed.errors[self._file] = f"{self._ending()} while Airflow imported it, so no DAG of it is known.\n"
+            parsed.errors[self.file] = f"{self._ending()} while Airflow imported it, so no DAG of it is known.\n"
             return parsed
         parsed.dags = list(found.serialized_dags)
         parsed.errors = {self._bundle._relative(path): text for path, text in (found.import_errors or {}).items()}
@@ -382,13 +398,18 @@ class _Child:
 
     def _ending(self) -> str:
         if self._killed:
-            return f"`{self._file}` took longer than {self._limit:.0f} s and was ended"
+            return f"`{self.file}` took longer than {self._limit:.0f} s and was ended"
         code = self._process._exit_code
         if code is not None and code < 0:
-            return f"`{self._file}` ended its process by signal {signal.Signals(-code).name}"
-        return f"`{self._file}` ended its process with exit code {code} (`os._exit` or `sys.exit`?)"
+            return f"`{self.file}` ended its process by signal {signal.Signals(-code).name}"
+        return f"`{self.file}` ended its process with exit code {code} (`os._exit` or `sys.exit`?)"
 
     def _close(self) -> None:
+        for ours in list(self._process._open_sockets):
+            with contextlib.suppress(KeyError, ValueError):
+                self._process.selector.unregister(ours)
+            ours.close()
+        self._process._open_sockets.clear()
         self._report.close()
         self._process.logger_filehandle.close()
 

@@ -52,7 +52,8 @@ def import_early(modules: list[str]) -> None:
     Airflow's processor does this for the imports at the top of a file, and so misses what `airflow.sdk` loads on
     demand: some 200 ms of each parse.
     """
-    missing = [name for name in modules if name not in sys.modules]
+    # The list comes from a child, in which DAG code may have written it: only Airflow's own is imported here.
+    missing = [name for name in modules if name.startswith("airflow.") and name not in sys.modules]
     for name in missing:
         with contextlib.suppress(Exception):
             importlib.import_module(name)

@@ -7,7 +7,9 @@ deploy called proven that is not.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import pathlib
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,10 +28,10 @@ class Seen:
     """What one parse looked at, as paths relative to the bundle."""
 
     files: set[str] = field(default_factory=set)
-    """Opened or imported, also when that failed."""
+    """Opened, imported or asked about (`exists()`), also when that failed."""
 
     names: set[str] = field(default_factory=set)
-    """Where a module was looked for: `lib/foo` for any of `lib/foo.py`, `lib/foo/`, `lib/foo.so`."""
+    """Where a module or a folder was looked for: `lib/foo` for any of `lib/foo.py`, `lib/foo/`, `lib/foo.so`."""
 
     folders: set[str] = field(default_factory=set)
     """Listed; the bundle itself is the empty string."""
@@ -60,7 +62,7 @@ class Change:
         self.files = self.changed | self.added | self.removed
         came_or_went = self.added | self.removed
         self._names = {name for path in came_or_went for name in _module_names(path)}
-        self._folders = {folder for path in came_or_went for folder in _folders_above(path)}
+        self._folders = {folder for path in came_or_went for folder in folders_above(path)}
 
     def touches(self, seen: Seen) -> bool:
         return (
@@ -72,7 +74,7 @@ class Change:
     def unexplained(self, records: Iterable[Seen]) -> set[str]:
         """Finds data files that no parse is known to look at.
 
-        A parse may have read one in compiled code, or asked only whether it exists; neither leaves a trace.
+        A parse may have read one in compiled code, which leaves no trace.
         """
         rest = {path for path in self.files if not path.endswith(".py") and not is_ignore_file(path)}
         for seen in records:
@@ -80,7 +82,7 @@ class Change:
                 break
             rest -= seen.files
             if seen.folders:
-                rest -= {path for path in rest - self.changed if not seen.folders.isdisjoint(_folders_above(path))}
+                rest -= {path for path in rest - self.changed if not seen.folders.isdisjoint(folders_above(path))}
         return rest
 
 
@@ -91,11 +93,11 @@ def is_ignore_file(path: str) -> bool:
 def _module_names(path: str) -> Iterable[str]:
     """Yields every name under which an import could be answered by this path or a folder above it."""
     folder, _, name = path.rpartition("/")
-    yield from _folders_above(path) - {""}
+    yield from folders_above(path) - {""}
     yield os.path.join(folder, name.split(".", 1)[0])
 
 
-def _folders_above(path: str) -> set[str]:
+def folders_above(path: str) -> set[str]:
     parts = path.split("/")[:-1]
     return {"/".join(parts[:depth]) for depth in range(len(parts) + 1)}
 
@@ -112,6 +114,8 @@ class Recorder:
         self._inherited = frozenset(sys.modules)
         sys.meta_path.insert(0, self)
         sys.addaudithook(self._on_event)
+        for name in ("stat", "lstat", "access"):
+            self._watch_questions(name)
 
     def finish(self) -> Seen:
         for name in self.imported():
@@ -132,6 +136,26 @@ class Recorder:
         for entry in list(sys.path if path is None else path):
             if isinstance(entry, str):
                 self.seen.names.update(os.path.join(folder, tail) for folder in self._inside(entry or "."))
+
+    def _watch_questions(self, name: str) -> None:
+        """Notes what is asked about a path, of which Python tells no audit hook: whether it exists, mostly."""
+        ask = getattr(os, name)
+
+        @functools.wraps(ask)
+        def asked(path: Any, *args: Any, **kwargs: Any) -> Any:
+            # Following links to a real path asks about every folder on the way, and its answer is a name only.
+            if sys._getframe(1).f_code.co_name not in ("realpath", "_joinrealpath"):
+                with contextlib.suppress(Exception):
+                    inside = self._inside(path)
+                    self.seen.files.update(inside)
+                    self.seen.names.update(inside)
+            return ask(path, *args, **kwargs)
+
+        setattr(os, name, asked)
+        # Python 3.10 keeps them in a class, where a plain function would become a method.
+        accessor = getattr(pathlib, "_NormalAccessor", None)
+        if name in vars(accessor or object):
+            setattr(accessor, name, staticmethod(asked))
 
     def _on_event(self, event: str, args: tuple[Any, ...]) -> None:
         # An exception here would surface in the DAG's own code.
@@ -164,7 +188,7 @@ class Recorder:
         real = self._relative(os.path.realpath(path))
         if real is None or real == named:
             return (named,)
-        return (named, real, *(folder for folder in _folders_above(named) if folder))
+        return (named, real, *(folder for folder in folders_above(named) if folder))
 
     def _relative(self, path: str) -> str | None:
         for root in self._roots:

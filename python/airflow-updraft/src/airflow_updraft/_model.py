@@ -23,6 +23,20 @@ class Parsed:
     errors: dict[str, str] = field(default_factory=dict)
     warnings: list[Any] = field(default_factory=list)
     seen: Seen = field(default_factory=Seen)
+    crashed: bool = False
+    """It ended its process, so that nothing but the error is known of it."""
+
+
+@dataclass(frozen=True)
+class Parsing:
+    """How far the parsing has come."""
+
+    running: list[str]
+    waiting: list[str]
+
+    def __str__(self) -> str:
+        names = ", ".join(f"`{file}`" for file in self.running[:3]) or "none"
+        return f"still being parsed: {names}; not begun: {len(self.waiting)} file(s)"
 
 
 @dataclass(frozen=True)
@@ -52,9 +66,13 @@ class Bundle(Protocol):
 
     def dag_files_among(self, candidates: Iterable[str]) -> set[str]: ...
 
+    def is_folder(self, path: str) -> bool: ...
+
     def watch(self, processor: ProcessorId, notes: Path) -> Watch: ...
 
-    def parse(self, files: Iterable[str], *, processes: int, pause: Callable[[], None]) -> Iterator[Parsed]: ...
+    def parse(
+        self, files: Iterable[str], *, processes: int, pause: Callable[[Parsing], None]
+    ) -> Iterator[Parsed]: ...
 
     def ensure_known(self) -> None: ...
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_updraft import _notes, _tracebacks, _versions
-from airflow_updraft._dependencies import Change, is_ignore_file
+from airflow_updraft._dependencies import Change, folders_above, is_ignore_file
 from airflow_updraft._processor import ProcessorId
 from airflow_updraft._records import FileRecord, Record, Records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from airflow_updraft._model import Bundle, Parsed, Watch
+    from airflow_updraft._model import Bundle, Parsed, Parsing, Watch
 
 # One transaction holds the write lock of a SQLite database for as long as it takes.
 _BATCH = 50
@@ -174,6 +174,11 @@ class Proof:
         change = self.request.change
         if self._base is None or any(is_ignore_file(path) for path in change.files):
             return self.airflow.dag_files()
+        # A link to a folder brings or takes away files that the change does not name.
+        if any(self.airflow.is_folder(path) for path in change.files) or not change.files.isdisjoint(
+            folder for path in self._base.files for folder in folders_above(path)
+        ):
+            return self.airflow.dag_files()
         fresh = self.airflow.dag_files_among(change.changed | change.added)
         return (set(self._base.files) - change.files) | fresh
 
@@ -220,8 +225,8 @@ class Proof:
         self.timings.write += written
         self.timings.parse += time.monotonic() - started - written
 
-    def _pause_parsing(self) -> None:
-        self._pause(lambda: "not every affected file was parsed", seconds=0)
+    def _pause_parsing(self, parsing: Parsing) -> None:
+        self._pause(lambda: str(parsing), seconds=0)
 
     def _write(self, batch: list[Parsed]) -> float:
         # A parse that saw a switch in its middle belongs to neither version.
@@ -290,7 +295,7 @@ class Proof:
                 wrong.add(path)
             for dag in file.dags:
                 state = stored.get(dag)
-                is_current = state is not None and not state.stale and state.hash in expected[dag]
+                is_current = state is not None and not state.stale and (state.hash or "") in expected[dag]
                 is_labelled = path not in labelled or (state is not None and state.version == version)
                 if not (is_current and is_labelled):
                     wrong.add(path)
