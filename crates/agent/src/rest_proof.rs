@@ -19,7 +19,7 @@
 //! Which files a helper reaches is not known here, so a changed helper answers
 //! for the import errors of all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -115,7 +115,7 @@ impl RestProof<'_> {
                 for path in affected(&candidates, change.as_ref(), &shown) {
                     evidence.insert(path, Evidence::None);
                 }
-                probe = self.probe(&evidence, &shown);
+                probe = self.probe(&candidates, change.as_ref(), &evidence, &shown);
                 evidence.extend(probe.clone().map(|path| (path, Evidence::None)));
                 first = Some(shown.clone());
             }
@@ -161,7 +161,8 @@ impl RestProof<'_> {
                 .iter()
                 .all(|path| !shown.get(*path).is_some_and(Shown::is_there));
             let is_silence = nothing_of_them && listing.done && quiet_since.elapsed() > SILENCE;
-            if open.is_empty() || is_silence {
+            let is_gone = still_there(change.as_ref(), &shown).is_empty();
+            if is_gone && (open.is_empty() || is_silence) {
                 break (shown, false);
             }
             if Instant::now() > end {
@@ -172,7 +173,7 @@ impl RestProof<'_> {
         if let Some(probe) = &probe {
             evidence.remove(probe);
         }
-        let differing = self.compare_sources(&evidence, &shown).await?;
+        let differing = self.compare_sources(&candidates, &evidence, &shown).await?;
         Ok(self.conclude(&Findings {
             change: change.as_ref(),
             touched: blame.map(|blame| affected(&candidates, Some(&blame), &shown)),
@@ -197,20 +198,26 @@ impl RestProof<'_> {
     }
 
     /// A file that nothing happened to, to ask for: that has Airflow 3 look for
-    /// new files now, and its parse shows that it did.
+    /// files that came or went now, and its parse shows that it did.
     fn probe(
         &self,
+        candidates: &BTreeMap<String, String>,
+        change: Option<&TreeDiff>,
         evidence: &BTreeMap<String, Evidence>,
         shown: &BTreeMap<String, Shown>,
     ) -> Option<String> {
         let can_be_asked = |path: &String| shown.get(path).is_some_and(|file| file.token.is_some());
-        let needs_one = evidence.keys().any(|path| !shown.contains_key(path))
+        let has_to_look = evidence.keys().any(|path| !shown.contains_key(path))
+            || !still_there(change, shown).is_empty();
+        let needs_one = has_to_look
             && !evidence.keys().any(can_be_asked)
             && self.rest.lists_when_asked_to_parse();
-        let mut known = shown
-            .iter()
-            .filter(|(_, file)| file.token.is_some() && !file.dags.is_empty());
-        needs_one.then(|| known.next().map(|(path, _)| path.clone()))?
+        let mut known = candidates.keys().filter(|path| {
+            shown
+                .get(*path)
+                .is_some_and(|file| file.token.is_some() && !file.dags.is_empty())
+        });
+        needs_one.then(|| known.next().cloned())?
     }
 
     /// The files of this version that Airflow takes for DAG files, by its own
@@ -248,18 +255,20 @@ impl RestProof<'_> {
         let removed = change
             .map(|change| change.removed.as_slice())
             .unwrap_or_default();
-        let paths: Vec<&String> = candidates.keys().chain(removed).collect();
+        let paths: HashSet<&str> = candidates
+            .keys()
+            .chain(removed)
+            .map(String::as_str)
+            .collect();
         let path_of = |row: &Value, name: &str| -> Option<String> {
             let given = row["relative_fileloc"]
                 .as_str()
                 .or_else(|| row[name].as_str())?;
-            let is =
-                |path: &&&String| given == path.as_str() || given.ends_with(&format!("/{path}"));
-            // The longest: `a/b.py` also ends in `b.py`.
-            let path = paths.iter().filter(is).max_by_key(|path| path.len())?;
+            // The longest first: `a/b.py` also ends in `b.py`.
+            let path = endings(given).find(|end| paths.contains(end))?;
             let whole = row[name].as_str().unwrap_or_default();
             let is_others = is_in(&self.other_folders, whole, path);
-            (!is_others).then(|| (**path).clone())
+            (!is_others).then(|| path.to_owned())
         };
         // What Airflow calls the bundles that other folders are.
         let mut foreign: BTreeSet<String> = BTreeSet::new();
@@ -302,11 +311,11 @@ impl RestProof<'_> {
     /// Files whose source in Airflow is not the one on disk.
     async fn compare_sources(
         &self,
+        on_disk: &BTreeMap<String, String>,
         evidence: &BTreeMap<String, Evidence>,
         shown: &BTreeMap<String, Shown>,
     ) -> Result<Vec<String>, PassError> {
         const MOST: usize = 200;
-        let on_disk = self.dag_files()?;
         let mut differing = Vec::new();
         for path in evidence
             .iter()
@@ -372,6 +381,11 @@ impl RestProof<'_> {
             })
             .map(|(path, _)| path.clone())
             .chain(found.differing.iter().cloned())
+            .chain(
+                still_there(found.change, &found.shown)
+                    .into_iter()
+                    .map(|path| format!("{path} (removed)")),
+            )
             .collect();
         let silent: Vec<String> = found
             .evidence
@@ -490,6 +504,24 @@ impl Listing {
             Some(due) => self.done |= latest > *due,
         }
     }
+}
+
+/// Removed files of which Airflow still shows DAGs or an error.
+fn still_there<'a>(
+    change: Option<&'a TreeDiff>,
+    shown: &BTreeMap<String, Shown>,
+) -> Vec<&'a String> {
+    let removed = change.map_or(&[][..], |change| &change.removed);
+    removed
+        .iter()
+        .filter(|path| shown.get(*path).is_some_and(Shown::is_there))
+        .collect()
+}
+
+/// A path, and what is left of it without its first folder, the first two, and so on.
+fn endings(path: &str) -> impl Iterator<Item = &str> {
+    let folders = path.match_indices('/').map(|(at, _)| &path[at + 1..]);
+    std::iter::once(path).chain(folders)
 }
 
 /// Whether the folder in which a path was found is one of these.
@@ -630,6 +662,33 @@ mod tests {
         assert!(is_in(&others, "/airflow/dbt/a/b.py", "a/b.py"));
         assert!(!is_in(&others, "/airflow/dags/a/b.py", "a/b.py"));
         assert!(!is_in(&others, "a/b.py", "a/b.py"));
+    }
+
+    #[test]
+    fn a_path_is_found_by_its_longest_ending() {
+        let found: Vec<&str> = endings("/airflow/dags/a/b.py").collect();
+        assert_eq!(
+            found,
+            [
+                "/airflow/dags/a/b.py",
+                "airflow/dags/a/b.py",
+                "dags/a/b.py",
+                "a/b.py",
+                "b.py"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_removed_file_is_there_until_airflow_shows_nothing_of_it() {
+        let change = TreeDiff {
+            removed: vec!["gone.py".to_owned(), "helper.py".to_owned()],
+            ..TreeDiff::default()
+        };
+        let mut shown = BTreeMap::from([("gone.py".to_owned(), parsed_at("1"))]);
+        assert_eq!(still_there(Some(&change), &shown), ["gone.py"]);
+        shown.insert("gone.py".to_owned(), Shown::default());
+        assert!(still_there(Some(&change), &shown).is_empty());
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //!
 //! Version 2 of the API for Airflow 3, version 1 for Airflow 2.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 /// An Airflow's address and who signs in.
 #[derive(Debug, Clone)]
@@ -17,6 +19,8 @@ pub struct AirflowRest {
     password: String,
     /// Airflow 2 takes the password with every request.
     basic: bool,
+    /// Airflow 3 gives one for it, good for some hours.
+    token: Arc<Mutex<Option<String>>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +82,7 @@ impl AirflowRest {
             user: user.to_owned(),
             password: password.to_owned(),
             basic: false,
+            token: Arc::default(),
         })
     }
 
@@ -295,23 +300,44 @@ impl AirflowRest {
         body: Option<Value>,
     ) -> Result<Value, AirflowRestError> {
         let version = if self.basic { "v1" } else { "v2" };
-        let mut request = self.http.request(
-            method.clone(),
-            format!("{}/api/{version}/{path}", self.base),
-        );
-        request = if self.basic {
-            request.basic_auth(&self.user, Some(&self.password))
-        } else {
-            request.bearer_auth(self.token().await?)
-        };
-        request = request.header("Accept", "application/json");
+        let what = format!("{method} {path}");
+        let url = format!("{}/api/{version}/{path}", self.base);
+        let mut request = self
+            .http
+            .request(method, url)
+            .header("Accept", "application/json");
         if let Some(body) = body {
             request = request.json(&body);
         }
-        self.send(&format!("{method} {path}"), request).await
+        if self.basic {
+            return self
+                .send(&what, request.basic_auth(&self.user, Some(&self.password)))
+                .await;
+        }
+        let mut kept = self.token.lock().await;
+        let token = match &*kept {
+            Some(token) => token.clone(),
+            None => kept.insert(self.sign_in().await?).clone(),
+        };
+        let again = request.try_clone();
+        let answer = self.send(&what, request.bearer_auth(token)).await;
+        match (answer, again) {
+            // It has expired, or Airflow has another secret since a restart.
+            (
+                Err(AirflowRestError::Refused {
+                    status: StatusCode::UNAUTHORIZED,
+                    ..
+                }),
+                Some(request),
+            ) => {
+                let token = kept.insert(self.sign_in().await?).clone();
+                self.send(&what, request.bearer_auth(token)).await
+            }
+            (answer, _) => answer,
+        }
     }
 
-    async fn token(&self) -> Result<String, AirflowRestError> {
+    async fn sign_in(&self) -> Result<String, AirflowRestError> {
         let credentials = json!({ "username": self.user, "password": self.password });
         let request = self
             .http
