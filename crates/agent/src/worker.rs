@@ -227,12 +227,16 @@ impl Keeper {
 
     async fn serve(
         &mut self,
-        mut input: ChildStdin,
+        input: ChildStdin,
         output: ChildStdout,
         waiting: &mut Waiting,
     ) -> End {
         let mut lines = BufReader::new(output).lines();
         let mut was_ready = false;
+        // Apart: the worker may first want to be rid of a long answer.
+        let (requests, waiting_requests) = mpsc::unbounded_channel();
+        let writer = tokio::spawn(write_requests(input, waiting_requests));
+        let _writer = AbortOnDrop(writer);
         loop {
             tokio::select! {
                 line = lines.next_line() => {
@@ -256,11 +260,11 @@ impl Keeper {
                         let Some(id) = ask.request["id"].as_u64() else { continue };
                         waiting.insert(id, ask.answer);
                         // A failure shows as the end of its output.
-                        let _ = send(&mut input, &ask.request).await;
+                        let _ = requests.send(ask.request);
                     }
                     Some(Message::Cancel(id)) => if waiting.remove(&id).is_some() {
                         let cancel = json!({"id": format!("cancel-{id}"), "op": "cancel", "target": id});
-                        let _ = send(&mut input, &cancel).await;
+                        let _ = requests.send(cancel);
                     },
                 },
                 changed = self.specs.changed() => {
@@ -296,9 +300,20 @@ enum End {
     AgentEnds,
 }
 
-async fn send(input: &mut ChildStdin, message: &Value) -> std::io::Result<()> {
-    let mut line = message.to_string();
-    line.push('\n');
-    input.write_all(line.as_bytes()).await?;
-    input.flush().await
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        // With it goes the worker's input, and the worker ends by that.
+        self.0.abort();
+    }
+}
+
+async fn write_requests(mut input: ChildStdin, mut requests: mpsc::UnboundedReceiver<Value>) {
+    while let Some(request) = requests.recv().await {
+        let line = format!("{request}\n");
+        if input.write_all(line.as_bytes()).await.is_err() || input.flush().await.is_err() {
+            return;
+        }
+    }
 }
