@@ -424,6 +424,21 @@ impl Installation {
         ))
     }
 
+    /// A folder that DAG code can write to, also when Airflow has a user of its own.
+    pub fn folder_for_airflow(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.root.join(name);
+        std::fs::create_dir_all(&folder)?;
+        std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+        Ok(folder)
+    }
+
+    /// The link that is replaced when the agent switches.
+    pub fn live_link(&self) -> Result<PathBuf> {
+        let bundle = self.live_bundle()?;
+        let link = bundle.parent().context("it lies in the live Release")?;
+        Ok(link.to_owned())
+    }
+
     /// Where the agent keeps the bundle `dags`, as the live Release names it.
     pub fn live_bundle(&self) -> Result<PathBuf> {
         std::fs::read_dir(self.agent_root())?

@@ -58,6 +58,22 @@ pub(crate) fn an_added_file_is_found_without_waiting_for_airflows_pace(
     Ok(())
 }
 
+pub(crate) fn a_removed_file_is_live_once_airflow_has_retired_its_dag(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    installation.project.write_dag("leaving", &["one"])?;
+    live(installation)?;
+    installation.project.remove("dags/leaving.py")?;
+    let printed = live(installation)?;
+    ensure!(
+        printed["dags"]["removed"] == serde_json::json!(["leaving"]),
+        "{printed:#}"
+    );
+    ensure!(!airflow.dags()?.contains(&"leaving".to_owned()));
+    Ok(())
+}
+
 pub(crate) fn a_file_without_a_dag_is_silent_only_when_airflow_has_looked(
     installation: &mut Installation,
     airflow: &Airflow,

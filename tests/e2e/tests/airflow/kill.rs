@@ -45,8 +45,10 @@ pub(crate) fn the_control_plane_may_end_at_any_step(
                 "{id} was lost at {point}"
             );
         }
+        live_tree_is_one_version(installation).with_context(|| format!("at {point}"))?;
         live_or_already(installation).with_context(|| format!("after {point}"))?;
         ensure!(airflow.tasks("enduring")? == [task], "after {point}");
+        live_tree_is_one_version(installation).with_context(|| format!("after {point}"))?;
     }
     Ok(())
 }
