@@ -407,13 +407,18 @@ def test_ignored_files_are_no_dag_files(site: Site) -> None:
     assert found["dags"]["added"] == ["draft", "more"]
 
 
-def test_files_that_are_not_parsed_in_time_are_named(site: Site) -> None:
-    files = {f"s{n}.py": dag(f"s{n}", "one", top="import time; time.sleep(8)") for n in range(3)}
+def test_files_that_are_not_parsed_in_time_are_named_and_those_that_were_are_kept(site: Site) -> None:
+    files = {f"s{n}.py": dag(f"s{n}", "one", top="import time; time.sleep(4)") for n in range(4)}
 
-    proof = site.deploy(files, timeout_s=2, processes=1)
+    proof = site.deploy(files, timeout_s=6, processes=1)
+    again = site.proof(site.send_proof(proof["version"], processes=1))
 
     assert proof["outcome"] == "timed_out"
-    assert proof["not_seen"] == "still being parsed: `s0.py`; not begun: 2 file(s)"
+    assert proof["not_seen"] == "still being parsed: `s1.py`; not begun: 2 file(s)"
+    assert proof["parsed"] == 1
+    assert again["outcome"] == "proven"
+    assert again["parsed"] == 3
+    site.remember(proof["version"])
 
 
 @needs_versions

@@ -209,19 +209,23 @@ class Proof:
     def _parse_and_write(self, files: Iterable[str]) -> None:
         files = sorted(files)
         batch: list[Parsed] = []
-        done = 0
         started = time.monotonic()
         written = 0.0
-        for parsed in self.airflow.parse(files, processes=self.request.processes, pause=self._pause_parsing):
-            done += 1
-            batch.append(parsed)
-            if len(batch) >= _BATCH:
-                written += self._write(batch)
-                batch = []
-                self.progress(step="parse", done=done, of=len(files))
-        if batch:
-            written += self._write(batch)
-        self.parsed += done
+        try:
+            for done, parsed in enumerate(
+                self.airflow.parse(files, processes=self.request.processes, pause=self._pause_parsing), start=1
+            ):
+                self.parsed += 1
+                batch.append(parsed)
+                if len(batch) >= _BATCH:
+                    written += self._write(batch)
+                    batch = []
+                    self.progress(step="parse", done=done, of=len(files))
+        except TimedOutError:
+            # The next proof goes on from here.
+            self._write(batch)
+            raise
+        written += self._write(batch)
         self.timings.write += written
         self.timings.parse += time.monotonic() - started - written
 
@@ -229,9 +233,11 @@ class Proof:
         self._pause(lambda: str(parsing), seconds=0)
 
     def _write(self, batch: list[Parsed]) -> float:
+        started = time.monotonic()
+        if not batch:
+            return 0.0
         # A parse that saw a switch in its middle belongs to neither version.
         self._check_switched()
-        started = time.monotonic()
         hashes = self.airflow.write(self.request.version, batch)
         for parsed in batch:
             dags = {dag.dag_id: hashes.get(dag.dag_id, "") for dag in parsed.dags}
