@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use updraft_api::deploy::{
-    ComparisonOutcome, CreateDeploy, DeployView, PlanRequest, RollbackRequest,
+    ComparisonOutcome, CreateDeploy, DeployView, Parts, PlanRequest, RollbackRequest,
 };
 use updraft_api::deployment::DeploymentSettings;
 use updraft_api::{Client, ErrorCode};
@@ -73,6 +73,17 @@ impl World {
         self.server
             .deploy(&self.shop, Some(&tree(content)), None)
             .await
+    }
+
+    /// Deploys another bundle than the DAGs.
+    async fn bundle(&self, name: &BundleName, content: &str) -> DeployView {
+        let tree = tree(content);
+        let bundles = [(name.clone(), tree.manifest.clone())].into();
+        let parts = Parts {
+            bundles,
+            environment: None,
+        };
+        self.server.deploy_parts(&self.shop, parts, &[&tree]).await
     }
 
     async fn image(&self, content: &str) -> DeployView {
@@ -660,6 +671,27 @@ async fn what_failed_unseen_is_taken_back_with_the_deploy_that_took_its_place() 
     assert_eq!(world.state(image.id).await, "rolled_back");
     let back = world.newest().await;
     assert!(back.release.unwrap().same_content(&first.release.unwrap()));
+}
+
+#[tokio::test]
+async fn a_bundle_in_which_nothing_is_wrong_stays_when_another_is_taken_back() {
+    let mut world = World::new(AfterFailure::Rollback).await;
+    let first = world.show(world.first).await;
+    let extra: BundleName = "extra".parse().unwrap();
+    world.bundle(&extra, "one").await;
+    world.agent.converge().await;
+    world.dags("broken").await;
+    let good = world.bundle(&extra, "two").await;
+    // The agent saw only both together.
+    world.agent.poll(Duration::ZERO).await;
+    let mut report = world.agent.proof(ProofOutcome::ImportErrors);
+    report.proof.import_errors[0].file = "dags/broken.py".into();
+    world.agent.prove_as(report).await;
+    let back = world.newest().await;
+    assert_eq!(back.kind, DeployKind::AutomaticRollback);
+    assert_eq!(dags_of(&back), dags_of(&first));
+    let bundles = |deploy: &DeployView| deploy.release.as_ref().unwrap().bundles.clone();
+    assert_eq!(bundles(&back)[&extra], bundles(&good)[&extra]);
 }
 
 #[tokio::test]

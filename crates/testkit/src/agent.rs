@@ -103,9 +103,15 @@ impl TestAgent {
 
     /// Says what Airflow answered about the target.
     pub async fn prove(&mut self, outcome: ProofOutcome) -> ReportAnswer {
+        let proof = self.proof(outcome);
+        self.prove_as(proof).await
+    }
+
+    /// Says this of the target.
+    pub async fn prove_as(&mut self, proof: ProofReport) -> ReportAnswer {
         self.report.staged = Some(self.target().id);
         self.report.serving = Some(self.target().id);
-        self.report.proof = Some(self.proof(outcome));
+        self.report.proof = Some(proof);
         self.send().await
     }
 

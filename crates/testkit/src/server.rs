@@ -190,10 +190,23 @@ impl TestServer {
         dags: Option<&Tree>,
         environment: Option<&Tree>,
     ) -> DeployView {
-        let created = self.create(deployment, parts(dags, environment)).await;
+        let trees: Vec<&Tree> = [dags, environment].into_iter().flatten().collect();
+        self.deploy_parts(deployment, parts(dags, environment), &trees)
+            .await
+    }
+
+    /// Deploys parts that were made of these trees, until they are accepted.
+    pub async fn deploy_parts(
+        &self,
+        deployment: &DeploymentName,
+        parts: Parts,
+        trees: &[&Tree],
+    ) -> DeployView {
+        let created = self.create(deployment, parts).await;
         assert_eq!(created.outcome, ComparisonOutcome::Changes);
         let id = created.deploy.as_ref().expect("a deploy").id;
-        self.upload(id, &created, [dags, environment]).await;
+        self.upload(id, &created, trees.iter().copied().map(Some))
+            .await;
         let accepted = self.as_admin().accept_deploy(id).await;
         accepted.expect("it is accepted")
     }
@@ -210,7 +223,12 @@ impl TestServer {
     }
 
     /// Sends what a deploy lacks of these trees.
-    pub async fn upload(&self, deploy: DeployId, created: &Comparison, trees: [Option<&Tree>; 2]) {
+    pub async fn upload<'a>(
+        &self,
+        deploy: DeployId,
+        created: &Comparison,
+        trees: impl IntoIterator<Item = Option<&'a Tree>>,
+    ) {
         let blobs: Vec<_> = trees
             .into_iter()
             .flatten()

@@ -6,8 +6,8 @@
 use chrono::Duration;
 use updraft_api::agent::{ProofReport, Report};
 use updraft_model::{
-    AfterFailure, BundleRef, DeployKind, DeployState, Failure, Proof, ProofOutcome, Release,
-    ReleaseId, ReleasePart, Timestamp,
+    AfterFailure, BundleName, BundleRef, DeployKind, DeployState, Failure, Proof, ProofOutcome,
+    Release, ReleaseId, ReleasePart, Timestamp,
 };
 use updraft_store::{Deploy, DeployParts, Deployment, NewDeploy, Proven, Target, Write};
 
@@ -379,7 +379,8 @@ async fn take_back(
     ) else {
         return Ok(Vec::new());
     };
-    let release = without(&wanted, &failed.carried, &failed_release, &proven_release);
+    let parts = answerable(&failed, &failed_release);
+    let release = without(&wanted, &parts, &failed_release, &proven_release);
     if release.same_content(&wanted) {
         return Ok(Vec::new());
     }
@@ -419,6 +420,27 @@ async fn take_back(
     tracing::info!(deploy = %rollback.id, failed = %failed.id, "going back by itself");
     moved.push(rollback);
     Ok(moved)
+}
+
+/// The parts of a failed deploy, and of those that it took the place of unproven, that can have made it fail: not a bundle
+/// in which Airflow found nothing wrong. The image can break any.
+fn answerable(failed: &Deploy, release: &Release) -> Vec<ReleasePart> {
+    let Some(Failure::ImportErrors { proof }) = &failed.failure else {
+        return failed.carried.clone();
+    };
+    let is_broken = |name: &BundleName| {
+        // Where a Release has several bundles, files are called by bundle and path.
+        let below = format!("{name}/");
+        release.bundles.len() == 1
+            || proof
+                .new_import_errors()
+                .any(|error| error.file.starts_with(&below))
+    };
+    let can_have = |part: &&ReleasePart| match part {
+        ReleasePart::Image => true,
+        ReleasePart::Bundle { name } => is_broken(name),
+    };
+    failed.carried.iter().filter(can_have).cloned().collect()
 }
 
 /// What is wanted, with those parts that are still the failed deploy's replaced
