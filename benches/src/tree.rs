@@ -12,12 +12,14 @@ const SIZE: usize = 4_500;
 
 pub(crate) struct Tree {
     root: PathBuf,
+    edits: usize,
 }
 
 impl Tree {
     pub(crate) fn write(root: &Path) -> Result<Self> {
         let tree = Self {
             root: root.to_owned(),
+            edits: 0,
         };
         for number in 0..FILES {
             let path = tree.path(number);
@@ -33,11 +35,12 @@ impl Tree {
             .join(format!("team_{:02}/part_{number:04}.{ending}", number % 50))
     }
 
-    /// Changes one DAG file, differently in each round, and gives its path.
-    pub(crate) fn edit(&self, round: usize) -> Result<PathBuf> {
-        let path = self.path(round);
-        fs::write(&path, content(round, round + 1))?;
-        Ok(path)
+    /// Changes one DAG file, each time another.
+    pub(crate) fn edit(&mut self) -> Result<()> {
+        let number = self.edits % DAG_FILES;
+        fs::write(self.path(number), content(number, 1))?;
+        self.edits += 1;
+        Ok(())
     }
 }
 

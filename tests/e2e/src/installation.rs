@@ -7,7 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
-use updraft_testkit::{Postgres, Reaper, free_port, repository};
+use updraft_api::Client;
+use updraft_api::client::Connect;
+use updraft_api::deploy::{CreateDeploy, Parts};
+use updraft_model::DeployId;
+use updraft_testkit::{Postgres, Reaper, Tree, free_port, repository};
 
 use crate::{Airflow, Project, files_below, wait_for};
 
@@ -285,6 +289,37 @@ impl Installation {
         self.updraft(&[&["deploy", "--dags", "-o", "json"], arguments].concat())
     }
 
+    /// Deploys another bundle than the project's DAGs, as another repository would.
+    pub fn deploy_bundle(&self, name: &str, files: &[(&str, &str)]) -> Result<DeployId> {
+        let tree = Tree::of(files.iter().copied());
+        let connect = Connect {
+            server: self.server_url(),
+            ..Connect::default()
+        };
+        let token = std::fs::read_to_string(self.root.join("token"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let client = Client::new(&connect, Some(token))?;
+            let ask = CreateDeploy {
+                parts: Parts {
+                    bundles: [(name.parse()?, tree.manifest.clone())].into(),
+                    environment: None,
+                },
+                description: format!("bundle {name}"),
+                git: None,
+                key: DeployId::new().to_string(),
+            };
+            let created = client.create_deploy(&DEPLOYMENT.parse()?, &ask).await?;
+            let deploy = created.deploy.context("nothing to do")?.id;
+            let blobs = tree.pick(&created.missing);
+            client.upload_blobs(deploy, &blobs).await?;
+            client.accept_deploy(deploy).await?;
+            Ok(deploy)
+        })
+    }
+
     pub fn start_server(&mut self) -> Result<()> {
         self.start_server_with(None)
     }
@@ -406,22 +441,40 @@ impl Installation {
         Airflow::sign_in(&text("url")?, &text("user")?, &text("password")?)
     }
 
-    /// The most memory that the server and the agent have held.
+    /// The most memory that the server, the agent and the worker that proves have held.
     pub fn peak_memory(&self) -> Result<String> {
-        let peak = |child: &Option<Child>| -> Result<u64> {
-            let pid = child.as_ref().context("it is not running")?.id();
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("VmHWM:"))
-                .context("no VmHWM")?;
-            Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? / 1024)
-        };
-        Ok(format!(
-            "server {} MB, agent {} MB",
-            peak(&self.server)?,
-            peak(&self.agent)?
-        ))
+        let mut text = Vec::new();
+        for (name, pid) in self.measured()? {
+            text.push(format!("{name} {} MB", peak_memory_mb(pid)?));
+        }
+        Ok(text.join(", "))
+    }
+
+    /// Counts the most memory from here on.
+    pub fn forget_peak_memory(&self) -> Result<()> {
+        for (_, pid) in self.measured()? {
+            // See proc_pid_clear_refs(5).
+            std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
+        }
+        Ok(())
+    }
+
+    fn measured(&self) -> Result<Vec<(&'static str, u32)>> {
+        let of = |child: &Option<Child>| child.as_ref().context("it is not running").map(Child::id);
+        let mut found = vec![("server", of(&self.server)?), ("agent", of(&self.agent)?)];
+        for process in std::fs::read_dir("/proc")?.flatten() {
+            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let folder = std::fs::read_link(process.path().join("cwd")).unwrap_or_default();
+            let is_worker = String::from_utf8_lossy(&command).contains("airflow_updraft.worker");
+            if let (true, true, Some(pid)) = (
+                is_worker,
+                folder.starts_with(&self.root),
+                process.file_name().to_str(),
+            ) {
+                found.push(("proof worker", pid.parse()?));
+            }
+        }
+        Ok(found)
     }
 
     /// A folder that DAG code can write to, also when Airflow has a user of its own.
@@ -491,6 +544,16 @@ impl Installation {
             })
             .join("\n")
     }
+}
+
+/// The most memory that a process has held.
+pub fn peak_memory_mb(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .context("no VmHWM")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? / 1024)
 }
 
 impl Drop for Installation {

@@ -370,3 +370,61 @@ pub(crate) fn time_that_runs_out_is_said_and_late_evidence_counts(
     }
     live(installation).map(drop)
 }
+
+pub(crate) fn a_failing_deploy_is_taken_back_and_another_part_that_came_meanwhile_stays(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let extra = |tasks: &str| {
+        format!(
+            "from airflow.sdk import DAG\n\
+             from airflow.providers.standard.operators.empty import EmptyOperator\n\n\
+             with DAG(\"extra\", schedule=None):\n    for name in {tasks}:\n        EmptyOperator(task_id=name)\n"
+        )
+    };
+    let after_failure = |policy: &str| {
+        let update = ["deployment", "update", "shop", "--after-failure", policy];
+        installation.updraft(&update)?.expect_code(0)
+    };
+    let state_of = |deploy: &str| -> Result<String> {
+        let history = history(installation)?;
+        let deploys = history.as_array().context("no deploys")?;
+        let found = deploys.iter().find(|row| row["id"] == deploy);
+        let state = &found.context("it is not in the history")?["state"]["name"];
+        Ok(state.as_str().unwrap_or_default().to_owned())
+    };
+    installation.project.write_dag("steady", &["one"])?;
+    let before = bundle_digest(&live(installation)?);
+    let file = extra("['one']");
+    let first = installation.deploy_bundle("extra", &[("extra.py", &file)])?;
+    let minutes = Duration::from_secs(180);
+    wait_for("the other bundle to be live", minutes, || {
+        Ok((state_of(&first.to_string())? == "live").then_some(()))
+    })?;
+    ensure!(airflow.tasks("extra")? == ["one"]);
+
+    after_failure("rollback")?;
+    let broken = format!("import time\ntime.sleep(6)\n{BROKEN}");
+    installation.project.write("dags/broken.py", &broken)?;
+    installation.deploy(&["--no-wait"])?.expect_code(0)?;
+    wait_for("Airflow to look at it", minutes, || {
+        Ok((history(installation)?[0]["on_disk_at"].is_string()).then_some(()))
+    })?;
+    let file = extra("['one', 'two']");
+    installation.deploy_bundle("extra", &[("extra.py", &file)])?;
+    let back = wait_for("what failed to be taken back", minutes, || {
+        let newest = history(installation)?[0].take();
+        let is_back = newest["kind"] == "automatic_rollback" && newest["state"]["name"] == "live";
+        Ok(is_back.then_some(newest))
+    })?;
+    let bundles = &back["release"]["bundles"];
+    ensure!(
+        bundles["dags"]["digest"] == before.as_str(),
+        "{back:#} is not back at {before}"
+    );
+    ensure!(airflow.tasks("extra")? == ["one", "two"]);
+    let errors = airflow.get("/importErrors")?;
+    ensure!(errors["total_entries"] == 0, "{errors:#}");
+    after_failure("keep")?;
+    installation.project.remove("dags/broken.py")
+}

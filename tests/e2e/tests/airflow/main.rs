@@ -62,6 +62,7 @@ const GROUPS: &[Group] = &[
             deploys::a_changed_file_that_yields_nothing_is_named,
             deploys::time_that_runs_out_is_said_and_late_evidence_counts,
             deploys::airflows_own_examples_are_all_parsed,
+            deploys::a_failing_deploy_is_taken_back_and_another_part_that_came_meanwhile_stays,
         ],
     },
     Group {
