@@ -31,7 +31,6 @@ class BlindToLogs(Processor):
         return None
 
 
-@pytest.mark.smoke
 def test_an_added_task_is_in_the_api_when_proven_is_answered(site: Site) -> None:
     site.deploy({"a.py": dag("a", "one")})
     assert site.tasks("a") == {"one"}
@@ -90,7 +89,6 @@ def test_a_file_that_waited_in_the_processors_queue_is_not_parsed_from_the_old_v
         assert site.tasks(f"q{n}") == {"new"}
 
 
-@pytest.mark.smoke
 def test_only_a_helper_changes(site: Site) -> None:
     uses = dag("uses", "one", "two", top="import shared.names").replace("task_id='two'", "task_id=shared.names.LAST")
     files = {
@@ -179,7 +177,6 @@ def test_two_deploys_within_five_seconds(site: Site) -> None:
     site.remember(last)
 
 
-@pytest.mark.smoke
 def test_a_new_import_error_fails_the_proof_and_an_old_one_does_not(site: Site) -> None:
     files = {"good.py": dag("good", "one"), "bad.py": dag("bad", "one"), "helper.py": "VALUE = 1\n"}
     site.deploy(files)
@@ -209,7 +206,6 @@ def test_a_new_import_error_fails_the_proof_and_an_old_one_does_not(site: Site) 
     assert site.tasks("bad") == {"one"}
 
 
-@pytest.mark.smoke
 def test_what_a_failed_deploy_broke_does_not_fail_one_that_leaves_it_alone(site: Site) -> None:
     files = {"good.py": dag("good", "one")}
     site.deploy(files)

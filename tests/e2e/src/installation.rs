@@ -189,6 +189,8 @@ impl Installation {
                 .env("AIRFLOW__CORE__PLUGINS_FOLDER", project.join("plugins"))
                 .env("PYTHONPATH", &project)
                 .env("PYTHONDONTWRITEBYTECODE", "1")
+                // By this the reaper finds all that it starts.
+                .current_dir(&home)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
                 .stderr(log)

@@ -35,7 +35,8 @@ macro_rules! scenarios {
     };
 }
 
-/// What every release of Airflow has to get right.
+/// What every release of Airflow has to get right; in the newest they are
+/// scenarios among others, of the group `runs`.
 const ON_EACH_RELEASE: &[(&str, Scenario)] = scenarios![
     releases::the_project_of_dev_init_runs,
     releases::an_added_task_is_there_when_live_is_printed,
@@ -69,6 +70,12 @@ const GROUPS: &[Group] = &[
         name: "runs",
         start: || Installation::start("3.3.2"),
         scenarios: scenarios![
+            releases::the_project_of_dev_init_runs,
+            releases::an_added_task_is_there_when_live_is_printed,
+            releases::a_changed_helper_changes_the_dags_that_import_it,
+            releases::a_changed_function_body_runs_next,
+            releases::a_run_ends_on_the_code_it_began_with,
+            releases::an_import_error_fails_the_deploy_and_a_rollback_mends_it,
             runs::dag_code_reads_no_secret,
             runs::a_task_cannot_change_the_live_files,
             runs::variables_of_the_deployment_reach_tasks_and_no_log,
@@ -87,11 +94,6 @@ const GROUPS: &[Group] = &[
             kill::the_control_plane_may_end_at_any_step,
             kill::the_agent_may_end_at_any_step,
         ],
-    },
-    Group {
-        name: "airflow-3.3",
-        start: || Installation::start("3.3.2"),
-        scenarios: ON_EACH_RELEASE,
     },
     Group {
         name: "airflow-3.2",
