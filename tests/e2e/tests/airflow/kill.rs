@@ -2,9 +2,11 @@
 //! deploy, and looks at what is left: nothing acknowledged is lost, and the live
 //! tree is one Release.
 
-use std::time::Duration;
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
 use updraft_bundle::{BundleDir, ScanOptions, Verify, scan};
 use updraft_e2e::{Airflow, Installation, wait_for};
 
@@ -82,19 +84,45 @@ pub(crate) fn the_agent_may_end_at_any_step(
     Ok(())
 }
 
-pub(crate) fn the_command_may_end_at_any_moment(
+pub(crate) fn the_command_may_end_at_any_step(
     installation: &mut Installation,
     airflow: &Airflow,
 ) -> Result<()> {
-    for number in 0..12 {
+    for (number, point) in updraft_cli::FAILPOINTS.iter().enumerate() {
+        let task = format!("command_step_{number}");
+        installation.project.write_dag("enduring", &[&task])?;
+        let mut command = installation.command(&["deploy", "--dags", "-q"]);
+        let ended = command.env("UPDRAFT_FAILPOINT", point).output()?;
+        ensure!(
+            ended.status.signal() == Some(Signal::ABORT.as_raw()),
+            "it did not end at {point}: {ended:?}"
+        );
+        live_tree_is_one_version(installation).with_context(|| format!("at {point}"))?;
+        live_or_already(installation).with_context(|| format!("after {point}"))?;
+        ensure!(airflow.tasks("enduring")? == [task], "after {point}");
+        live_tree_is_one_version(installation).with_context(|| format!("after {point}"))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn the_command_may_be_killed_at_any_moment(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    // Over as much time as one takes by itself.
+    installation.project.write_dag("enduring", &["whole"])?;
+    let begun = Instant::now();
+    live_or_already(installation)?;
+    let whole = begun.elapsed();
+    for number in 1..=6 {
         let task = format!("moment_{number}");
         installation.project.write_dag("enduring", &[&task])?;
         let mut command = installation.command(&["deploy", "--dags", "-q"]).spawn()?;
         // Not a condition: the kill has to come in the middle, wherever that is.
-        std::thread::sleep(Duration::from_millis(4 * number));
+        std::thread::sleep(whole * number / 7);
         command.kill()?;
         command.wait()?;
-        live_or_already(installation).with_context(|| format!("after {} ms", 4 * number))?;
+        live_or_already(installation).with_context(|| format!("after {number} of 7 parts"))?;
         ensure!(airflow.tasks("enduring")? == [task]);
         live_tree_is_one_version(installation)?;
     }

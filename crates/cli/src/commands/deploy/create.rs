@@ -33,6 +33,7 @@ use crate::cli::OutputArgs;
 use crate::console::{Console, DIM, Step, YELLOW};
 use crate::context::Context;
 use crate::exit::Exit;
+use crate::failpoint::failpoint;
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
 use crate::output::deploy_ref;
@@ -257,6 +258,7 @@ impl Deploy<'_> {
                 accepted = self.client.accept_deploy(deploy.id) => accepted?,
                 () = interrupt.came() => return Err(unknown_end(self.deployment)),
             };
+            failpoint("cli.accepted");
             deploy = accepted;
             timings.accepted = Some(milliseconds(self.started.elapsed()));
             say_accepted(&deploy, asked.elapsed(), out)?;
@@ -297,9 +299,11 @@ impl Deploy<'_> {
             tokio::task::spawn_blocking(move || project.git())
         };
         let read = self.read().await?;
+        failpoint("cli.read");
         timings.scanned = Some(milliseconds(read.took));
         let scan = Arc::clone(&read.scan);
         let planned = self.plan(read, &mut step, out).await?;
+        failpoint("cli.planned");
         let files = things(scan.manifest().files(), "file");
         let made = if planned.environment.is_some() {
             " and made its Environment"
@@ -320,6 +324,7 @@ impl Deploy<'_> {
                 self.create(&planned, join_git(git).await).await?
             }
         };
+        failpoint("cli.created");
         let next = next(comparison.outcome);
         if let Some(text) = next_text(comparison.outcome) {
             writeln!(out.status(), "{text}")?;
@@ -348,6 +353,7 @@ impl Deploy<'_> {
             begun.lost.digests = lost;
             let step = out.step(format!("sending {}", things(to_send.layers, "layer")));
             upload::send(self.client, begun.deploy.id, &new, &source).await?;
+            failpoint("cli.sent");
             out.done(step, &sent_text(&to_send));
             begun.sent = Some(to_send);
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use updraft_api::deploy::DeployView;
 use updraft_api::{Client, ClientError};
-use updraft_model::{AfterFailure, DeployKind, DeployState};
+use updraft_model::DeployState;
 
 use crate::console::{Console, Step};
 use crate::exit::Exit;
@@ -18,8 +18,6 @@ const POLL: Duration = Duration::from_secs(25);
 const AGENT_POLL: Duration = Duration::from_secs(1);
 /// How long a control plane may be away while something is followed.
 const AWAY: Duration = Duration::from_secs(120);
-/// What a failed deploy has to be taken back by its Deployment's policy.
-const TAKE_BACK: Duration = Duration::from_secs(5);
 
 /// How patient the waiting is.
 #[derive(Debug, Clone, Copy)]
@@ -93,15 +91,9 @@ pub(crate) async fn follow(
     let mut step = out.step("waiting for an agent");
     let mut said_on_disk = deploy.on_disk_at.is_some();
     let ending = loop {
+        // One that failed and is taken back for it moves to its end at once.
         if let Some(ending) = ending_of(&deploy.state) {
-            // What is known stays true when the control plane goes away now.
-            if ending == Ending::Failed {
-                tokio::select! {
-                    later = perhaps_taken_back(client, deploy.clone()) => deploy = later,
-                    () = interrupt.came() => {}
-                }
-            }
-            break ending_of(&deploy.state).unwrap_or(ending);
+            break ending;
         }
         if !said_on_disk && let Some(took) = on_disk_after(&deploy) {
             said_on_disk = true;
@@ -171,34 +163,6 @@ async fn news(
             answer => return answer,
         }
     }
-}
-
-/// Whether the Deployment takes its failed deploys back.
-async fn is_taken_back(client: &Client, deploy: &DeployView) -> Result<bool, ClientError> {
-    if deploy.kind != DeployKind::Deploy {
-        return Ok(false);
-    }
-    let deployment = client.deployment(&deploy.deployment_name).await?;
-    Ok(deployment.after_failure == AfterFailure::Rollback)
-}
-
-/// Gives the policy, where it is to take a failed deploy back, a moment to do so.
-async fn perhaps_taken_back(client: &Client, mut deploy: DeployView) -> DeployView {
-    if !is_taken_back(client, &deploy).await.unwrap_or(false) {
-        return deploy;
-    }
-    let since = Instant::now();
-    while matches!(deploy.state, DeployState::Failed { .. }) {
-        let Some(left) = TAKE_BACK.checked_sub(since.elapsed()) else {
-            break;
-        };
-        let wait = left.max(Duration::from_secs(1));
-        match client.follow_deploy(deploy.id, deploy.revision, wait).await {
-            Ok(news) => deploy = news,
-            Err(_) => break,
-        }
-    }
-    deploy
 }
 
 fn ending_of(state: &DeployState) -> Option<Ending> {

@@ -11,6 +11,7 @@ use updraft_model::{DeployId, Digest};
 
 use super::environment::Environment;
 use crate::exit::Exit;
+use crate::failpoint::failpoint;
 use crate::failure::{Failure, Result};
 
 const BATCH_BYTES: u64 = 8 << 20;
@@ -77,7 +78,9 @@ pub(super) async fn send(
                         .collect()
                 };
                 let blobs: Result<Vec<_>> = tokio::task::spawn_blocking(read).await?;
-                Ok::<_, Failure>(client.upload_blobs(deploy, &blobs?).await?)
+                client.upload_blobs(deploy, &blobs?).await?;
+                failpoint("cli.sent_one_batch");
+                Ok::<_, Failure>(())
             }
         });
     futures_util::stream::iter(sends)
