@@ -99,7 +99,7 @@ fn tar(source: &Path, scratch: &Path) -> Peer {
 
 impl Peer {
     fn measure(&self, tree: &mut Tree, table: &mut Table) -> Result<()> {
-        let timed = |script: &str| {
+        let run = |script: &str| {
             let (success, time) = shell(script)?;
             ensure!(success, "{} failed: {script}", self.tool);
             Ok(time)
@@ -111,18 +111,18 @@ impl Peer {
                 times,
             });
         };
-        timed(&self.prepare)?;
-        add(FIRST_ON_DISK, vec![timed(&self.deploy)?]);
+        run(&self.prepare)?;
+        add(FIRST_ON_DISK, vec![run(&self.deploy)?]);
         let mut changed = Vec::new();
         for _ in 0..ROUNDS {
             tree.edit()?;
-            changed.push(timed(&self.deploy)?);
+            changed.push(run(&self.deploy)?);
         }
         add(CHANGE_ON_DISK, changed);
-        let nothing: Result<_> = (0..ROUNDS).map(|_| timed(&self.deploy)).collect();
+        let nothing: Result<_> = (0..ROUNDS).map(|_| run(&self.deploy)).collect();
         add(NOTHING, nothing?);
         if let Some(rollback) = &self.rollback {
-            let times: Result<_> = (0..ROUNDS).map(|_| timed(rollback)).collect();
+            let times: Result<_> = (0..ROUNDS).map(|_| run(rollback)).collect();
             add(ROLLBACK, times?);
         }
         Ok(())

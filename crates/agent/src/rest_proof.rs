@@ -372,29 +372,7 @@ impl RestProof<'_> {
                 .collect()
         };
         let (old, new) = (ids(&found.first), ids(&found.shown));
-        let unseen: Vec<String> = found
-            .evidence
-            .iter()
-            .filter(|(path, state)| {
-                !seen(state)
-                    && (found.timed_out || found.shown.get(*path).is_some_and(Shown::is_there))
-            })
-            .map(|(path, _)| path.clone())
-            .chain(found.differing.iter().cloned())
-            .chain(
-                still_there(found.change, &found.shown)
-                    .into_iter()
-                    .map(|path| format!("{path} (removed)")),
-            )
-            .collect();
-        let silent: Vec<String> = found
-            .evidence
-            .iter()
-            .filter(|(path, state)| {
-                !seen(state) && !found.shown.get(*path).is_some_and(Shown::is_there)
-            })
-            .map(|(path, _)| path.clone())
-            .collect();
+        let (unseen, silent) = (found.unseen(), found.silent());
         let parsed = found.evidence.values().filter(|state| seen(state)).count() as u64;
         let changed = found
             .evidence
@@ -461,6 +439,33 @@ struct Findings<'a> {
     differing: Vec<String>,
     timed_out: bool,
     listing: Listing,
+}
+
+impl Findings<'_> {
+    fn is_there(&self, path: &str) -> bool {
+        self.shown.get(path).is_some_and(Shown::is_there)
+    }
+
+    /// What has not been shown as it is on disk.
+    fn unseen(&self) -> Vec<String> {
+        let open = self.evidence.iter().filter(|(path, state)| {
+            **state != Evidence::Seen && (self.timed_out || self.is_there(path))
+        });
+        let removed = still_there(self.change, &self.shown);
+        open.map(|(path, _)| path.clone())
+            .chain(self.differing.iter().cloned())
+            .chain(removed.into_iter().map(|path| format!("{path} (removed)")))
+            .collect()
+    }
+
+    /// Files of which nothing was shown.
+    fn silent(&self) -> Vec<String> {
+        let silent = self
+            .evidence
+            .iter()
+            .filter(|(path, state)| **state != Evidence::Seen && !self.is_there(path));
+        silent.map(|(path, _)| path.clone()).collect()
+    }
 }
 
 /// Whether Airflow has listed its DAG folder since the switch. Until it has, a
