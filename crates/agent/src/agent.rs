@@ -26,6 +26,7 @@ use crate::external::External;
 use crate::fetch::blocking_ended;
 use crate::files;
 use crate::observed::{Board, Observed};
+use crate::runtime::identity::Sign;
 use crate::runtime::record::Record;
 use crate::runtime::supervisor::{Launcher, Supervisor, stop_all};
 use crate::runtime::user::{Isolation, UserError, WantedUser};
@@ -253,7 +254,10 @@ impl Start {
             run: disk.run(),
             logs: disk.logs(),
         };
-        let supervisor = Arc::new(Mutex::new(Supervisor::new(launcher.clone())));
+        let supervisor = Arc::new(Mutex::new(Supervisor::new(
+            launcher.clone(),
+            components::LONG_RUNNING,
+        )));
         let made = Made {
             disk: disk.clone(),
             launcher: launcher.clone(),
@@ -418,8 +422,11 @@ impl RunningAgent {
         self.halt();
         let _ = (&mut self.work).await;
         if let Some(made) = self.shared.made() {
-            let mark = format!("{MARK}={}", made.disk.root().display());
-            stop_all(&made.launcher, components::ALL, &mark).await;
+            let sign = Sign {
+                mark: format!("{MARK}={}", made.disk.root().display()),
+                home: made.disk.airflow_home(),
+            };
+            stop_all(&made.launcher, components::ALL, &sign).await;
         }
         blocking_ended(Duration::from_secs(1)).await;
     }

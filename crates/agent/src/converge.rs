@@ -47,6 +47,9 @@ const COLLECT: Duration = Duration::from_secs(30);
 /// one is taken back.
 const COME_UP: Duration = Duration::from_secs(120);
 
+/// How long components may take to stop: more than being polite and then firm.
+const STOPPED: Duration = Duration::from_secs(60);
+
 const REFUSED: &str = "refused.json";
 const DECIDED: &str = "decided.json";
 const MIGRATED: &str = "migrated.json";
@@ -303,7 +306,7 @@ impl Converge {
                 .board
                 .busy(format!("starting Airflow {}", environment.airflow_version));
         }
-        self.supervisor().want(specs);
+        self.supervisor().want(&specs);
         self.deliver.board.change(|observed| {
             observed.isolation.clone_from(&isolation.text);
             let components = self.supervisor().views();
@@ -408,8 +411,8 @@ impl Converge {
             return Ok(());
         }
         // Components of another version must not write while tables change.
-        self.supervisor().want(Vec::new());
-        self.wait_until_stopped().await;
+        self.supervisor().want(&[]);
+        self.wait_until_stopped().await?;
         self.deliver.board.busy("preparing Airflow's database");
         self.launcher
             .run_to_end(&common.migrate())
@@ -431,13 +434,20 @@ impl Converge {
             })
     }
 
-    async fn wait_until_stopped(&self) {
+    async fn wait_until_stopped(&self) -> Result<(), PassError> {
+        let end = Instant::now() + STOPPED;
         loop {
-            let alive = components::LONG_RUNNING
-                .iter()
-                .any(|name| Record::read_alive(&self.launcher.files(name).record).is_some());
-            if !alive {
-                return;
+            let alive = components::LONG_RUNNING.iter().find_map(|name| {
+                let record = Record::read_alive(&self.launcher.files(name).record)?;
+                Some((name, record.process.pid))
+            });
+            let Some((name, pid)) = alive else {
+                return Ok(());
+            };
+            if Instant::now() > end {
+                return Err(PassError::Retry(format!(
+                    "Airflow's {name} (process {pid}) does not end, so its database cannot be prepared; see what it waits for"
+                )));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -23,7 +23,6 @@ use crate::disk::Disk;
 use crate::fetch::{self, Blobs, FetchError, blocking};
 use crate::files;
 use crate::observed::Board;
-use crate::runtime::user::Ids;
 
 /// An environment that is completely on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +89,7 @@ impl From<updraft_bundle::VersionError> for EnvironmentError {
 /// Which environment to make, and for whom.
 pub(crate) struct EnvironmentAsk {
     pub(crate) image: Digest,
-    pub(crate) user: Option<Ids>,
+    pub(crate) user: Option<RunAs>,
     pub(crate) airflow_runs: bool,
 }
 
@@ -121,7 +120,7 @@ impl Environments {
     ) -> Result<Environment, EnvironmentError> {
         let EnvironmentAsk {
             image,
-            user,
+            user: run_as,
             airflow_runs,
         } = ask;
         let described = describe(disk, client, image).await?;
@@ -146,10 +145,6 @@ impl Environments {
                 run_as,
                 say: &say,
             };
-            let run_as = user.map(|ids| RunAs {
-                uid: ids.uid,
-                gid: ids.gid,
-            });
             let make = || {
                 let uv = Uv::find_or_install(&tools, &say).map_err(|error| uv_failed(&error))?;
                 let realised = match realise(&uv, &ask(run_as)) {

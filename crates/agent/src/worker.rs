@@ -5,7 +5,6 @@
 //! left and ends it: two workers must not write to Airflow's database at once.
 
 use std::collections::HashMap;
-use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -187,13 +186,7 @@ impl Keeper {
             WorkerError::Died(format!("{what}\n{tail}").trim().to_owned())
         };
 
-        let mut command = self.launcher.command(spec, true);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let mut command = tokio::process::Command::from(command);
-        let mut child = match command.kill_on_drop(true).spawn() {
+        let mut child = match self.launcher.spawn(spec, true).await {
             Ok(child) => child,
             Err(error) => return self.fail_next(died(&error.to_string())).await,
         };

@@ -12,11 +12,22 @@ use updraft_project::{AirflowVersion, PythonVersion};
 use crate::process;
 use crate::uv::Uv;
 
-/// The user that Airflow runs as.
+/// A user and its group, as numbers: the user need not be in `/etc/passwd`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunAs {
     pub uid: u32,
     pub gid: u32,
+}
+
+impl RunAs {
+    /// Reads `UID:GID`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (uid, gid) = text.split_once(':')?;
+        Some(Self {
+            uid: uid.parse().ok()?,
+            gid: gid.parse().ok()?,
+        })
+    }
 }
 
 /// A Python that is installed and works.

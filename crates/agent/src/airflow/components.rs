@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use updraft_image::RunAs;
+
 use super::settings::{self, Asked, Variables};
 use crate::disk::Disk;
 use crate::environment::Environment;
 use crate::runtime::logs::Hidden;
 use crate::runtime::supervisor::Spec;
-use crate::runtime::user::Ids;
 use crate::worker::WORKER;
 
 pub(crate) const SCHEDULER: &str = "scheduler";
@@ -43,7 +44,7 @@ pub(crate) struct Common<'a> {
     pub(crate) variables: &'a Variables,
     pub(crate) asked: Asked,
     pub(crate) hidden: Hidden,
-    pub(crate) user: Option<Ids>,
+    pub(crate) user: Option<RunAs>,
 }
 
 impl Common<'_> {
@@ -60,6 +61,7 @@ impl Common<'_> {
             asked: self.asked.with_bundles,
             hidden: self.hidden.clone(),
             grace: Duration::from_secs(10),
+            leaves_tasks: false,
         }
     }
 
@@ -103,6 +105,7 @@ sys.exit(subprocess.run(
         // It ends when its tasks have; those that take longer are cut off.
         let scheduler = |arguments: &[&str]| Spec {
             grace: Duration::from_secs(30),
+            leaves_tasks: true,
             ..self.airflow(SCHEDULER, arguments)
         };
         // Loads no bundle, so a bundle that comes or goes leaves it alone.

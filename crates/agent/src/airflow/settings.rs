@@ -63,6 +63,8 @@ const RESERVED: &[&str] = &[
 /// them can be found when it has to stop.
 pub(crate) const MARK: &str = "UPDRAFT_MANAGED_IN";
 
+pub(crate) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// What the settings are made from.
 pub(crate) struct SettingsFor<'a> {
     pub(crate) disk: &'a Disk,
@@ -221,7 +223,6 @@ fn passed(
     apart: bool,
     pass: &[String],
 ) -> Variables {
-    const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let mut variables: Variables = ours
         .into_iter()
         .filter(|(name, _)| {

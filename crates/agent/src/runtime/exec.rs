@@ -20,23 +20,27 @@
 //! once get one component.
 //!
 //! The wrapper runs as the agent's user and drops to Airflow's as it becomes
-//! the component, so records and locks are out of Airflow's reach.
+//! the component, so records and locks are out of Airflow's reach. The
+//! component's variables come by standard input and are set in the last step:
+//! in the wrapper's own environment they could be code that runs as root.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use updraft_image::RunAs;
 use updraft_model::Digest;
 
 use super::identity::ProcessIdentity;
 use super::logs;
 use super::record::{ComponentFiles, Record};
-use super::user::Ids;
 use crate::failpoint::failpoint;
 
 /// Exit code of a wrapper that found its component running.
@@ -46,7 +50,7 @@ pub(crate) const ALREADY_RUNNING: i32 = 75;
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     #[error(
-        "usage: agent exec --component NAME --run DIR --logs DIR --fingerprint TEXT [--environment DIGEST] [--user UID:GID] [--stdio] -- COMMAND…"
+        "usage: agent exec --component NAME --run DIR --logs DIR --folder DIR --fingerprint TEXT [--environment DIGEST] [--user UID:GID] [--stdio] -- COMMAND…"
     )]
     Usage,
     #[error("the component `{component}` is already running as process {pid}")]
@@ -74,9 +78,11 @@ pub(crate) struct Exec {
     pub(crate) component: String,
     pub(crate) run: PathBuf,
     pub(crate) logs: PathBuf,
+    /// Where the component works.
+    pub(crate) folder: PathBuf,
     pub(crate) fingerprint: String,
     pub(crate) environment: Option<Digest>,
-    pub(crate) user: Option<Ids>,
+    pub(crate) user: Option<RunAs>,
     /// Leaves standard input and output as they are: the worker talks there.
     pub(crate) stdio: bool,
     pub(crate) command: Vec<OsString>,
@@ -91,6 +97,8 @@ impl Exec {
             self.run.clone().into(),
             "--logs".into(),
             self.logs.clone().into(),
+            "--folder".into(),
+            self.folder.clone().into(),
             "--fingerprint".into(),
             self.fingerprint.clone().into(),
         ];
@@ -111,6 +119,7 @@ impl Exec {
     fn parse(args: impl IntoIterator<Item = OsString>) -> Option<Self> {
         let mut args = args.into_iter();
         let (mut component, mut run, mut logs, mut fingerprint) = (None, None, None, None);
+        let mut folder = None;
         let (mut environment, mut user, mut stdio) = (None, None, false);
         loop {
             let flag = args.next()?;
@@ -118,9 +127,10 @@ impl Exec {
                 "--component" => component = Some(args.next()?.into_string().ok()?),
                 "--run" => run = Some(PathBuf::from(args.next()?)),
                 "--logs" => logs = Some(PathBuf::from(args.next()?)),
+                "--folder" => folder = Some(PathBuf::from(args.next()?)),
                 "--fingerprint" => fingerprint = Some(args.next()?.into_string().ok()?),
                 "--environment" => environment = Some(args.next()?.to_str()?.parse().ok()?),
-                "--user" => user = Some(Ids::parse(args.next()?.to_str()?)?),
+                "--user" => user = Some(RunAs::parse(args.next()?.to_str()?)?),
                 "--stdio" => stdio = true,
                 "--" => break,
                 _ => return None,
@@ -134,6 +144,7 @@ impl Exec {
             component: component?,
             run: run?,
             logs: logs?,
+            folder: folder?,
             fingerprint: fingerprint?,
             environment,
             user,
@@ -153,6 +164,8 @@ pub fn exec_component(args: impl IntoIterator<Item = OsString>) -> Result<Infall
     // which already has what matters.
     let _ = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
+
+    let variables = read_variables().map_err(failed("read the component's variables"))?;
 
     let lock = open_private(&files.lock).map_err(failed("open the component's lock"))?;
     lock.lock().map_err(failed("take the component's lock"))?;
@@ -183,7 +196,8 @@ pub fn exec_component(args: impl IntoIterator<Item = OsString>) -> Result<Infall
         .map_err(failed("write the component's record"))?;
     failpoint("agent.exec.after_record");
 
-    let error = command(&exec, &log).map_or_else(|error| error, |mut command| command.exec());
+    let error =
+        command(&exec, &variables, &log).map_or_else(|error| error, |mut command| command.exec());
     // The record now names a process that is about to end: as good as none.
     let _ = writeln!(
         log,
@@ -196,9 +210,31 @@ pub fn exec_component(args: impl IntoIterator<Item = OsString>) -> Result<Infall
     })
 }
 
-fn command(exec: &Exec, log: &File) -> io::Result<Command> {
+/// What the wrapper reads from its standard input before anything else: how long
+/// the component's variables are, and those.
+pub(crate) fn variables_message(variables: &BTreeMap<String, String>) -> Vec<u8> {
+    let text = serde_json::json!(variables).to_string();
+    [&(text.len() as u64).to_be_bytes(), text.as_bytes()].concat()
+}
+
+/// Not a byte more: the rest is for the component.
+fn read_variables() -> io::Result<BTreeMap<String, String>> {
+    let mut input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut length = [0; 8];
+    input.read_exact(&mut length)?;
+    let length = u64::from_be_bytes(length);
+    let mut text = Vec::new();
+    input.take(length).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+fn command(exec: &Exec, variables: &BTreeMap<String, String>, log: &File) -> io::Result<Command> {
     let mut command = Command::new(&exec.command[0]);
-    command.args(&exec.command[1..]);
+    command
+        .args(&exec.command[1..])
+        .env_clear()
+        .envs(variables)
+        .current_dir(&exec.folder);
     command.stderr(log.try_clone()?);
     if !exec.stdio {
         command.stdin(Stdio::null()).stdout(log.try_clone()?);
@@ -233,9 +269,10 @@ mod tests {
             component: "scheduler".into(),
             run: "/r".into(),
             logs: "/l".into(),
+            folder: "/f".into(),
             fingerprint: "f".into(),
             environment: Some(Digest::of(b"e")),
-            user: Some(Ids {
+            user: Some(RunAs {
                 uid: 50_000,
                 gid: 50_000,
             }),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
@@ -36,6 +37,12 @@ impl ProcessIdentity {
             stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X' | 'x')
         };
         boot_id().is_ok_and(|boot| boot == self.boot_id) && Stat::read(self.pid).is_ok_and(same)
+    }
+
+    /// How long it has been running, by a clock that nobody can set back.
+    pub(crate) fn age(&self) -> Duration {
+        let ticks = BootTime::now().map_or(0, |now| now.ticks.saturating_sub(self.start_time));
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
     }
 
     /// Resolves once the process has ended, whoever its parent is.
@@ -140,35 +147,53 @@ fn boot_id() -> io::Result<String> {
         .to_owned())
 }
 
-/// Every process that belongs to an agent's Airflow: those in the sessions of
-/// its components, their descendants, and those that carry its mark in their
-/// environment (a task's process may have moved to a group of its own and lost
-/// its parent).
-pub(crate) fn family(roots: &[u32], mark: Option<&str>) -> Vec<ProcessIdentity> {
-    let Ok(boot_id) = boot_id() else {
-        return Vec::new();
-    };
+/// What tells an Airflow's processes also when they have lost their parents.
+#[derive(Debug, Clone)]
+pub(crate) struct Sign {
+    /// An entry of their environment. A process that gives itself a title may
+    /// have overwritten it.
+    pub(crate) mark: String,
+    /// The folder that they work in.
+    pub(crate) home: PathBuf,
+}
+
+/// Every process that runs, but this one.
+fn all_others() -> Vec<(u32, Stat)> {
     let own = std::process::id();
-    let all: Vec<(u32, Stat)> = std::fs::read_dir("/proc")
+    std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid| *pid != own)
         .filter_map(|pid| Some((pid, Stat::read(pid).ok()?)))
         .filter(|(_, stat)| !matches!(stat.state, 'Z' | 'X' | 'x'))
-        .collect();
+        .collect()
+}
 
+/// Every process that belongs to an agent's Airflow: those in the sessions of
+/// its components, their descendants, and those that carry its sign (a task's
+/// process may have moved to a group of its own and lost its parent).
+pub(crate) fn family(roots: &[u32], sign: Option<&Sign>) -> Vec<ProcessIdentity> {
+    let Ok(boot_id) = boot_id() else {
+        return Vec::new();
+    };
+    let all = all_others();
     let mut members: Vec<u32> = roots.to_vec();
     members.extend(
         all.iter()
             .filter(|(_, stat)| roots.contains(&stat.session))
             .map(|(pid, _)| pid),
     );
-    if let Some(mark) = mark {
+    if let Some(sign) = sign {
+        // Whoever looks around in Airflow's home by a shell has a session that
+        // is led.
+        let orphaned = |pid: u32, stat: &Stat| {
+            all.iter().all(|(other, _)| *other != stat.session) && works_in(pid, &sign.home)
+        };
         members.extend(
             all.iter()
-                .map(|(pid, _)| *pid)
-                .filter(|pid| carries(*pid, mark)),
+                .filter(|(pid, stat)| carries(*pid, &sign.mark) || orphaned(*pid, stat))
+                .map(|(pid, _)| *pid),
         );
     }
     loop {
@@ -190,6 +215,31 @@ pub(crate) fn family(roots: &[u32], mark: Option<&str>) -> Vec<ProcessIdentity> 
             boot_id: boot_id.clone(),
         })
         .collect()
+}
+
+/// What is left in the session of a process that is gone. As long as anything
+/// is, the kernel gives its number to no other process.
+pub(crate) fn left_in_session(leader: &ProcessIdentity) -> Vec<ProcessIdentity> {
+    let Ok(boot_id) = boot_id() else {
+        return Vec::new();
+    };
+    let reused = Stat::read(leader.pid).is_ok_and(|stat| stat.start_time != leader.start_time);
+    if boot_id != leader.boot_id || reused || leader.is_alive() {
+        return Vec::new();
+    }
+    all_others()
+        .into_iter()
+        .filter(|(_, stat)| stat.session == leader.pid)
+        .map(|(pid, stat)| ProcessIdentity {
+            pid,
+            start_time: stat.start_time,
+            boot_id: boot_id.clone(),
+        })
+        .collect()
+}
+
+fn works_in(pid: u32, folder: &Path) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|there| there.starts_with(folder))
 }
 
 /// Whether a process has this entry in its environment.

@@ -12,16 +12,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use updraft_api::agent::{ComponentState, ComponentView};
+use updraft_image::RunAs;
 use updraft_model::Digest;
 
-use super::exec::{ALREADY_RUNNING, Exec};
-use super::identity::{ProcessIdentity, family};
+use super::exec::{self, ALREADY_RUNNING, Exec};
+use super::identity::{ProcessIdentity, Sign, family, left_in_session};
 use super::logs::{self, Hidden};
 use super::record::{ComponentFiles, Record};
-use super::user::Ids;
+use crate::airflow::settings::{MARK, SYSTEM_PATH};
 
 /// Everything a component is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +33,7 @@ pub(crate) struct Spec {
     pub(crate) command: Vec<OsString>,
     pub(crate) variables: BTreeMap<String, String>,
     pub(crate) folder: PathBuf,
-    pub(crate) user: Option<Ids>,
+    pub(crate) user: Option<RunAs>,
     pub(crate) environment: Option<Digest>,
     /// Of what was asked for, as opposed to how this agent goes about it: see
     /// [`Spec::fingerprint`].
@@ -39,6 +42,8 @@ pub(crate) struct Spec {
     pub(crate) hidden: Hidden,
     /// How long it may take to stop by itself, when it has to be replaced.
     pub(crate) grace: Duration,
+    /// Whether what it started is work to be done also after it has crashed.
+    pub(crate) leaves_tasks: bool,
 }
 
 impl Spec {
@@ -67,26 +72,34 @@ impl Launcher {
         ComponentFiles::new(&self.run, &self.logs, component)
     }
 
-    /// The wrapper's command for a spec, in the environment that the component
-    /// will have and no other.
-    pub(crate) fn command(&self, spec: &Spec, stdio: bool) -> std::process::Command {
+    /// Starts the wrapper for a spec, which becomes the component. The wrapper
+    /// may be root, and a variable of the component's can be code (`LD_PRELOAD`),
+    /// so it runs in an environment of ours, away from folders of others, and
+    /// reads the component's variables from its standard input.
+    pub(crate) async fn spawn(&self, spec: &Spec, stdio: bool) -> std::io::Result<Child> {
         let exec = Exec {
             component: spec.component.to_owned(),
             run: self.run.clone(),
             logs: self.logs.clone(),
+            folder: spec.folder.clone(),
             fingerprint: spec.fingerprint(),
             environment: spec.environment,
             user: spec.user,
             stdio,
             command: spec.command.clone(),
         };
-        let mut command = std::process::Command::new(&self.wrapper[0]);
+        let mut command = Command::new(&self.wrapper[0]);
         command
             .args(&self.wrapper[1..])
             .args(exec.to_args())
             .env_clear()
-            .envs(&spec.variables)
-            .current_dir(&spec.folder);
+            .env("PATH", SYSTEM_PATH)
+            // By which it is found when all of an Airflow has to stop.
+            .envs(spec.variables.get_key_value(MARK))
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(stdio);
         // The wrapper's own failpoints; it ends at them, so Airflow never sees this.
         if cfg!(debug_assertions)
             && let Ok(name) = std::env::var("UPDRAFT_FAILPOINT")
@@ -94,13 +107,18 @@ impl Launcher {
         {
             command.env("UPDRAFT_FAILPOINT", name);
         }
-        if !stdio {
-            command
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
+        command.stdout(if stdio { Stdio::piped() } else { Stdio::null() });
+        let mut child = command.spawn()?;
+        if let Some(input) = &mut child.stdin {
+            // One that gave way has closed it; its exit code says so.
+            let _ = input
+                .write_all(&exec::variables_message(&spec.variables))
+                .await;
         }
-        command
+        if !stdio {
+            child.stdin.take();
+        }
+        Ok(child)
     }
 
     /// Runs a command to its end, and says how that was. One that an earlier
@@ -112,8 +130,8 @@ impl Launcher {
                 record.process.ended().await;
             }
             let offset = std::fs::metadata(&files.log).map_or(0, |metadata| metadata.len());
-            let mut command = tokio::process::Command::from(self.command(spec, false));
-            let status = match command.status().await {
+            let ended = async { self.spawn(spec, false).await?.wait().await };
+            let status = match ended.await {
                 Ok(status) => status,
                 Err(error) => return Err(format!("could not start it: {error}")),
             };
@@ -161,15 +179,19 @@ pub(crate) struct NotUp {
 /// The components of one Airflow.
 pub(crate) struct Supervisor {
     launcher: Launcher,
+    /// Every component that there can be: also one that an earlier agent started
+    /// and nobody wants now has to be stopped.
+    names: &'static [&'static str],
     components: BTreeMap<&'static str, Handle>,
     /// Told of every change of a component, so that reports go out at once.
     changed: Arc<watch::Sender<u64>>,
 }
 
 impl Supervisor {
-    pub(crate) fn new(launcher: Launcher) -> Self {
+    pub(crate) fn new(launcher: Launcher, names: &'static [&'static str]) -> Self {
         Self {
             launcher,
+            names,
             components: BTreeMap::new(),
             changed: Arc::new(watch::Sender::new(0)),
         }
@@ -181,31 +203,28 @@ impl Supervisor {
 
     /// Says which components there should be. Those that run as wanted are left
     /// alone, whoever started them.
-    pub(crate) fn want(&mut self, specs: Vec<Spec>) {
-        for (name, handle) in &self.components {
-            if !specs.iter().any(|spec| spec.component == *name) {
-                handle
-                    .spec
-                    .send_if_modified(|wanted| wanted.take().is_some());
+    pub(crate) fn want(&mut self, specs: &[Spec]) {
+        for name in self.names {
+            let spec = specs.iter().find(|spec| spec.component == *name).cloned();
+            if let Some(handle) = self.components.get(name) {
+                handle.spec.send_if_modified(|wanted| {
+                    let differs = *wanted != spec;
+                    *wanted = spec;
+                    differs
+                });
+            } else {
+                let handle = start_task(name, spec, &self.launcher, &self.changed);
+                self.components.insert(name, handle);
             }
-        }
-        for spec in specs {
-            let name = spec.component;
-            let handle = self
-                .components
-                .entry(name)
-                .or_insert_with(|| start_task(name, &self.launcher, &self.changed));
-            handle.spec.send_if_modified(|wanted| {
-                let differs = wanted.as_ref() != Some(&spec);
-                *wanted = Some(spec);
-                differs
-            });
         }
     }
 
     pub(crate) fn views(&self) -> Vec<ComponentView> {
         self.components
             .values()
+            .filter(|handle| {
+                handle.spec.borrow().is_some() || handle.view.borrow().view.pid.is_some()
+            })
             .map(|handle| handle.view.borrow().view.clone())
             .collect()
     }
@@ -251,10 +270,12 @@ impl Supervisor {
 
 fn start_task(
     name: &'static str,
+    spec: Option<Spec>,
     launcher: &Launcher,
     changed: &Arc<watch::Sender<u64>>,
 ) -> Handle {
-    let (spec, specs) = watch::channel(None);
+    // What is wanted is said first: a task that did not know would stop what runs.
+    let (spec, specs) = watch::channel(spec);
     let view = ComponentView {
         name: name.to_owned(),
         state: ComponentState::Stopped,
@@ -319,9 +340,12 @@ impl Component {
                     self.attend(&files, &spec, record).await;
                 }
                 (wanted, Some(record)) => {
-                    if wanted.is_some() {
-                        self.show(ComponentState::Starting, Some(record.clone()));
-                    }
+                    let state = if wanted.is_some() {
+                        ComponentState::Starting
+                    } else {
+                        ComponentState::Running
+                    };
+                    self.show(state, Some(record.clone()));
                     let grace = wanted.map_or(Duration::from_secs(10), |spec| spec.grace);
                     tracing::info!(component = self.name, pid = record.process.pid, "stopping");
                     stop(&record.process, grace).await;
@@ -347,9 +371,7 @@ impl Component {
 
     /// Waits beside a component that runs as wanted.
     async fn attend(&mut self, files: &ComponentFiles, spec: &Spec, record: Record) {
-        let age = (chrono::Utc::now() - record.started_at)
-            .to_std()
-            .unwrap_or_default();
+        let age = record.process.age();
         let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
         let state = |age| {
             if age < STARTED {
@@ -387,8 +409,10 @@ impl Component {
     async fn start(&mut self, files: &ComponentFiles, spec: &Spec) {
         let offset = std::fs::metadata(&files.log).map_or(0, |metadata| metadata.len());
         self.show(ComponentState::Starting, None);
-        let mut command = tokio::process::Command::from(self.launcher.command(spec, false));
-        let mut child = match command.spawn() {
+        if let (false, Some(before)) = (spec.leaves_tasks, Record::read(&files.record)) {
+            end_leftovers(&before.process).await;
+        }
+        let mut child = match self.launcher.spawn(spec, false).await {
             Ok(child) => child,
             Err(error) => {
                 self.crashed(&format!("could not start the wrapper: {error}"))
@@ -494,9 +518,25 @@ async fn stop(process: &ProcessIdentity, grace: Duration) {
     let _ = tokio::time::timeout(Duration::from_secs(5), process.ended()).await;
 }
 
+/// Ends what a component that is gone has left in its session: a web server's
+/// children would keep its port and its pid file.
+async fn end_leftovers(leader: &ProcessIdentity) {
+    let left = left_in_session(leader);
+    for process in &left {
+        process.signal(Signal::KILL);
+    }
+    let ended = async {
+        for process in &left {
+            process.ended().await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(5), ended).await;
+}
+
 /// Ends all of an Airflow, tasks included: those with a record, what is in
-/// their sessions or descends from them, and whatever carries the mark.
-pub(crate) async fn stop_all(launcher: &Launcher, components: &[&str], mark: &str) {
+/// their sessions or descends from them, and whatever carries the mark or was
+/// orphaned in Airflow's home.
+pub(crate) async fn stop_all(launcher: &Launcher, components: &[&str], sign: &Sign) {
     let mut known: Vec<ProcessIdentity> = components
         .iter()
         .filter_map(|component| Record::read_alive(&launcher.files(component).record))
@@ -508,7 +548,7 @@ pub(crate) async fn stop_all(launcher: &Launcher, components: &[&str], mark: &st
         // What was seen once stays known: its leader may end before it does.
         known.retain(ProcessIdentity::is_alive);
         let numbers: Vec<u32> = known.iter().map(|process| process.pid).collect();
-        known = family(&numbers, Some(mark));
+        known = family(&numbers, Some(sign));
         if known.is_empty() {
             return;
         }
@@ -580,7 +620,7 @@ mod tests {
         }
 
         fn spec(&self, script: &str) -> Spec {
-            let mark = ("MARK".to_owned(), self.folder.path().display().to_string());
+            let mark = (MARK.to_owned(), self.folder.path().display().to_string());
             let path = ("PATH".to_owned(), "/usr/bin:/bin".to_owned());
             Spec {
                 component: "part",
@@ -592,11 +632,15 @@ mod tests {
                 asked: Digest::of(script.as_bytes()),
                 hidden: Hidden::default(),
                 grace: Duration::from_secs(2),
+                leaves_tasks: false,
             }
         }
 
-        fn mark(&self) -> String {
-            format!("MARK={}", self.folder.path().display())
+        fn sign(&self) -> Sign {
+            Sign {
+                mark: format!("{MARK}={}", self.folder.path().display()),
+                home: self.folder.path().to_owned(),
+            }
         }
 
         fn record(&self) -> Option<Record> {
@@ -617,7 +661,7 @@ mod tests {
 
     impl Drop for Place {
         fn drop(&mut self) {
-            for process in family(&[], Some(&self.mark())) {
+            for process in family(&[], Some(&self.sign())) {
                 process.signal(Signal::KILL);
             }
         }
@@ -627,23 +671,23 @@ mod tests {
     async fn the_next_agent_adopts_what_runs() {
         let place = Place::new();
         let spec = place.spec("exec sleep 300");
-        let mut first = Supervisor::new(place.launcher.clone());
-        first.want(vec![spec.clone()]);
+        let mut first = Supervisor::new(place.launcher.clone(), &["part"]);
+        first.want(std::slice::from_ref(&spec));
         let record = place.running(&first).await;
         first.abandon();
 
-        let mut second = Supervisor::new(place.launcher.clone());
-        second.want(vec![spec]);
+        let mut second = Supervisor::new(place.launcher.clone(), &["part"]);
+        second.want(&[spec]);
         assert_eq!(place.running(&second).await, record);
-        assert_eq!(family(&[], Some(&place.mark())).len(), 1);
+        assert_eq!(family(&[], Some(&place.sign())).len(), 1);
     }
 
     #[tokio::test]
     async fn another_agent_with_other_defaults_adopts_too_and_starts_its_own_way() {
         let place = Place::new();
         let spec = place.spec("exec sleep 300");
-        let mut first = Supervisor::new(place.launcher.clone());
-        first.want(vec![spec.clone()]);
+        let mut first = Supervisor::new(place.launcher.clone(), &["part"]);
+        first.want(std::slice::from_ref(&spec));
         let record = place.running(&first).await;
         first.abandon();
 
@@ -651,10 +695,10 @@ mod tests {
         let mut upgraded = spec.clone();
         upgraded.command = vec!["/bin/sh".into(), "-c".into(), "exec sleep 400".into()];
         upgraded.variables.insert("LANG".into(), "C".into());
-        let mut second = Supervisor::new(place.launcher.clone());
-        second.want(vec![upgraded]);
+        let mut second = Supervisor::new(place.launcher.clone(), &["part"]);
+        second.want(&[upgraded]);
         assert_eq!(place.running(&second).await, record);
-        assert_eq!(family(&[], Some(&place.mark())).len(), 1);
+        assert_eq!(family(&[], Some(&place.sign())).len(), 1);
 
         record.process.signal(Signal::KILL);
         record.process.ended().await;
@@ -672,15 +716,15 @@ mod tests {
     #[tokio::test]
     async fn what_is_being_replaced_is_not_up_and_old_crashes_do_not_count() {
         let place = Place::new();
-        let mut supervisor = Supervisor::new(place.launcher.clone());
-        supervisor.want(vec![place.spec("exit 3")]);
+        let mut supervisor = Supervisor::new(place.launcher.clone(), &["part"]);
+        supervisor.want(&[place.spec("exit 3")]);
         let mut changes = supervisor.changes();
         while supervisor.not_up().unwrap().crashes < 2 {
             changes.changed().await.unwrap();
         }
         // Ignores a polite request, so that replacing it takes a while.
         let stubborn = place.spec("trap '' TERM; while :; do sleep 1; done");
-        supervisor.want(vec![stubborn]);
+        supervisor.want(&[stubborn]);
         assert_eq!(supervisor.not_up().unwrap().crashes, 0);
         while supervisor.not_up().is_some() {
             changes.changed().await.unwrap();
@@ -688,7 +732,7 @@ mod tests {
         let old = place.record().unwrap();
         assert_eq!(supervisor.views()[0].restarts, 0);
 
-        supervisor.want(vec![place.spec("exec sleep 300")]);
+        supervisor.want(&[place.spec("exec sleep 300")]);
         let begun = Instant::now();
         while old.process.is_alive() {
             let not_up = supervisor.not_up().is_some();
@@ -703,59 +747,128 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_an_earlier_agent_started_and_nobody_wants_is_stopped() {
+        let place = Place::new();
+        let mut first = Supervisor::new(place.launcher.clone(), &["part"]);
+        first.want(&[place.spec("exec sleep 300")]);
+        let record = place.running(&first).await;
+        first.abandon();
+
+        let mut second = Supervisor::new(place.launcher.clone(), &["part"]);
+        second.want(&[]);
+        tokio::time::timeout(Duration::from_secs(20), record.process.ended())
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_component_that_crashed_leaves_nothing_but_tasks() {
+        for leaves_tasks in [false, true] {
+            let place = Place::new();
+            let mut supervisor = Supervisor::new(place.launcher.clone(), &["part"]);
+            let spec = Spec {
+                leaves_tasks,
+                ..place.spec("env -i sleep 300 & exec sleep 301")
+            };
+            supervisor.want(&[spec]);
+            let leader = place.running(&supervisor).await.process;
+            while left_by(&leader).is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let child = left_by(&leader).remove(0);
+            leader.signal(Signal::KILL);
+            leader.ended().await;
+            while place.running(&supervisor).await.process == leader {}
+            assert_eq!(child.is_alive(), leaves_tasks);
+
+            // Its session has lost its leader, and it has no mark.
+            supervisor.abandon();
+            stop_all(&place.launcher, &["part"], &place.sign()).await;
+            assert!(!child.is_alive());
+        }
+    }
+
+    /// The descendants of a process that runs.
+    fn left_by(leader: &ProcessIdentity) -> Vec<ProcessIdentity> {
+        let mut family = family(&[leader.pid], None);
+        family.retain(|process| process != leader);
+        family
+    }
+
+    #[tokio::test]
+    async fn the_wrapper_knows_nothing_of_the_components_variables() {
+        let mut place = Place::new();
+        let seen = place.folder.path().join("seen");
+        let script = format!("{{ env; pwd; }} >{}; exec \"$@\"", seen.display());
+        let shell = ["/bin/sh".into(), "-c".into(), script.into(), "sh".into()];
+        place.launcher.wrapper.splice(0..0, shell);
+        let mut spec = place.spec("echo \"$LD_LIBRARY_PATH\" >got; pwd >>got");
+        spec.variables
+            .insert("LD_LIBRARY_PATH".into(), "./evil".into());
+        place.launcher.run_to_end(&spec).await.unwrap();
+        let read = |name| std::fs::read_to_string(place.folder.path().join(name)).unwrap();
+        assert!(!read("seen").contains("evil"));
+        assert_eq!(read("seen").lines().last(), Some("/"));
+        let folder = place.folder.path().display().to_string();
+        assert_eq!(read("got"), format!("./evil\n{folder}\n"));
+    }
+
+    #[tokio::test]
     async fn however_many_ask_one_starts() {
         let place = Place::new();
         let spec = place.spec("exec sleep 300");
         let mut agents: Vec<Supervisor> = (0..4)
-            .map(|_| Supervisor::new(place.launcher.clone()))
+            .map(|_| Supervisor::new(place.launcher.clone(), &["part"]))
             .collect();
         for agent in &mut agents {
-            agent.want(vec![spec.clone()]);
+            agent.want(std::slice::from_ref(&spec));
         }
         let record = place.running(&agents[0]).await;
         for agent in &agents {
             assert_eq!(place.running(agent).await, record);
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(family(&[], Some(&place.mark())).len(), 1);
+        assert_eq!(family(&[], Some(&place.sign())).len(), 1);
     }
 
     #[tokio::test]
     async fn another_spec_replaces_what_runs_and_the_same_one_does_not() {
         let place = Place::new();
-        let mut supervisor = Supervisor::new(place.launcher.clone());
-        supervisor.want(vec![place.spec("exec sleep 300")]);
+        let mut supervisor = Supervisor::new(place.launcher.clone(), &["part"]);
+        supervisor.want(&[place.spec("exec sleep 300")]);
         let first = place.running(&supervisor).await;
-        supervisor.want(vec![place.spec("exec sleep 300")]);
+        supervisor.want(&[place.spec("exec sleep 300")]);
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert_eq!(place.running(&supervisor).await, first);
 
-        supervisor.want(vec![place.spec("exec sleep 301")]);
+        supervisor.want(&[place.spec("exec sleep 301")]);
         let second = place.running(&supervisor).await;
         assert_ne!(second.process, first.process);
         assert!(!first.process.is_alive());
 
-        supervisor.want(Vec::new());
+        supervisor.want(&[]);
         second.process.ended().await;
     }
 
     #[tokio::test]
     async fn a_crash_is_shown_with_its_last_lines_and_mended() {
         let place = Place::new();
-        let mut supervisor = Supervisor::new(place.launcher.clone());
+        let mut supervisor = Supervisor::new(place.launcher.clone(), &["part"]);
         let once =
             "if [ -e seen ]; then exec sleep 300; fi; touch seen; echo about to fall >&2; exit 3";
-        supervisor.want(vec![place.spec(once)]);
+        supervisor.want(&[place.spec(once)]);
         let record = place.running(&supervisor).await;
         // It may be seen running before it falls.
         let record = if supervisor.views()[0].restarts == 0 {
             record.process.ended().await;
-            tokio::time::sleep(Duration::from_millis(1300)).await;
+            let mut changes = supervisor.changes();
+            while supervisor.views()[0].restarts == 0 {
+                changes.changed().await.unwrap();
+            }
             place.running(&supervisor).await
         } else {
             record
         };
-        assert!(record.process.is_alive());
         let view = supervisor.views().remove(0);
         assert_eq!((view.restarts, view.pid), (1, Some(record.process.pid)));
         assert_eq!(view.last_error.as_deref(), Some("about to fall"));
@@ -764,11 +877,11 @@ mod tests {
     #[tokio::test]
     async fn what_a_crash_quotes_of_a_secret_is_its_name() {
         let place = Place::new();
-        let mut supervisor = Supervisor::new(place.launcher.clone());
+        let mut supervisor = Supervisor::new(place.launcher.clone(), &["part"]);
         let mut spec = place.spec("echo \"no such login: $LOGIN\" >&2; exit 3");
         spec.variables.insert("LOGIN".into(), "open sesame".into());
         spec.hidden = Hidden::new([("LOGIN", "open sesame"), ("DEBUG", "1")]);
-        supervisor.want(vec![spec.clone()]);
+        supervisor.want(&[spec.clone()]);
         let mut changes = supervisor.changes();
         let said = loop {
             if let Some(said) = supervisor.views().remove(0).last_error {
@@ -789,40 +902,48 @@ mod tests {
         for point in ["agent.exec.before_record", "agent.exec.after_record"] {
             let place = Place::new();
             let spec = place.spec("exec sleep 300");
-            let mut killed = spec.clone();
-            killed
-                .variables
-                .insert("UPDRAFT_FAILPOINT".into(), point.into());
-            let status = place.launcher.command(&killed, false).status().unwrap();
+            let mut killed = place.launcher.clone();
+            let failing = [
+                "/usr/bin/env".into(),
+                format!("UPDRAFT_FAILPOINT={point}").into(),
+            ];
+            killed.wrapper.splice(0..0, failing);
+            let status = killed
+                .spawn(&spec, false)
+                .await
+                .unwrap()
+                .wait()
+                .await
+                .unwrap();
             assert!(!status.success(), "{point} was not reached");
             let left = Record::read(&place.launcher.files("part").record).is_some();
             assert_eq!(left, point == "agent.exec.after_record");
 
-            let mut supervisor = Supervisor::new(place.launcher.clone());
-            supervisor.want(vec![spec]);
+            let mut supervisor = Supervisor::new(place.launcher.clone(), &["part"]);
+            supervisor.want(&[spec]);
             place.running(&supervisor).await;
-            assert_eq!(family(&[], Some(&place.mark())).len(), 1);
+            assert_eq!(family(&[], Some(&place.sign())).len(), 1);
         }
     }
 
     #[tokio::test]
     async fn stopping_reaches_what_left_the_session_and_what_ignores_requests() {
         let place = Place::new();
-        let mut supervisor = Supervisor::new(place.launcher.clone());
+        let mut supervisor = Supervisor::new(place.launcher.clone(), &["part"]);
         let script = "setsid sleep 300 & (trap '' TERM; sleep 301) & exec sleep 302";
-        supervisor.want(vec![place.spec(script)]);
+        supervisor.want(&[place.spec(script)]);
         place.running(&supervisor).await;
         for _ in 0..100 {
-            if family(&[], Some(&place.mark())).len() >= 4 {
+            if family(&[], Some(&place.sign())).len() >= 4 {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         supervisor.abandon();
         let begun = Instant::now();
-        stop_all(&place.launcher, &["part"], &place.mark()).await;
+        stop_all(&place.launcher, &["part"], &place.sign()).await;
         assert!(begun.elapsed() < Duration::from_secs(15));
-        assert!(family(&[], Some(&place.mark())).is_empty());
+        assert!(family(&[], Some(&place.sign())).is_empty());
         assert!(place.record().is_none());
     }
 
@@ -830,7 +951,7 @@ mod tests {
     async fn a_command_that_an_earlier_agent_began_is_waited_for() {
         let place = Place::new();
         let spec = place.spec("echo x >> ran; sleep 0.5");
-        let first = place.launcher.command(&spec, false).spawn().unwrap();
+        let first = place.launcher.spawn(&spec, false).await.unwrap();
         while place.record().is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -6,29 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{fs, io};
 
-/// A user and its group, as numbers: the user need not be in `/etc/passwd`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ids {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-}
+use updraft_image::RunAs;
 
 /// Who Airflow runs as when the agent is root and nobody is named: the number
 /// that Airflow's own container images use.
-const DEFAULT: Ids = Ids {
+const DEFAULT: RunAs = RunAs {
     uid: 50_000,
     gid: 50_000,
 };
-
-impl Ids {
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (uid, gid) = text.split_once(':')?;
-        Some(Self {
-            uid: uid.parse().ok()?,
-            gid: gid.parse().ok()?,
-        })
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
@@ -45,7 +30,7 @@ pub enum UserError {
 pub(crate) enum WantedUser {
     /// The agent's own: it cannot change users, or must not.
     Own,
-    Other(Ids),
+    Other(RunAs),
 }
 
 impl WantedUser {
@@ -69,7 +54,7 @@ impl WantedUser {
 
 impl WantedUser {
     /// The other user, when it can get to this folder at all.
-    pub(crate) fn that_reaches(&self, folder: &Path) -> Option<Ids> {
+    pub(crate) fn that_reaches(&self, folder: &Path) -> Option<RunAs> {
         match self {
             Self::Own => None,
             Self::Other(ids) => closed_folder(folder, *ids).is_none().then_some(*ids),
@@ -78,12 +63,12 @@ impl WantedUser {
 }
 
 /// Finds `NAME`, `UID` or `UID:GID`.
-fn look_up(name: &str) -> Option<Ids> {
-    if let Some(ids) = Ids::parse(name) {
+fn look_up(name: &str) -> Option<RunAs> {
+    if let Some(ids) = RunAs::parse(name) {
         return Some(ids);
     }
     if let Ok(uid) = name.parse() {
-        return Some(Ids { uid, gid: uid });
+        return Some(RunAs { uid, gid: uid });
     }
     let from = |passwd: &str| {
         passwd.lines().find_map(|line| {
@@ -91,7 +76,7 @@ fn look_up(name: &str) -> Option<Ids> {
             if fields.first() != Some(&name) {
                 return None;
             }
-            Some(Ids {
+            Some(RunAs {
                 uid: fields.get(2)?.parse().ok()?,
                 gid: fields.get(3)?.parse().ok()?,
             })
@@ -113,7 +98,7 @@ fn look_up(name: &str) -> Option<Ids> {
 /// Who Airflow really runs as, and what that means, for `status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Isolation {
-    pub(crate) user: Option<Ids>,
+    pub(crate) user: Option<RunAs>,
     pub(crate) text: String,
 }
 
@@ -174,7 +159,7 @@ impl Isolation {
 }
 
 /// The first folder on the way that the user may not pass.
-fn closed_folder(path: &Path, ids: Ids) -> Option<String> {
+fn closed_folder(path: &Path, ids: RunAs) -> Option<String> {
     let path = fs::canonicalize(path).ok()?;
     path.ancestors()
         .collect::<Vec<_>>()
@@ -200,7 +185,7 @@ fn closed_folder(path: &Path, ids: Ids) -> Option<String> {
 }
 
 /// Tries what the rights of folders do not tell: whether the interpreter starts.
-fn cannot_run(python: &Path, ids: Ids) -> Option<String> {
+fn cannot_run(python: &Path, ids: RunAs) -> Option<String> {
     let started = Command::new(python)
         .args(["-I", "-S", "-c", "pass"])
         .env_clear()
@@ -225,7 +210,7 @@ fn cannot_run(python: &Path, ids: Ids) -> Option<String> {
 }
 
 /// Makes a folder that belongs to Airflow's user, with everything in it.
-pub(crate) fn make_theirs(folder: &Path, user: Option<Ids>) -> io::Result<()> {
+pub(crate) fn make_theirs(folder: &Path, user: Option<RunAs>) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     // Nobody but Airflow: logs and a database with connections lie here.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
@@ -256,15 +241,15 @@ mod tests {
 
     #[test]
     fn finds_users_by_name_and_number() {
-        assert_eq!(look_up("root"), Some(Ids { uid: 0, gid: 0 }));
+        assert_eq!(look_up("root"), Some(RunAs { uid: 0, gid: 0 }));
         assert_eq!(
             look_up("1234"),
-            Some(Ids {
+            Some(RunAs {
                 uid: 1234,
                 gid: 1234
             })
         );
-        assert_eq!(look_up("1234:5"), Some(Ids { uid: 1234, gid: 5 }));
+        assert_eq!(look_up("1234:5"), Some(RunAs { uid: 1234, gid: 5 }));
         assert_eq!(look_up("no-such-user-here"), None);
     }
 
@@ -277,7 +262,7 @@ mod tests {
         fs::set_permissions(folder.path().join("a"), fs::Permissions::from_mode(0o700)).unwrap();
         let text = closed_folder(
             &inner,
-            Ids {
+            RunAs {
                 uid: 4711,
                 gid: 4711,
             },
@@ -288,7 +273,7 @@ mod tests {
         assert_eq!(
             closed_folder(
                 &inner,
-                Ids {
+                RunAs {
                     uid: 4711,
                     gid: 4711
                 }
