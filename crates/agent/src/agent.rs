@@ -2,15 +2,18 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use updraft_api::agent::Wanted;
 use updraft_api::{Client, ClientError};
-use updraft_model::{AgentId, Runtime};
+use updraft_model::{AgentId, DeploymentId, Runtime, Scope};
 
 use crate::airflow::components;
 use crate::airflow::rest::{AirflowRest, AirflowRestError};
@@ -19,7 +22,7 @@ use crate::airflow::settings::MARK;
 use crate::config::AgentConfig;
 use crate::control::{ControlPlane, Poller, Reporter};
 use crate::converge::{Converge, Memory};
-use crate::deliver::Deliver;
+use crate::deliver::{Deliver, keep_passing};
 use crate::disk::{Disk, RootError, RootLock};
 use crate::environment::Environments;
 use crate::external::External;
@@ -43,6 +46,12 @@ pub enum StartError {
     Token(#[source] std::io::Error),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error("`{}` belongs to an agent of the Deployment {own}, and the token is for {other}", root.display())]
+    OtherDeployment {
+        root: PathBuf,
+        own: DeploymentId,
+        other: DeploymentId,
+    },
     #[error("could not read what the agent kept")]
     Kept(#[source] std::io::Error),
 }
@@ -57,6 +66,9 @@ impl StartError {
             Self::Root(RootError::Io { .. }) | Self::Kept(_) => {
                 Some("check who owns the folder and that its disk is not full".into())
             }
+            Self::OtherDeployment { .. } => Some(
+                "give this agent a folder of its own; if the other is not needed any more, stop it together with its Airflow".into(),
+            ),
             Self::User(_) => Some("see `--airflow-user`".into()),
             Self::Token(_) => Some("enrol the agent first: `updraft agent enroll`".into()),
             Self::Client(error) => error.help(),
@@ -74,6 +86,16 @@ impl Agent {
         let lock = RootLock::take(&config.root)?;
         let user = WantedUser::find(config.airflow_user.as_deref())?;
         let token = config.token.read().map_err(StartError::Token)?;
+        let deployment = lock.deployment(&config.root).map_err(StartError::Kept)?;
+        if let (Some(own), Some(other)) = (deployment, deployment_of(&token))
+            && own != other
+        {
+            return Err(StartError::OtherDeployment {
+                root: config.root,
+                own,
+                other,
+            });
+        }
         let client = Client::new(&config.connect, Some(token))?.as_agent(lock.agent);
         let control = ControlPlane::new(client, config.token.clone());
         let config = Arc::new(config);
@@ -91,6 +113,7 @@ impl Agent {
         let poller = Poller {
             control: control.clone(),
             root: config.root.clone(),
+            deployment,
             wanted: wanted_sender,
             board: board.clone(),
             told,
@@ -109,6 +132,7 @@ impl Agent {
             control,
             board: board.clone(),
             wanted,
+            deployment,
             user,
             shared: Arc::clone(&shared),
         };
@@ -124,6 +148,21 @@ impl Agent {
     }
 }
 
+/// The Deployment that a token says it is for. The control plane decides what a
+/// token may do; this is for a mistake to be told before anything is started.
+fn deployment_of(token: &str) -> Option<DeploymentId> {
+    #[derive(serde::Deserialize)]
+    struct Claims {
+        scope: Scope,
+    }
+    let claims = token.split('.').nth(1)?;
+    let claims = URL_SAFE_NO_PAD.decode(claims).ok()?;
+    match serde_json::from_slice::<Claims>(&claims).ok()?.scope {
+        Scope::Deployment { deployment } => Some(deployment),
+        Scope::Organization | Scope::Workspace { .. } => None,
+    }
+}
+
 /// What is wanted as it was known when the last agent ended.
 fn kept_wanted(lock: &RootLock, config: &AgentConfig) -> std::io::Result<Option<Wanted>> {
     let Some(deployment) = lock.deployment(&config.root)? else {
@@ -136,12 +175,14 @@ fn kept_wanted(lock: &RootLock, config: &AgentConfig) -> std::io::Result<Option<
 /// What the work makes and whoever stops the agent needs.
 #[derive(Default)]
 struct Shared {
-    made: Mutex<Option<Made>>,
+    made: Mutex<Option<Prepared>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Held by whoever writes versions, also when the work begins again.
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Clone)]
-struct Made {
+struct Prepared {
     disk: Disk,
     launcher: Launcher,
     supervisor: Arc<Mutex<Supervisor>>,
@@ -149,7 +190,7 @@ struct Made {
 }
 
 impl Shared {
-    fn made(&self) -> Option<Made> {
+    fn made(&self) -> Option<Prepared> {
         self.made
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -186,6 +227,7 @@ struct Start {
     control: ControlPlane,
     board: Board,
     wanted: watch::Receiver<Option<Arc<Wanted>>>,
+    deployment: Option<DeploymentId>,
     user: WantedUser,
     shared: Arc<Shared>,
 }
@@ -240,9 +282,10 @@ impl Start {
     }
 
     fn prepare(&self, first: &Wanted) -> std::io::Result<Work> {
-        let disk = Disk::open(&self.config.root, first.deployment)?;
+        let deployment = self.deployment.unwrap_or(first.deployment);
+        let disk = Disk::open(&self.config.root, deployment)?;
         if first.runtime == Runtime::External || self.config.external.is_some() {
-            let deliver = self.deliver(disk, Arc::default());
+            let deliver = self.deliver(disk);
             return Ok(Work::External(Box::new(External::new(
                 Arc::clone(&self.config),
                 deliver,
@@ -258,7 +301,7 @@ impl Start {
             launcher.clone(),
             components::LONG_RUNNING,
         )));
-        let made = Made {
+        let made = Prepared {
             disk: disk.clone(),
             launcher: launcher.clone(),
             supervisor: Arc::clone(&supervisor),
@@ -272,12 +315,12 @@ impl Start {
         self.shared
             .spawn(show_components(Arc::clone(&supervisor), self.board.clone()));
 
-        let (asked, writing) = (Asked::default(), Arc::new(tokio::sync::Mutex::new(())));
+        let asked = Asked::default();
         let socket = AgentSocket {
             disk: disk.clone(),
             control: self.control.clone(),
             asked: asked.clone(),
-            writing: Arc::clone(&writing),
+            writing: Arc::clone(&self.shared.writing),
         };
         match socket.listen() {
             Ok(task) => self.shared.keep(task),
@@ -287,7 +330,7 @@ impl Start {
         let worker = Worker::new(launcher.clone());
         Ok(Work::Process(Box::new(Converge {
             config: Arc::clone(&self.config),
-            deliver: self.deliver(disk, writing),
+            deliver: self.deliver(disk),
             environments: Environments::new(&self.config),
             supervisor,
             worker,
@@ -299,7 +342,8 @@ impl Start {
         })))
     }
 
-    fn deliver(&self, disk: Disk, writing: Arc<tokio::sync::Mutex<()>>) -> Deliver {
+    fn deliver(&self, disk: Disk) -> Deliver {
+        let writing = Arc::clone(&self.shared.writing);
         let (control, board) = (self.control.clone(), self.board.clone());
         Deliver::new(disk, control, board, self.wanted.clone(), writing)
     }
@@ -313,8 +357,8 @@ enum Work {
 impl Work {
     async fn run(self) {
         match self {
-            Self::Process(converge) => converge.run().await,
-            Self::External(external) => external.run().await,
+            Self::Process(converge) => keep_passing(*converge).await,
+            Self::External(external) => keep_passing(*external).await,
         }
     }
 }
@@ -428,6 +472,6 @@ impl RunningAgent {
             };
             stop_all(&made.launcher, components::ALL, &sign).await;
         }
-        blocking_ended(Duration::from_secs(1)).await;
+        blocking_ended(Duration::from_secs(5)).await;
     }
 }

@@ -65,13 +65,15 @@ async fn remove(
     let writing = writing.clone();
     blocking(move || {
         let _writing = writing;
-        doomed.iter().try_for_each(|digest| {
+        let mut first = Ok(());
+        for digest in &doomed {
             if is_over() {
-                return Ok(());
+                break;
             }
             tracing::info!(folder = %dir.root().display(), version = %digest.short(), "removing a version that nothing holds");
-            dir.remove_version(digest)
-        })
+            first = first.and(dir.remove_version(digest));
+        }
+        first
     })
     .await??;
     Ok(())
@@ -84,6 +86,8 @@ impl Collect<'_> {
         let mut held = held(self.wanted, self.live, self.asked);
         let bundles = self.disk.bundles().map_err(|error| error.to_string())?;
         let mut complete = true;
+        // What cannot be removed keeps nothing else from being removed.
+        let mut failed: Vec<String> = Vec::new();
         for name in bundles {
             let dir = self.disk.bundle(&name).map_err(|error| explain(&error))?;
             let versions = dir.versions().map_err(|error| explain(&error))?;
@@ -108,25 +112,31 @@ impl Collect<'_> {
             let newer = self.newer.clone();
             // An error is the agent's end.
             let is_over = move || newer.has_changed().unwrap_or(true);
-            remove(dir, doomed, writing, is_over)
-                .await
-                .map_err(|error| explain(&error))?;
+            if let Err(error) = remove(dir, doomed, writing, is_over).await {
+                failed.push(explain(&error));
+            }
         }
         if self.newer.has_changed().unwrap_or(true) {
             return Ok(());
         }
         if complete {
-            self.collect_environments(&held)?;
-            self.collect_blobs(held).map_err(|error| explain(&error))?;
+            failed.extend(self.collect_environments(&held, writing).await.err());
+            failed.extend(self.collect_blobs(held).err().map(|error| explain(&error)));
         }
-        self.disk
-            .forget_releases()
-            .map_err(|error| error.to_string())?;
+        failed.extend(self.disk.forget_releases().err().map(|e| e.to_string()));
         failpoint("agent.collect.end");
-        Ok(())
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(failed.join("; "))
+        }
     }
 
-    fn collect_environments(&self, held: &BTreeSet<Digest>) -> Result<(), String> {
+    async fn collect_environments(
+        &self,
+        held: &BTreeSet<Digest>,
+        writing: &Writing,
+    ) -> Result<(), String> {
         let running = self.records.iter().filter_map(|record| record.environment);
         let mut environments: BTreeSet<Digest> = environment::kept(self.disk).into_iter().collect();
         let mut trees = BTreeSet::new();
@@ -141,14 +151,15 @@ impl Collect<'_> {
             }
         }
         let dir = environment::project_dir(self.disk).map_err(|error| explain(&error))?;
-        for digest in dir.versions().map_err(|error| explain(&error))? {
-            if !trees.contains(&digest) {
-                dir.remove_version(&digest)
-                    .map_err(|error| explain(&error))?;
-            }
-        }
+        let mut doomed = dir.versions().map_err(|error| explain(&error))?;
+        doomed.retain(|digest| !trees.contains(digest));
+        let newer = self.newer.clone();
+        let is_over = move || newer.has_changed().unwrap_or(true);
+        remove(dir, doomed, writing, is_over)
+            .await
+            .map_err(|error| explain(&error))?;
         let folder = self.disk.environments();
-        let remove = || -> std::io::Result<()> {
+        let remove = move || -> std::io::Result<()> {
             for entry in std::fs::read_dir(&folder)?.flatten() {
                 let name = entry.file_name();
                 let digest = name.to_str().and_then(Digest::from_folder);
@@ -160,7 +171,14 @@ impl Collect<'_> {
             }
             Ok(())
         };
-        remove().map_err(|error| error.to_string())
+        let writing = writing.clone();
+        blocking(move || {
+            let _writing = writing;
+            remove()
+        })
+        .await
+        .map_err(|error| explain(&error))?
+        .map_err(|error| error.to_string())
     }
 
     /// Keeps the blobs that a kept version could be repaired from.

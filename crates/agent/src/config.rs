@@ -26,8 +26,6 @@ pub struct AgentConfig {
     /// The command that becomes a component: normally this binary's
     /// `agent exec`, see [`crate::exec_component`].
     pub wrapper: Vec<OsString>,
-    /// The `uv` to use; `None` looks for one and gets one when there is none.
-    pub uv: Option<PathBuf>,
     /// Where the tools and caches that the agent gets for itself lie; `None`
     /// is a folder in the root.
     pub tools: Option<PathBuf>,
@@ -55,7 +53,6 @@ impl AgentConfig {
             metadata_db_url: None,
             pass_environment: Vec::new(),
             wrapper,
-            uv: None,
             tools: None,
             external: None,
         })

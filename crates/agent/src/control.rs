@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use updraft_api::agent::{Problem, Report, Wanted};
 use updraft_api::{Client, ClientError, ErrorCode};
-use updraft_model::AgentId;
+use updraft_model::{AgentId, DeploymentId};
 
 use crate::config::TokenSource;
 use crate::disk::{Disk, remember_deployment};
@@ -90,6 +90,8 @@ pub(crate) fn explain(error: &dyn std::error::Error) -> String {
 pub(crate) struct Poller {
     pub(crate) control: ControlPlane,
     pub(crate) root: std::path::PathBuf,
+    /// The Deployment that the root belongs to, when there was an agent before.
+    pub(crate) deployment: Option<DeploymentId>,
     pub(crate) wanted: watch::Sender<Option<Arc<Wanted>>>,
     pub(crate) board: Board,
     /// The generation that a report's answer named.
@@ -147,11 +149,16 @@ impl Poller {
 
     fn keep(&self, wanted: Wanted) {
         failpoint("agent.wanted.before_keep");
-        let kept = Disk::open(&self.root, wanted.deployment).and_then(|disk| {
-            // The Deployment's variables are in it, in clear.
-            files::write_json(&disk.wanted(), &wanted, 0o600)?;
-            remember_deployment(&self.root, wanted.deployment)
-        });
+        let kept = if self.deployment.is_some_and(|own| own != wanted.deployment) {
+            // Not what this folder is for; the loop says so.
+            Ok(())
+        } else {
+            Disk::open(&self.root, wanted.deployment).and_then(|disk| {
+                // The Deployment's variables are in it, in clear.
+                files::write_json(&disk.wanted(), &wanted, 0o600)?;
+                remember_deployment(&self.root, wanted.deployment)
+            })
+        };
         if let Err(error) = kept {
             tracing::warn!(%error, "could not keep what is wanted for the next start");
         }

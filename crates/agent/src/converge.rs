@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use updraft_api::agent::{AirflowView, ComponentView, Target, Wanted};
-use updraft_model::{Digest, ImportError, Proof, ProofOutcome, ReleaseId};
+use updraft_model::{BundleName, Digest, ImportError, Proof, ProofOutcome, Release, ReleaseId};
 
 use crate::airflow::components::{self, Common, DAG_PROCESSOR, SCHEDULER};
 use crate::airflow::rest::{AirflowRest, AirflowRestError};
@@ -27,16 +27,17 @@ use crate::airflow::secrets::Secrets;
 use crate::airflow::settings::{self, SettingsFor};
 use crate::config::AgentConfig;
 use crate::control::explain;
-use crate::deliver::{Deliver, PassError};
+use crate::deliver::{Deliver, PassError, Passes};
 use crate::disk::Live;
 use crate::environment::{self, Environment, EnvironmentAsk, Environments};
 use crate::failpoint::failpoint;
 use crate::fetch::blocking;
 use crate::files;
 use crate::prove::{self, ProveAsk, ProveError};
+use crate::runtime::logs::Hidden;
 use crate::runtime::record::Record;
 use crate::runtime::supervisor::{Launcher, NotUp, Supervisor};
-use crate::runtime::user::{self, Isolation, WantedUser};
+use crate::runtime::user::{self, Isolation, IsolationError, WantedUser};
 use crate::socket::Asked;
 use crate::worker::Worker;
 
@@ -51,7 +52,6 @@ const COME_UP: Duration = Duration::from_secs(120);
 const STOPPED: Duration = Duration::from_secs(60);
 
 const REFUSED: &str = "refused.json";
-const DECIDED: &str = "decided.json";
 const MIGRATED: &str = "migrated.json";
 
 /// A Release that was tried and taken back, so that it is not tried for ever.
@@ -60,13 +60,6 @@ struct Refused {
     release: ReleaseId,
     attempt: u32,
     message: String,
-}
-
-/// Settings that are decided when Airflow has to restart anyway.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Decided {
-    image: Digest,
-    files: u64,
 }
 
 pub(crate) struct Converge {
@@ -90,50 +83,63 @@ pub(crate) struct Memory {
     status_at: Option<Instant>,
     collected_at: Option<Instant>,
     collected_for: Option<ReleaseId>,
+    hidden: Hidden,
+    /// Files in the largest bundle of a Release.
+    files: Option<(ReleaseId, u64)>,
+}
+
+/// Airflow 2 has one folder of DAGs and reads no other.
+fn only_dags(release: &Release) -> Result<(), PassError> {
+    let others = release
+        .bundles
+        .keys()
+        .filter(|name| **name != BundleName::dags());
+    let others: Vec<String> = others.map(ToString::to_string).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(PassError::Stalled(format!(
+        "Airflow 2 reads the bundle `dags` alone, and this Release has also {}; deploy them as part of `dags`, or use Airflow 3",
+        others.join(", ")
+    )))
+}
+
+impl Passes for Converge {
+    fn deliver(&mut self) -> &mut Deliver {
+        &mut self.deliver
+    }
+
+    async fn pass(&mut self, wanted: &Arc<Wanted>) -> Result<(), PassError> {
+        self.converge(wanted).await
+    }
+
+    async fn clean_up(&mut self, live: &Live, wanted: &Arc<Wanted>) {
+        self.memory.collected_at = Some(Instant::now());
+        self.memory.collected_for = Some(live.release.id);
+        let records = components::ALL
+            .iter()
+            .filter_map(|name| Record::read_alive(&self.launcher.files(name).record))
+            .collect();
+        self.deliver
+            .collect(Some(&self.worker), wanted, live, &self.asked, records)
+            .await;
+    }
 }
 
 impl Converge {
-    pub(crate) async fn run(mut self) {
-        let mut backoff = Duration::ZERO;
-        loop {
-            let wanted = self.deliver.wanted.borrow_and_update().clone();
-            let ended = match wanted {
-                Some(wanted) => match self.deliver.begin_pass(&wanted) {
-                    Ok(()) => self.converge(&wanted).await,
-                    refused => refused,
-                },
-                None => Ok(()),
-            };
-            let Some(pause) = self.deliver.after(ended, &mut backoff) else {
-                continue;
-            };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                changed = self.deliver.wanted.changed() => if changed.is_err() {
-                    return;
-                },
-            }
-        }
-    }
-
     /// Runs one pass.
     async fn converge(&mut self, wanted: &Arc<Wanted>) -> Result<(), PassError> {
-        let mut live = match self.deliver.live().await {
-            Ok(live) => live,
-            // What is live cannot be made sure of now (a full disk, no control
-            // plane); Airflow runs on what there is until then.
-            Err(error) => {
-                if let Some(live) = self.deliver.disk.live()? {
-                    self.keep_airflow(&live, wanted).await?;
-                }
-                return Err(error);
-            }
+        // What is live may not be mended now (a full disk, no control plane, blobs
+        // that are gone); Airflow runs on what there is until then.
+        let (mut live, whole) = match self.deliver.live().await {
+            Ok(live) => (live, Ok(())),
+            Err(error) => (self.deliver.disk.live()?, Err(error)),
         };
         // First of all, and also when nothing new can be reached: what is live
         // keeps running.
         let kept = match &live {
-            Some(live) => self.keep_airflow(live, wanted).await,
-            None => Ok(()),
+            Some(live) => self.keep_airflow(live, wanted).await.and(whole),
+            None => whole,
         };
         let Some(target) = &wanted.target else {
             return kept;
@@ -143,13 +149,16 @@ impl Converge {
         if live.as_ref().is_some_and(is_live) {
             kept?;
         } else if let Err(error) = kept {
-            tracing::warn!(?error, "Airflow cannot be kept up on what is live");
+            tracing::warn!(?error, "what is live is not as it should be");
         }
         if let Some(refused) = self.refused(target)? {
             return Err(PassError::Stalled(refused.message));
         }
         self.deliver.stage(live.as_ref(), target).await?;
-        self.environment(target.release.image.digest()).await?;
+        let environment = self.environment(target.release.image.digest()).await?;
+        if environment.is_airflow_2() {
+            only_dags(&target.release)?;
+        }
         self.deliver.is_staged(target);
 
         if !live.as_ref().is_some_and(is_live) {
@@ -189,6 +198,7 @@ impl Converge {
                 EnvironmentAsk {
                     image,
                     user,
+                    or_own: self.user.or_own(),
                     airflow_runs,
                 },
                 &self.deliver.writing,
@@ -224,7 +234,9 @@ impl Converge {
         }
         let came_up = match self.keep_airflow(&next, wanted).await {
             Ok(()) => self.wait_until_up(COME_UP).await,
-            Err(PassError::Retry(text) | PassError::Stalled(text)) => Err(text),
+            Err(PassError::Retry(text) | PassError::DiskFull(text) | PassError::Stalled(text)) => {
+                Err(text)
+            }
             Err(PassError::Overtaken) => return Err(PassError::Overtaken),
         };
         let Err(why) = came_up else { return Ok(next) };
@@ -265,7 +277,7 @@ impl Converge {
         }
         let isolation = self.isolation(&environment).await?;
         self.make_home(&isolation)?;
-        let files = self.decided(live).await?.files;
+        let files = self.files(live).await?;
         // A variable that is no text is none of those that pass.
         let ours: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -284,12 +296,13 @@ impl Converge {
             ours: &ours,
         };
         let variables = settings::variables(&settings);
+        self.memory.hidden = settings::hidden(&settings);
         let common = Common {
             disk: &self.deliver.disk,
             environment: &environment,
             variables: &variables,
             asked: settings::asked(&settings),
-            hidden: settings::hidden(&settings),
+            hidden: self.memory.hidden.clone(),
             user: isolation.user,
         };
         // Its imports take seconds, so they overlap with everything else.
@@ -342,7 +355,11 @@ impl Converge {
             let readable: [&Path; 3] = [&root, &environment_.folder, &environment_.project];
             Isolation::check(&user, &readable, &environment_.python)
         })
-        .await?;
+        .await?
+        .map_err(|error| match error {
+            IsolationError::Impossible { .. } => PassError::Stalled(error.to_string()),
+            IsolationError::NotTried(_) => PassError::retry(error),
+        })?;
         tracing::info!("{}", isolation.text);
         self.memory.isolation = Some((environment.digest, isolation.clone()));
         Ok(isolation)
@@ -366,30 +383,25 @@ impl Converge {
         Ok(())
     }
 
-    async fn decided(&self, live: &Live) -> Result<Decided, PassError> {
-        let image = live.release.image.digest();
-        if let Some(decided) = self.deliver.read::<Decided>(DECIDED)?
-            && decided.image == image
+    /// How many files the largest bundle has.
+    async fn files(&mut self, live: &Live) -> Result<u64, PassError> {
+        if let Some((release, files)) = self.memory.files
+            && release == live.release.id
         {
-            return Ok(decided);
+            return Ok(files);
         }
         let (disk, release) = (self.deliver.disk.clone(), live.release.clone());
         let files = blocking(move || {
             let count = |(name, bundle): (&_, &updraft_model::BundleRef)| {
                 let tables = disk.bundle(name).ok()?.tables(&bundle.digest).ok()??;
-                Some(
-                    tables
-                        .iter()
-                        .map(|table| table.entries.len() as u64)
-                        .sum::<u64>(),
-                )
+                let entries = tables.iter().map(|table| table.entries.len() as u64);
+                Some(entries.sum::<u64>())
             };
             release.bundles.iter().filter_map(count).max().unwrap_or(0)
         })
         .await?;
-        let decided = Decided { image, files };
-        self.deliver.keep(DECIDED, &decided)?;
-        Ok(decided)
+        self.memory.files = Some((live.release.id, files));
+        Ok(files)
     }
 
     /// Brings Airflow's database to the environment's version, once.
@@ -508,12 +520,15 @@ impl Converge {
             proven: wanted.proven.as_ref(),
             processor,
             timeout,
+            hidden: &self.memory.hidden,
         })
         .await;
         let mut proof = match proof {
             Ok(proof) => proof,
             Err(ProveError::Superseded(_)) => return Err(PassError::Overtaken),
-            Err(ProveError::Worker(error)) => return Err(PassError::retry(error)),
+            Err(ProveError::Worker(error)) => {
+                return Err(PassError::Retry(self.memory.hidden.hide(explain(&error))));
+            }
             Err(ProveError::Version(error)) => return Err(error.into()),
         };
         // Content in the database is no use to anyone while Airflow is down.
@@ -568,15 +583,7 @@ impl Converge {
         }
         let is_new = self.memory.collected_for != Some(live.release.id);
         if is_new || due(self.memory.collected_at, COLLECT) {
-            self.memory.collected_at = Some(Instant::now());
-            self.memory.collected_for = Some(live.release.id);
-            let records = components::ALL
-                .iter()
-                .filter_map(|name| Record::read_alive(&self.launcher.files(name).record))
-                .collect();
-            self.deliver
-                .collect(Some(&self.worker), wanted, live, &self.asked, records)
-                .await;
+            self.clean_up(live, wanted).await;
         }
         Ok(())
     }
@@ -599,7 +606,7 @@ impl Converge {
                         } else {
                             error.file
                         },
-                        traceback: error.traceback,
+                        traceback: self.memory.hidden.hide(error.traceback),
                         new: false,
                     }));
                 }

@@ -29,6 +29,8 @@ use crate::worker::Worker;
 pub(crate) enum PassError {
     /// It may go better next time.
     Retry(String),
+    /// There is no room; the next pass looks again.
+    DiskFull(String),
     /// Somebody has to act first.
     Stalled(String),
     /// Something newer is wanted; this pass is not needed any more.
@@ -43,9 +45,14 @@ impl PassError {
 
 impl From<std::io::Error> for PassError {
     fn from(error: std::io::Error) -> Self {
+        if files::is_full(&error) {
+            return Self::DiskFull(format!("the disk is full: {error}; {ROOM}"));
+        }
         Self::retry(error)
     }
 }
+
+const ROOM: &str = "free some space or keep fewer versions; the live version is untouched";
 
 impl From<VersionError> for PassError {
     fn from(error: VersionError) -> Self {
@@ -55,7 +62,8 @@ impl From<VersionError> for PassError {
             | VersionError::Bundle(_)
             | VersionError::Live(_)
             | VersionError::ForeignCurrent(_) => Self::Stalled(text),
-            // A full disk, a control plane that is away: the next pass looks again.
+            VersionError::DiskFull { .. } => Self::DiskFull(text),
+            // A control plane that is away: the next pass looks again.
             _ => Self::Retry(text),
         }
     }
@@ -66,10 +74,10 @@ impl From<FetchError> for PassError {
         match error {
             FetchError::Version(error) => error.into(),
             FetchError::Manifest { .. } => Self::Stalled(explain(&error)),
-            FetchError::Client(_)
-            | FetchError::Keep(_)
-            | FetchError::NotSent(_)
-            | FetchError::Interrupted => Self::Retry(explain(&error)),
+            FetchError::Keep(error) => error.into(),
+            FetchError::Client(_) | FetchError::NotSent(_) | FetchError::Interrupted => {
+                Self::Retry(explain(&error))
+            }
         }
     }
 }
@@ -79,7 +87,48 @@ impl From<EnvironmentError> for PassError {
         match error {
             EnvironmentError::Fetch(error) => error.into(),
             EnvironmentError::Retry(text) => Self::Retry(text),
+            EnvironmentError::DiskFull(text) => Self::DiskFull(text),
             EnvironmentError::Stalled(text) => Self::Stalled(text),
+        }
+    }
+}
+
+/// Makes passes towards what is wanted, whoever runs Airflow.
+pub(crate) trait Passes: Send {
+    fn deliver(&mut self) -> &mut Deliver;
+
+    /// Runs one pass. Safe to interrupt at any line, and to repeat.
+    fn pass(&mut self, wanted: &Arc<Wanted>) -> impl Future<Output = Result<(), PassError>> + Send;
+
+    /// Removes what nothing holds, whether it is due or not.
+    fn clean_up(&mut self, live: &Live, wanted: &Arc<Wanted>) -> impl Future<Output = ()> + Send;
+}
+
+/// Works until the agent ends.
+pub(crate) async fn keep_passing(mut work: impl Passes) {
+    let mut backoff = Duration::ZERO;
+    loop {
+        let wanted = work.deliver().wanted.borrow_and_update().clone();
+        let ended = match &wanted {
+            Some(wanted) => match work.deliver().begin_pass(wanted) {
+                Ok(()) => work.pass(wanted).await,
+                refused => refused,
+            },
+            None => Ok(()),
+        };
+        if let (Err(PassError::DiskFull(_)), Some(wanted)) = (&ended, &wanted)
+            && let Ok(Some(live)) = work.deliver().disk.live()
+        {
+            work.clean_up(&live, wanted).await;
+        }
+        let Some(pause) = work.deliver().after(ended, &mut backoff) else {
+            continue;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            changed = work.deliver().wanted.changed() => if changed.is_err() {
+                return;
+            },
         }
     }
 }
@@ -158,12 +207,18 @@ impl Deliver {
 
     /// What has to be seen to once, when an agent starts.
     async fn begin(&mut self, live: Option<&Live>) -> Result<(), PassError> {
+        let mut dirs = vec![environment::project_dir(&self.disk)?];
         for name in self.disk.bundles()? {
-            let dir = self.disk.bundle(&name)?;
-            blocking(move || dir.clean_leftovers()).await??;
+            dirs.push(self.disk.bundle(&name)?);
         }
-        let project = environment::project_dir(&self.disk)?;
-        blocking(move || project.clean_leftovers()).await??;
+        // Airflow may be asking for a version by the socket already.
+        let writing = fetch::may_write(&self.writing).await;
+        blocking(move || {
+            let _writing = writing;
+            dirs.iter()
+                .try_for_each(|dir| dir.clean_leftovers().map(drop))
+        })
+        .await??;
         let Some(live) = live else { return Ok(()) };
         // Somebody may have written to the live tree while no agent looked.
         for (name, bundle) in &live.release.bundles {
@@ -204,7 +259,13 @@ impl Deliver {
         live: Option<&Live>,
         target: &Target,
     ) -> Result<(), PassError> {
-        if self.staged.as_ref() == Some(&target.release) && self.is_here(&target.release)? {
+        // Looked at again right before the switch: that may be long after.
+        let switches =
+            target.may_switch && live.is_none_or(|live| live.release.id != target.release.id);
+        if !switches
+            && self.staged.as_ref() == Some(&target.release)
+            && self.is_here(&target.release)?
+        {
             return Ok(());
         }
         let previous = live.map(|live| &live.release.bundles);
@@ -254,7 +315,10 @@ impl Deliver {
 
     pub(crate) async fn switch(&self, live: &Live) -> Result<(), PassError> {
         let (disk, next) = (self.disk.clone(), live.clone());
-        blocking(move || disk.switch(&next)).await??;
+        let releases = disk.root().join("releases");
+        blocking(move || disk.switch(&next))
+            .await?
+            .map_err(files::while_doing("make a Release live in", &releases))?;
         self.board.change(|observed| {
             observed.serving = Some(live.release.clone());
             observed.switched_at = Some(live.switched_at);
@@ -414,7 +478,7 @@ impl Deliver {
             // Usually something newer is wanted; if not, there is no hurry.
             Err(PassError::Overtaken) if self.wanted.has_changed().unwrap_or(true) => return None,
             Err(PassError::Overtaken) => (None, FIRST),
-            Err(PassError::Retry(message)) => {
+            Err(PassError::Retry(message) | PassError::DiskFull(message)) => {
                 *backoff = (*backoff * 2).clamp(FIRST, Duration::from_secs(30));
                 (Some((message, false)), *backoff)
             }

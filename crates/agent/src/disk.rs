@@ -60,7 +60,7 @@ pub enum RootError {
 #[derive(Serialize, Deserialize)]
 struct Identity {
     agent: AgentId,
-    /// The Deployment it worked for last.
+    /// The Deployment it works for.
     #[serde(default)]
     deployment: Option<DeploymentId>,
 }
@@ -118,11 +118,12 @@ pub(crate) fn deployment_of(root: &Path) -> io::Result<Option<DeploymentId>> {
     Ok(known.and_then(|known| known.deployment))
 }
 
-/// Remembers which Deployment the agent works for.
+/// Remembers which Deployment the agent works for. That never changes: another
+/// Deployment's Airflow would be a second one beside what runs.
 pub(crate) fn remember_deployment(root: &Path, deployment: DeploymentId) -> io::Result<()> {
     let path = root.join(IDENTITY);
     match files::read_json::<Identity>(&path)? {
-        Some(known) if known.deployment != Some(deployment) => {
+        Some(known) if known.deployment.is_none() => {
             let known = Identity {
                 deployment: Some(deployment),
                 ..known
@@ -289,7 +290,8 @@ impl Disk {
             return inside;
         }
         let name = updraft_model::Digest::of(self.root.as_os_str().as_encoded_bytes()).short();
-        std::env::temp_dir()
+        // Not the shell's folder: Airflow outlives the agent that told it where.
+        Path::new("/tmp")
             .join(format!("updraft-{name}"))
             .join("agent.sock")
     }
@@ -409,10 +411,16 @@ impl Disk {
     /// but people and the code that builds the next version, so that it is late
     /// after a kill does no harm.
     pub(crate) fn follow_live(&self, live: &Live) {
-        for (name, bundle) in &live.release.bundles {
-            let followed = self
-                .bundle(name)
-                .and_then(|dir| dir.switch_current(&bundle.digest));
+        for name in self.bundles().unwrap_or_default() {
+            let followed = match live.release.bundles.get(&name) {
+                Some(bundle) => self
+                    .bundle(&name)
+                    .and_then(|dir| dir.switch_current(&bundle.digest))
+                    .map_err(|error| error.to_string()),
+                // Or its last version could never be removed.
+                None => files::remove(&self.bundle_folder(name.as_str()).join("current"))
+                    .map_err(|error| error.to_string()),
+            };
             if let Err(error) = followed {
                 tracing::warn!(%name, %error, "could not point `current` at the live version");
             }

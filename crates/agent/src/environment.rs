@@ -13,7 +13,8 @@ use tokio::sync::Mutex;
 use updraft_api::Client;
 use updraft_bundle::{BundleDir, Verify};
 use updraft_image::{
-    RealiseError, RealiseRequest, RunAs, Uv, UvError, realise, realised_key, reopen,
+    LockError, RealiseError, RealiseRequest, RunAs, Stop, Uv, UvError, realise, realised_key,
+    reopen,
 };
 use updraft_model::Digest;
 
@@ -71,6 +72,7 @@ impl Environment {
 pub(crate) enum EnvironmentError {
     Fetch(FetchError),
     Retry(String),
+    DiskFull(String),
     Stalled(String),
 }
 
@@ -90,6 +92,8 @@ impl From<updraft_bundle::VersionError> for EnvironmentError {
 pub(crate) struct EnvironmentAsk {
     pub(crate) image: Digest,
     pub(crate) user: Option<RunAs>,
+    /// Whether Airflow may run as the agent where that user cannot run it.
+    pub(crate) or_own: bool,
     pub(crate) airflow_runs: bool,
 }
 
@@ -121,6 +125,7 @@ impl Environments {
         let EnvironmentAsk {
             image,
             user: run_as,
+            or_own,
             airflow_runs,
         } = ask;
         let described = describe(disk, client, image).await?;
@@ -129,12 +134,16 @@ impl Environments {
         let latest = dir.versions()?.pop();
         let project = {
             let writing = fetch::may_write(writing).await;
-            fetch::materialize_manifest(&writing, disk, client, &dir, &files, latest, Verify::Quick)
+            // Once for each agent and image: somebody may have written to it.
+            fetch::materialize_manifest(&writing, disk, client, &dir, &files, latest, Verify::Full)
                 .await?
         };
 
         let (tools, environments, board) = (self.tools.clone(), disk.environments(), board.clone());
         let before = made(disk).filter(|made| made.image == image);
+        // An agent that stops must not leave an installation to the next one.
+        let ending = StopOnDrop(Stop::default());
+        let stop = ending.0.clone();
         blocking(move || {
             let say = |line: &str| board.busy(line);
             let config = described.config();
@@ -147,11 +156,12 @@ impl Environments {
             };
             let make = || {
                 let uv = Uv::find_or_install(&tools, &say).map_err(|error| uv_failed(&error))?;
+                let uv = uv.stopped_by(&stop);
                 let realised = match realise(&uv, &ask(run_as)) {
                     // No Python that the other user can run: Airflow runs as this
                     // one then, and `isolation` says so.
                     Err(RealiseError::Python(_) | RealiseError::Broken { .. })
-                        if run_as.is_some() =>
+                        if run_as.is_some() && or_own =>
                     {
                         realise(&uv, &ask(None))
                     }
@@ -175,6 +185,14 @@ impl Environments {
             })
         })
         .await?
+    }
+}
+
+struct StopOnDrop(Stop);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.request();
     }
 }
 
@@ -219,14 +237,22 @@ fn realise_failed(error: &RealiseError) -> EnvironmentError {
     let text = format!("{}; {}", explain(error), error.help());
     // uv says so in words only; there may be room again at any time.
     if text.contains("No space left on device") {
-        return EnvironmentError::Retry(format!("the disk is full: {text}"));
+        return EnvironmentError::DiskFull(format!("the disk is full: {text}"));
     }
     match error {
         RealiseError::Offline(_)
         | RealiseError::Io { .. }
+        | RealiseError::NotTried { .. }
         | RealiseError::Uv(_)
-        | RealiseError::Lock(_) => EnvironmentError::Retry(text),
-        RealiseError::Python(_)
+        | RealiseError::Lock(LockError::Offline { .. } | LockError::Io { .. } | LockError::Uv(_)) => {
+            EnvironmentError::Retry(text)
+        }
+        RealiseError::Lock(
+            LockError::Unsatisfiable { .. }
+            | LockError::NoPython { .. }
+            | LockError::Credentials(_),
+        )
+        | RealiseError::Python(_)
         | RealiseError::Venv { .. }
         | RealiseError::Install(_)
         | RealiseError::Broken { .. } => EnvironmentError::Stalled(text),
@@ -266,6 +292,19 @@ pub(crate) fn parts(disk: &Disk, image: Digest) -> Option<(Digest, Digest)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_only_a_deploy_can_mend_is_not_tried_again_and_again() {
+        let (what, complaint) = ("Airflow".to_owned(), "no".to_owned());
+        let unsatisfiable = LockError::Unsatisfiable {
+            what: what.clone(),
+            complaint: complaint.clone(),
+        };
+        let stalls = |error| matches!(realise_failed(&error), EnvironmentError::Stalled(_));
+        assert!(stalls(RealiseError::Lock(unsatisfiable)));
+        let offline = LockError::Offline { what, complaint };
+        assert!(!stalls(RealiseError::Lock(offline)));
+    }
 
     #[test]
     fn a_new_agent_leaves_a_running_airflow_where_it_is() {

@@ -13,7 +13,7 @@ use updraft_model::{BundleName, Proof, ProofOutcome, ReleaseId};
 
 use crate::airflow::rest::AirflowRest;
 use crate::config::{AgentConfig, ExternalConfig};
-use crate::deliver::{Deliver, PassError};
+use crate::deliver::{Deliver, PassError, Passes};
 use crate::disk::{Disk, Live};
 use crate::prove;
 use crate::rest_proof::RestProof;
@@ -30,6 +30,26 @@ pub(crate) struct External {
 /// How often what nothing holds is looked for without a reason.
 const COLLECT: Duration = Duration::from_secs(30);
 
+impl Passes for External {
+    fn deliver(&mut self) -> &mut Deliver {
+        &mut self.deliver
+    }
+
+    async fn pass(&mut self, wanted: &Arc<Wanted>) -> Result<(), PassError> {
+        self.converge(wanted).await
+    }
+
+    /// Keeps the versions that the control plane names. Runs of an Airflow that
+    /// reads through a link hold none.
+    async fn clean_up(&mut self, live: &Live, wanted: &Arc<Wanted>) {
+        self.collected_at = Some(Instant::now());
+        self.collected_for = Some(live.release.id);
+        self.deliver
+            .collect(None, wanted, live, &Asked::default(), Vec::new())
+            .await;
+    }
+}
+
 impl External {
     pub(crate) fn new(config: Arc<AgentConfig>, deliver: Deliver) -> Self {
         Self {
@@ -40,31 +60,8 @@ impl External {
         }
     }
 
-    pub(crate) async fn run(mut self) {
-        let mut backoff = Duration::ZERO;
-        loop {
-            let wanted = self.deliver.wanted.borrow_and_update().clone();
-            let ended = match wanted {
-                Some(wanted) => match self.deliver.begin_pass(&wanted) {
-                    Ok(()) => self.converge(&wanted).await,
-                    refused => refused,
-                },
-                None => Ok(()),
-            };
-            let Some(pause) = self.deliver.after(ended, &mut backoff) else {
-                continue;
-            };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                changed = self.deliver.wanted.changed() => if changed.is_err() {
-                    return;
-                },
-            }
-        }
-    }
-
     /// Runs one pass.
-    async fn converge(&mut self, wanted: &Wanted) -> Result<(), PassError> {
+    async fn converge(&mut self, wanted: &Arc<Wanted>) -> Result<(), PassError> {
         let Some(external) = self.config.external.clone() else {
             return Err(PassError::Stalled(
                 "this Deployment's Airflow is run by somebody else; start the agent with the folder to deliver to".into(),
@@ -77,10 +74,22 @@ impl External {
                 ..AirflowView::default()
             });
         });
-        let mut live = self.deliver.live().await?;
-        let Some(target) = &wanted.target else {
-            return Ok(());
+        // What is live may not be mended; what is wanted instead is the cure.
+        let (mut live, whole) = match self.deliver.live().await {
+            Ok(live) => (live, Ok(())),
+            Err(error) => (self.deliver.disk.live()?, Err(error)),
         };
+        let Some(target) = &wanted.target else {
+            return whole;
+        };
+        if live
+            .as_ref()
+            .is_some_and(|live| live.release.id == target.release.id)
+        {
+            whole?;
+        } else if let Err(error) = whole {
+            tracing::warn!(?error, "what is live is not as it should be");
+        }
         self.deliver.stage(live.as_ref(), target).await?;
         self.deliver.is_staged(target);
         if live
@@ -114,16 +123,10 @@ impl External {
         Ok(())
     }
 
-    /// Keeps the versions that the control plane names. Runs of an Airflow that
-    /// reads through a link hold none.
-    async fn tidy_up(&mut self, live: &Live, wanted: &Wanted) {
+    async fn tidy_up(&mut self, live: &Live, wanted: &Arc<Wanted>) {
         let is_new = self.collected_for != Some(live.release.id);
         if is_new || self.collected_at.is_none_or(|at| at.elapsed() > COLLECT) {
-            self.collected_at = Some(Instant::now());
-            self.collected_for = Some(live.release.id);
-            self.deliver
-                .collect(None, wanted, live, &Asked::default(), Vec::new())
-                .await;
+            self.clean_up(live, wanted).await;
         }
     }
 
@@ -142,6 +145,8 @@ impl External {
             .map_err(PassError::retry)?;
         let rest = rest.of_its_version().await.map_err(PassError::retry)?;
         let mut proofs = Vec::new();
+        let timeout = Duration::from_secs(u64::from(target.proof_timeout_s.max(30)));
+        let end = Instant::now() + timeout;
         for (name, bundle) in &live.release.bundles {
             let ask = RestProof {
                 disk: &self.deliver.disk,
@@ -154,7 +159,7 @@ impl External {
                     .filter_map(|other| offered(&external.folder, other).file_name().map(lossy))
                     .collect(),
                 version: bundle.digest,
-                timeout: Duration::from_secs(u64::from(target.proof_timeout_s.max(30))),
+                timeout: end.saturating_duration_since(Instant::now()),
             };
             proofs.push((name.clone(), ask.run().await?));
         }

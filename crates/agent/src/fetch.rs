@@ -38,8 +38,8 @@ const LARGEST: u64 = 2 << 30;
 pub(crate) enum FetchError {
     #[error("could not fetch from the control plane")]
     Client(#[from] ClientError),
-    #[error("could not keep what was fetched")]
-    Keep(#[source] io::Error),
+    #[error("{0}")]
+    Keep(io::Error),
     #[error("the control plane did not send {0}")]
     NotSent(Digest),
     #[error("the manifest {digest} is not one")]
@@ -123,7 +123,8 @@ impl Blobs {
         client
             .fetch_blobs(missing.clone(), LARGEST, |digest, bytes| {
                 received += bytes.len() as u64;
-                self.put(&digest, &bytes)?;
+                self.put(&digest, &bytes)
+                    .map_err(files::while_doing("keep what was fetched in", &self.folder))?;
                 failpoint("agent.fetch.after_one_blob");
                 Ok(())
             })

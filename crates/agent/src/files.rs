@@ -8,6 +8,20 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// Says what was being done to what, and keeps which kind of error it was.
+pub(crate) fn while_doing(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> io::Error {
+    let text = format!("could not {doing} `{}`", path.display());
+    move |error| io::Error::new(error.kind(), format!("{text}: {error}"))
+}
+
+/// Whether there is no room left.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 /// Replaces a file by rename, after its bytes are on the disk.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     write_for(path, bytes, mode, None)
@@ -21,6 +35,10 @@ pub(crate) fn write_for(
     mode: u32,
     owner: Option<(u32, u32)>,
 ) -> io::Result<()> {
+    write_as(path, bytes, mode, owner).map_err(while_doing("write", path))
+}
+
+fn write_as(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
         .prefix(".tmp-")
@@ -45,9 +63,11 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize, mode: u32) -> io::
 /// Reads what [`write_json`] wrote; `None` when there is no file.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| while_doing("read", path)(error.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        Err(error) => Err(while_doing("read", path)(error)),
     }
 }
 
@@ -60,8 +80,9 @@ pub(crate) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)
-        .create(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .create(path)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
+        .map_err(while_doing("make", path))
 }
 
 /// Removes a file, folder or link; one that is not there is removed.
@@ -73,6 +94,6 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     };
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+        other => other.map_err(while_doing("remove", path)),
     }
 }

@@ -35,4 +35,4 @@ pub use failpoint::FAILPOINTS;
 pub use folder::{admin_password, is_installed, is_running};
 pub use observed::Observed;
 pub use runtime::exec::{ExecError, exec_component};
-pub use runtime::user::UserError;
+pub use runtime::user::{UserError, airflow_user};

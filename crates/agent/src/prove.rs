@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use updraft_api::agent::ProofReport;
 use updraft_bundle::{LayerTable, TreeDiff, VersionError, diff};
 use updraft_model::{
@@ -16,6 +17,7 @@ use updraft_model::{
 use crate::disk::{Disk, Live};
 use crate::files;
 use crate::runtime::identity::ProcessIdentity;
+use crate::runtime::logs::Hidden;
 use crate::runtime::record::Record;
 use crate::worker::{Worker, WorkerError};
 
@@ -29,6 +31,8 @@ pub(crate) struct ProveAsk<'a> {
     /// The DAG processor, when it runs and may have read older versions.
     pub(crate) processor: Option<Record>,
     pub(crate) timeout: Duration,
+    /// What tracebacks may quote and reports must not.
+    pub(crate) hidden: &'a Hidden,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -70,26 +74,52 @@ struct Answer {
 /// Proves every bundle of the live Release.
 pub(crate) async fn prove(ask: &ProveAsk<'_>) -> Result<Proof, ProveError> {
     let mut proofs = Vec::new();
+    let end = Instant::now() + ask.timeout;
     for (name, bundle) in &ask.live.release.bundles {
-        let proof = match prove_bundle(ask, name, bundle.digest).await {
-            // Once more: a file that ends the worker ends it again, and then it
-            // is known not to be chance.
-            Err(ProveError::Worker(WorkerError::Died(why))) => {
-                tracing::warn!(%why, "the worker ended during a proof; trying once more");
-                prove_bundle(ask, name, bundle.digest).await?
+        let proved = async {
+            match prove_bundle(ask, name, bundle.digest, end).await {
+                // Once more: a file that ends the worker ends it again, and then it
+                // is known not to be chance.
+                Err(ProveError::Worker(WorkerError::Died(why))) => {
+                    tracing::warn!(%why, "the worker ended during a proof; trying once more");
+                    prove_bundle(ask, name, bundle.digest, end).await
+                }
+                other => other,
             }
-            other => other?,
+        };
+        let later = ask
+            .live
+            .release
+            .bundles
+            .keys()
+            .filter(|other| *other > name);
+        let proof = tokio::select! {
+            proof = proved => proof?,
+            () = hold_on(ask.disk, later) => continue,
         };
         proofs.push((name.clone(), proof));
     }
     Ok(merge(proofs))
 }
 
+/// Has the DAG processor wait with bundles whose turn comes, without end.
+async fn hold_on(disk: &Disk, bundles: impl Iterator<Item = &BundleName>) {
+    let bundles: Vec<&BundleName> = bundles.collect();
+    loop {
+        for bundle in &bundles {
+            hold_processor(disk, bundle);
+        }
+        tokio::time::sleep(HOLD / 2).await;
+    }
+}
+
 async fn prove_bundle(
     ask: &ProveAsk<'_>,
     bundle: &BundleName,
     version: Digest,
+    end: Instant,
 ) -> Result<Proof, ProveError> {
+    let timeout = end.saturating_duration_since(Instant::now());
     let base = base(ask.disk, ask.live, ask.proven, bundle, version)?;
     let base = base.map(|(version, change)| with_change(json!({ "version": version }), &change));
     let blame = blame(ask.disk, ask.live, bundle, version)?;
@@ -109,13 +139,13 @@ async fn prove_bundle(
         "state": ask.disk.worker_state(),
         "notes": ask.disk.notes(),
         "processor": processor,
-        "timeout_s": ask.timeout.as_secs(),
+        "timeout_s": timeout.as_secs().max(1),
         "processes": std::thread::available_parallelism().map_or(2, usize::from),
     });
     // The worker keeps the time itself; this is for one that hangs.
     let answer = ask
         .worker
-        .ask(request, ask.timeout + Duration::from_secs(60))
+        .ask(request, timeout + Duration::from_secs(60))
         .await?;
     let answer: Answer =
         serde_json::from_value(answer).map_err(|error| WorkerError::Nonsense(error.to_string()))?;
@@ -126,17 +156,23 @@ async fn prove_bundle(
         "superseded" => return Err(ProveError::Superseded(answer.reason)),
         other => return Err(WorkerError::Nonsense(format!("the outcome `{other}`")).into()),
     };
+    let hide = |text| ask.hidden.hide(text);
     Ok(Proof {
         outcome,
-        reason: answer.reason,
+        reason: hide(answer.reason),
         parsed: answer.parsed,
         affected: answer.affected,
         files: answer.files,
         dags: answer.dags.unwrap_or_default(),
-        import_errors: answer.import_errors,
+        import_errors: (answer.import_errors.into_iter())
+            .map(|error| ImportError {
+                traceback: hide(error.traceback),
+                ..error
+            })
+            .collect(),
         silent: answer.silent,
-        seen: answer.seen,
-        not_seen: answer.not_seen,
+        seen: hide(answer.seen),
+        not_seen: hide(answer.not_seen),
         timings_ms: answer.timings_ms,
     })
 }
@@ -386,14 +422,11 @@ pub(crate) struct KeptProof {
 /// What the worker says of a bundle at any time.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Status {
-    ok: bool,
-    #[serde(default)]
-    reason: String,
     #[serde(default)]
     pub(crate) dags: u64,
     #[serde(default)]
     pub(crate) import_errors: Vec<StatusError>,
-    #[serde(default)]
+    /// Never taken for granted: what is not held is removed.
     holds: Holds,
 }
 
@@ -403,7 +436,7 @@ pub(crate) struct StatusError {
     pub(crate) traceback: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Holds {
     /// Versions of unfinished runs, with how many those are.
     runs: BTreeMap<String, u64>,
@@ -434,13 +467,11 @@ pub(crate) async fn status(
         "current": disk.airflow_link(bundle.as_str()),
     });
     let answer = worker.ask(request, Duration::from_secs(60)).await?;
-    let status: Status =
-        serde_json::from_value(answer).map_err(|error| WorkerError::Nonsense(error.to_string()))?;
-    if status.ok {
-        Ok(status)
-    } else {
-        Err(WorkerError::Answered(status.reason))
+    if answer["ok"] != true {
+        let reason = answer["reason"].as_str().unwrap_or("it does not say why");
+        return Err(WorkerError::Answered(reason.to_owned()));
     }
+    serde_json::from_value(answer).map_err(|error| WorkerError::Nonsense(error.to_string()))
 }
 
 /// How long the DAG processor keeps off a new version without hearing from the

@@ -189,8 +189,9 @@ async fn killed_anywhere_the_live_tree_is_one_release_and_the_next_agent_gets_on
         // Those need an Airflow: see the tests of `runtime::supervisor`.
         .filter(|name| !name.starts_with("agent.exec."))
         .filter(|name| **name != "agent.environment.end")
-        .chain(updraft_bundle::FAILPOINTS);
-    let (mut reached, mut not_reached) = (BTreeSet::new(), BTreeSet::new());
+        .chain(updraft_bundle::FAILPOINTS)
+        // Nothing is collected here.
+        .filter(|name| **name != "bundle.remove.after_rename");
     for failpoint in deliver {
         let (place, control) = (Place::new(), ControlPlane::start().await);
         let first = deploy(&place, &control, "first", FIRST);
@@ -200,11 +201,7 @@ async fn killed_anywhere_the_live_tree_is_one_release_and_the_next_agent_gets_on
 
         let second = deploy(&place, &control, "second", SECOND);
         let mut killed = place.start_process(&control, failpoint);
-        if killed.ended(Duration::from_secs(3)).await {
-            reached.insert(failpoint);
-        } else {
-            not_reached.insert(failpoint);
-        }
+        assert!(killed.ended(SOON).await, "never reached: {failpoint}");
         drop(killed);
         let live = (place.live(&control, "dags"), place.live(&control, "dbt"));
         let of = |files, version| (tree(files), tree(&[("model.sql", version)]));
@@ -218,14 +215,6 @@ async fn killed_anywhere_the_live_tree_is_one_release_and_the_next_agent_gets_on
         assert_eq!(place.live(&control, "dags"), tree(SECOND), "{failpoint}");
         agent.stop_agent_only().await;
     }
-    let expected = BTreeSet::from([
-        "bundle.remove.after_rename", // nothing is collected here
-    ]);
-    let missing: Vec<_> = not_reached
-        .iter()
-        .filter(|name| !expected.contains(**name))
-        .collect();
-    assert!(missing.is_empty(), "never reached: {missing:?}");
 }
 
 #[tokio::test]
@@ -374,4 +363,201 @@ async fn folders_may_be_named_from_where_one_is() {
         assert!(std::time::Instant::now() < end, "the link leads nowhere");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A token that says which Deployment it is for, as the real ones do.
+fn token_for(deployment: updraft_model::DeploymentId) -> String {
+    use base64::Engine;
+    let scope = updraft_model::Scope::Deployment { deployment };
+    let claims = serde_json::json!({ "scope": scope }).to_string();
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
+    format!("e30.{claims}.c2ln")
+}
+
+#[tokio::test]
+async fn a_folder_stays_with_its_deployment() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+    agent.stop_agent_only().await;
+
+    let other = ControlPlane::start().await;
+    let mut config = place.config(&other);
+    config.token = updraft_agent::TokenSource::Value(token_for(other.deployment()));
+    let refused = updraft_agent::Agent::start(config).err().unwrap();
+    let text = refused.to_string();
+    assert!(text.contains(&other.deployment().to_string()), "{text}");
+    assert!(refused.help().unwrap().contains("folder of its own"));
+
+    // A token that does not say so; twice, as the first must not change it.
+    for _ in 0..2 {
+        let agent = place.start_external(&other);
+        let said = other.reported(SOON, |report| {
+            let problem = report.problem.as_ref();
+            problem.is_some_and(|problem| problem.message.contains("another Deployment"))
+        });
+        assert_eq!(said.await.serving, Some(first.id));
+        agent.stop_agent_only().await;
+        other.forget_reports();
+    }
+    assert!(!place.root().join(other.deployment().to_string()).exists());
+
+    let _agent = place.start_external(&control);
+    let second = deploy(&place, &control, "second", SECOND);
+    control.serving(&second, SOON).await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_written_to_before_the_switch_is_mended_first() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let _agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+
+    control.set_may_switch(false);
+    let second = deploy(&place, &control, "second", SECOND);
+    control
+        .reported(SOON, |report| report.staged == Some(second.id))
+        .await;
+    let file = version(&place, &control, "dags", &second).join("a.py");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&file, "somebody's").unwrap();
+    control.set_may_switch(true);
+    control.serving(&second, SOON).await;
+    assert_eq!(read_tree(&place.offered()), tree(SECOND));
+}
+
+/// Where a Release's version of a bundle lies.
+fn version(
+    place: &Place,
+    control: &ControlPlane,
+    bundle: &str,
+    release: &Release,
+) -> std::path::PathBuf {
+    let digest = release.bundles[&bundle.parse().unwrap()].digest;
+    let versions = format!("{}/bundles/{bundle}/versions", control.deployment());
+    place.root().join(versions).join(digest.folder())
+}
+
+#[tokio::test]
+async fn a_live_tree_that_cannot_be_mended_keeps_the_cure_away_from_nobody() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+    agent.stop_agent_only().await;
+
+    let file = fs::canonicalize(place.offered().join("a.py")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&file, "?").unwrap();
+    let blobs = place.root().join(format!("{}/blobs", control.deployment()));
+    fs::remove_dir_all(&blobs).unwrap();
+    control.forget_blobs();
+    let _agent = place.start_external(&control);
+    let second = deploy(&place, &control, "second", SECOND);
+    control.serving(&second, SOON).await;
+    assert_eq!(read_tree(&place.offered()), tree(SECOND));
+}
+
+#[tokio::test]
+async fn a_layer_that_is_damaged_on_the_agents_disk_is_fetched_again() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let _agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+
+    let folder = place.files("second/dags", SECOND);
+    let scanned = updraft_bundle::scan(&folder, &updraft_bundle::ScanOptions::default()).unwrap();
+    let blobs = place.root().join(format!("{}/blobs", control.deployment()));
+    for layer in scanned.manifest().layers() {
+        fs::write(blobs.join(layer.digest.folder()), "damaged").unwrap();
+    }
+    let second = deploy(&place, &control, "second", SECOND);
+    control.serving(&second, SOON).await;
+    assert_eq!(read_tree(&place.offered()), tree(SECOND));
+}
+
+#[tokio::test]
+async fn a_bundle_that_left_the_release_is_cleaned_up_like_any_other() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let _agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+
+    let dags = place.files("second/dags", SECOND);
+    let second = control.deploy(Digest::of(b"image"), &[("dags", control.upload(&dags))]);
+    control.serving(&second, SOON).await;
+    let gone = ["dags", "dbt"].map(|bundle| version(&place, &control, bundle, &first));
+    let end = std::time::Instant::now() + SOON;
+    while gone.iter().any(|folder| folder.exists()) {
+        assert!(std::time::Instant::now() < end, "{gone:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(version(&place, &control, "dags", &second).exists());
+}
+
+/// A file system of this size, until the end of a test.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &std::path::Path, size: &str) -> Self {
+        fs::create_dir_all(at).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(at)
+            .status();
+        assert!(mounted.unwrap().success());
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let lazily = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+        assert!(lazily.unwrap().success());
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_changes_nothing_and_is_no_end() {
+    let place = Place::new();
+    if !fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
+        return; // Only root mounts.
+    }
+    let control = ControlPlane::start().await;
+    let _disk = SmallDisk::mount(&place.root(), "8m");
+    let agent = place.start_external(&control);
+    let first = deploy(&place, &control, "first", FIRST);
+    control.serving(&first, SOON).await;
+
+    let ballast = place.root().join("ballast");
+    fs::write(&ballast, vec![0; 6 << 20]).unwrap();
+    // Half of each byte is chance, so that it stays large.
+    let mut state = 1u64;
+    let mut noise = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        char::from(b'a' + u8::try_from(state >> 60).unwrap())
+    };
+    let large: String = (0..3 << 20).map(|_| noise()).collect();
+    let files = [("a.py", "2"), ("large.py", large.as_str())];
+    let second = deploy(&place, &control, "second", &files);
+    let report = control.reported(SOON, |report| {
+        let problem = report.problem.as_ref();
+        problem.is_some_and(|problem| {
+            problem.message.contains("the disk is full") && problem.message.contains("free some")
+        })
+    });
+    assert_eq!(report.await.serving, Some(first.id));
+    assert_eq!(read_tree(&place.offered()), tree(FIRST));
+
+    fs::remove_file(&ballast).unwrap();
+    control.serving(&second, Duration::from_secs(60)).await;
+    assert_eq!(read_tree(&place.offered()), tree(&files));
+    agent.stop_agent_only().await;
 }

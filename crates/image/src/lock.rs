@@ -15,6 +15,7 @@ use updraft_model::Digest;
 use updraft_project::{AirflowVersion, PythonVersion, Requirements};
 
 use crate::process::{self, Finished};
+use crate::python::{PythonRequest, nearest_python};
 use crate::uv::Uv;
 
 /// Counts up when locks are made in another way.
@@ -55,7 +56,9 @@ pub enum LockError {
     Unsatisfiable { what: String, complaint: String },
     #[error("{what} could not be resolved, because a package index was not in reach:\n{complaint}")]
     Offline { what: String, complaint: String },
-    #[error("{what} could not be resolved, because uv found no Python here:\n{complaint}")]
+    #[error(
+        "{what} could not be resolved, because no Python for that was found here:\n{complaint}"
+    )]
     NoPython { what: String, complaint: String },
     #[error("the lock would contain credentials for `{0}`")]
     Credentials(String),
@@ -137,13 +140,28 @@ fn resolve(uv: &Uv, ask: &LockRequest<'_>) -> Result<Lock, LockError> {
         .oldest_python()
         .unwrap_or(ask.python)
         .min(ask.python);
-    let first = attempt(uv, ask, oldest)?;
+    // Found where an Environment looks for it, which is in more places than uv does.
+    let interpreter = nearest_python(
+        Some(uv),
+        &PythonRequest {
+            airflow: ask.airflow,
+            wanted: ask.python,
+            lock_from: oldest,
+            run_as: None,
+        },
+    );
+    let interpreter = interpreter.map_err(|error| LockError::NoPython {
+        what: what(ask),
+        complaint: error.to_string(),
+    })?;
+    let attempt = |python| attempt(uv, ask, python, &interpreter.path);
+    let first = attempt(oldest)?;
     let (finished, text, python_from) =
         if first.0.success || oldest == ask.python || first.0.is_offline() {
             (first.0, first.1, oldest)
         } else {
             // Some package needs a newer Python than this Airflow does.
-            let (finished, text) = attempt(uv, ask, ask.python)?;
+            let (finished, text) = attempt(ask.python)?;
             (finished, text, ask.python)
         };
     if !finished.success {
@@ -164,6 +182,7 @@ fn attempt(
     uv: &Uv,
     ask: &LockRequest<'_>,
     python: PythonVersion,
+    interpreter: &Path,
 ) -> Result<(Finished, String), LockError> {
     let folder = tempfile::Builder::new()
         .prefix("updraft-lock-")
@@ -189,15 +208,11 @@ fn attempt(
     let bounds = ".updraft-bounds.txt";
     fs::write(folder.path().join(bounds), known_bounds(ask.airflow)).map_err(failed)?;
 
-    let mut command = uv.command(folder.path());
+    let mut command = uv.pip(folder.path(), "compile");
     command
-        .args([
-            "pip",
-            "compile",
-            "--quiet",
-            "--universal",
-            "--generate-hashes",
-        ])
+        .args(["--universal", "--generate-hashes"])
+        .arg("--python")
+        .arg(interpreter)
         .args([
             "--no-header",
             "--no-annotate",
@@ -216,7 +231,10 @@ fn attempt(
     command
         .env_remove("UV_EMIT_INDEX_URL")
         .env_remove("UV_EMIT_FIND_LINKS");
-    let finished = process::run(&mut command).map_err(LockError::Uv)?;
+    for text in ask.requirements.files().values() {
+        command.envs(process::named_in(text));
+    }
+    let finished = uv.run(&mut command).map_err(LockError::Uv)?;
     let text = if finished.success {
         fs::read_to_string(folder.path().join(".updraft-lock.txt")).map_err(failed)?
     } else {

@@ -1,23 +1,155 @@
 //! Runs a program to its end and keeps what it said.
 
-use std::io;
-use std::process::{Command, Stdio};
+use std::io::{self, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
 
 /// How a program ended, with its output as text.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) success: bool,
+    /// Killed by somebody, which says nothing about the program.
+    pub(crate) killed: bool,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
+/// Asks work that blocks to end: what it runs is killed.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub fn request(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_requested(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 pub(crate) fn run(command: &mut Command) -> io::Result<Finished> {
-    let output = command.stdin(Stdio::null()).output()?;
+    run_until(command.stdin(Stdio::null()), &Stop::default())
+}
+
+/// Runs a program, with all that it starts, until it ends or has to stop.
+pub(crate) fn run_until(command: &mut Command, stop: &Stop) -> io::Result<Finished> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()?;
+    let read = |mut from: Box<dyn Read + Send>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = from.read_to_end(&mut bytes);
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    };
+    let stdout = child.stdout.take().map(|from| read(Box::new(from)));
+    let stderr = child.stderr.take().map(|from| read(Box::new(from)));
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if stop.is_requested() {
+            end(&mut child)?;
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let text = |reader: Option<std::thread::JoinHandle<String>>| {
+        reader
+            .and_then(|reader| reader.join().ok())
+            .unwrap_or_default()
+    };
     Ok(Finished {
-        success: output.status.success(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        success: status.success(),
+        killed: status.signal().is_some(),
+        stdout: text(stdout),
+        stderr: text(stderr),
     })
+}
+
+fn end(child: &mut Child) -> io::Result<()> {
+    // Not waited for yet, so the number is still its own.
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    }
+    child.wait().map(drop)
+}
+
+/// What a program that fetches and builds packages gets of this process's
+/// environment. It may run what deployers wrote, so the rest stays out: tokens,
+/// addresses of databases, whatever a service manager put there.
+const PASSED: &[&str] = &[
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "TMPDIR",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "NETRC",
+    "SSH_AUTH_SOCK",
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "SSL_CLIENT_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "CC",
+    "CXX",
+    "CFLAGS",
+    "CXXFLAGS",
+    "LDFLAGS",
+    "PKG_CONFIG_PATH",
+    "PYENV_ROOT",
+    "PYENV_VERSION",
+];
+
+/// The same for a program that needs no network.
+const PASSED_TO_PROBES: &[&str] = &["PATH", "HOME", "LANG", "PYENV_ROOT", "PYENV_VERSION"];
+
+fn passes(name: &str) -> bool {
+    PASSED.contains(&name)
+        || name.to_ascii_lowercase().ends_with("_proxy")
+        || ["LC_", "XDG_", "UV_", "PIP_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+}
+
+fn with_only(command: &mut Command, passes: impl Fn(&str) -> bool) -> &mut Command {
+    let ours = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(&passes));
+    command.env_clear().envs(ours)
+}
+
+/// Gives a command the environment of a program that fetches packages.
+pub(crate) fn for_packages(command: &mut Command) -> &mut Command {
+    with_only(command, passes)
+}
+
+/// Gives a command the environment of a program that is only tried out.
+pub(crate) fn for_probe(command: &mut Command) -> &mut Command {
+    with_only(command, |name| PASSED_TO_PROBES.contains(&name))
+}
+
+/// The variables that a text names as `${NAME}`: credentials for package
+/// indexes are written so. Never one of ours, whoever asks for it.
+pub(crate) fn named_in(text: &str) -> Vec<(String, String)> {
+    text.split("${")
+        .skip(1)
+        .filter_map(|rest| Some(rest.split_once('}')?.0))
+        .filter(|name| !name.starts_with("UPDRAFT_"))
+        .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
+        .collect()
 }
 
 impl Finished {
@@ -70,6 +202,55 @@ pub(crate) fn without_credentials(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn what_deployers_wrote_gets_no_token() {
+        for name in [
+            "UPDRAFT_AGENT_TOKEN",
+            "UPDRAFT_AIRFLOW_DATABASE_URL",
+            "LD_PRELOAD",
+        ] {
+            assert!(!passes(name), "{name}");
+        }
+        for name in [
+            "HTTPS_PROXY",
+            "no_proxy",
+            "UV_INDEX_PRIVATE_PASSWORD",
+            "LC_ALL",
+        ] {
+            assert!(passes(name), "{name}");
+        }
+        let named = named_in("--index-url https://${CARGO_PKG_NAME}@x ${UPDRAFT_TOKEN} ${");
+        assert_eq!(
+            named,
+            [("CARGO_PKG_NAME".to_owned(), "updraft-image".to_owned())]
+        );
+    }
+
+    #[test]
+    fn what_has_to_stop_ends_with_all_that_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let stop = Stop::default();
+        let asked = stop.clone();
+        let path = folder.path().to_owned();
+        let work = std::thread::spawn(move || {
+            let mut command = Command::new("sh");
+            command.args(["-c", "sleep 300 & echo $! >child; mv child there; wait"]);
+            run_until(command.current_dir(path).stdin(Stdio::null()), &asked)
+        });
+        let child = loop {
+            if let Ok(child) = std::fs::read_to_string(folder.path().join("there")) {
+                break child;
+            }
+        };
+        stop.request();
+        let error = work.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        let stat = format!("/proc/{}/stat", child.trim());
+        while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {}
+    }
+
     #[test]
     fn removes_credentials_from_text() {
         let text = "failed at https://me:pw@example.com/simple and `https://t@h:1`, not a@b";

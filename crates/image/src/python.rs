@@ -52,12 +52,27 @@ pub struct PythonRequest<'a> {
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PythonError {
-    #[error("no Python that Airflow {airflow} runs on was found{}", besides(.found, *.run_as))]
+    #[error("no Python that Airflow {airflow} runs on was found{}", besides(.found, *.run_as, .closed))]
     NotFound {
         airflow: AirflowVersion,
         found: Vec<PythonVersion>,
         run_as: Option<RunAs>,
+        closed: Vec<Closed>,
     },
+}
+
+/// A Python that works, and not for the user who has to run it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    path: PathBuf,
+    version: PythonVersion,
+    why: String,
+}
+
+impl Closed {
+    fn named(&self) -> String {
+        format!("{} at `{}`", self.version, self.path.display())
+    }
 }
 
 impl PythonError {
@@ -70,7 +85,7 @@ impl PythonError {
     }
 }
 
-fn besides(found: &[PythonVersion], run_as: Option<RunAs>) -> String {
+fn besides(found: &[PythonVersion], run_as: Option<RunAs>, closed: &[Closed]) -> String {
     let mut text = String::new();
     if let Some(RunAs { uid, .. }) = run_as {
         let _ = write!(text, " that user {uid} can run");
@@ -78,6 +93,9 @@ fn besides(found: &[PythonVersion], run_as: Option<RunAs>) -> String {
     if !found.is_empty() {
         let versions: Vec<String> = found.iter().map(ToString::to_string).collect();
         let _ = write!(text, "; there is only {}", versions.join(", "));
+    }
+    for closed in closed {
+        let _ = write!(text, "; it cannot run {} ({})", closed.named(), closed.why);
     }
     text
 }
@@ -92,9 +110,22 @@ pub fn nearest_python(
 ) -> Result<Interpreter, PythonError> {
     let mut usable = Vec::new();
     let mut others = BTreeSet::new();
+    let mut closed = Vec::new();
     for candidate in candidates(uv) {
-        let Some((path, version)) = probe(&candidate, ask.run_as) else {
-            continue;
+        let (path, version) = match probe(&candidate, ask.run_as) {
+            Ok(found) => found,
+            Err(error) => {
+                if ask.run_as.is_some()
+                    && let Ok((path, version)) = probe(&candidate, None)
+                {
+                    closed.push(Closed {
+                        path,
+                        version,
+                        why: error.to_string(),
+                    });
+                }
+                continue;
+            }
         };
         if version == ask.wanted {
             return Ok(Interpreter {
@@ -117,12 +148,22 @@ pub fn nearest_python(
             airflow: ask.airflow.clone(),
             found: others.into_iter().collect(),
             run_as: ask.run_as,
+            closed,
         });
     };
-    let note = format!(
-        "Python {version} is used, because {} is not installed here",
-        ask.wanted
-    );
+    let wanted = closed.iter().find(|closed| closed.version == ask.wanted);
+    let note = match (wanted, ask.run_as) {
+        (Some(closed), Some(user)) => format!(
+            "Python {version} is used, because {} cannot be run by Airflow's user {} ({})",
+            closed.named(),
+            user.uid,
+            closed.why
+        ),
+        _ => format!(
+            "Python {version} is used, because {} is not installed here",
+            ask.wanted
+        ),
+    };
     Ok(Interpreter {
         path,
         version,
@@ -139,7 +180,7 @@ fn rank(version: PythonVersion, ask: &PythonRequest<'_>) -> (bool, u8, bool) {
 pub(crate) fn any() -> Option<PathBuf> {
     candidates(None)
         .iter()
-        .filter_map(|candidate| probe(candidate, None))
+        .filter_map(|candidate| probe(candidate, None).ok())
         .find(|(_, version)| *version >= PythonVersion::new(3, 10))
         .map(|(path, _)| path)
 }
@@ -217,35 +258,68 @@ fn known_to_uv(uv: &Uv) -> Vec<PathBuf> {
     known.into_iter().filter_map(|known| known.path).collect()
 }
 
+/// Why a program is not a Python that can be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProbeError {
+    #[error("{0}")]
+    Unusable(String),
+    /// Says nothing about the program: there was no memory, or somebody killed it.
+    #[error("it could not be tried")]
+    NotTried(#[source] std::io::Error),
+}
+
 /// Runs a candidate to see whether it is a complete `CPython` for that user;
-/// answers with its real path.
-fn probe(program: &Path, run_as: Option<RunAs>) -> Option<(PathBuf, PythonVersion)> {
+/// answers with its real path. Packages that are installed beside it have no
+/// say: their code must not run as whoever asks.
+fn probe(program: &Path, run_as: Option<RunAs>) -> Result<(PathBuf, PythonVersion), ProbeError> {
+    use std::io::ErrorKind;
     // Without these modules Airflow starts and then fails.
     const SCRIPT: &str = "import sys, ssl, sqlite3, ctypes, zlib\n\
         print(sys.implementation.name)\n\
         print('%d.%d' % sys.version_info[:2])\n\
         print(getattr(sys, '_base_executable', None) or sys.executable)\n";
+    let unusable = |why: &str| ProbeError::Unusable(why.to_owned());
     let mut command = Command::new(program);
-    command
-        .args(["-I", "-c", SCRIPT])
-        .current_dir("/")
-        .env_remove("PYTHONHOME");
+    process::for_probe(&mut command)
+        .args(["-I", "-S", "-c", SCRIPT])
+        .current_dir("/");
     if let Some(RunAs { uid, gid }) = run_as {
         command.uid(uid).gid(gid);
     }
-    let finished = process::run(&mut command)
-        .ok()
-        .filter(|finished| finished.success)?;
+    let finished = process::run(&mut command).map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::PermissionDenied => {
+            ProbeError::Unusable(error.to_string())
+        }
+        _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+            ProbeError::Unusable(error.to_string())
+        }
+        _ => ProbeError::NotTried(error),
+    })?;
+    if finished.killed {
+        let error = std::io::Error::other("it was killed");
+        return Err(ProbeError::NotTried(error));
+    }
+    if !finished.success {
+        let complaint = finished.complaint();
+        return Err(unusable(complaint.lines().last().unwrap_or("it fails")));
+    }
     let mut lines = finished.stdout.lines();
-    let is_cpython = lines.next()? == "cpython";
-    let version = lines.next()?.parse().ok()?;
-    let path = PathBuf::from(lines.next()?);
-    (is_cpython && path.is_absolute()).then_some((path, version))
+    let is_cpython = lines.next() == Some("cpython");
+    let version = lines.next().and_then(|version| version.parse().ok());
+    let path = lines.next().map(PathBuf::from);
+    match (version, path) {
+        (Some(version), Some(path)) if is_cpython && path.is_absolute() => Ok((path, version)),
+        _ => Err(unusable("it is not CPython")),
+    }
 }
 
 /// Whether a Python starts for that user.
-pub(crate) fn runs(program: &Path, run_as: Option<RunAs>) -> bool {
-    probe(program, run_as).is_some()
+pub(crate) fn runs(program: &Path, run_as: Option<RunAs>) -> std::io::Result<bool> {
+    match probe(program, run_as) {
+        Ok(_) => Ok(true),
+        Err(ProbeError::Unusable(_)) => Ok(false),
+        Err(ProbeError::NotTried(error)) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -306,10 +380,16 @@ mod tests {
             airflow: airflow.clone(),
             found: vec![PythonVersion::new(3, 9)],
             run_as: Some(RunAs { uid: 7, gid: 7 }),
+            closed: vec![Closed {
+                path: "/root/python".into(),
+                version: PythonVersion::new(3, 12),
+                why: "Permission denied".into(),
+            }],
         };
         assert_eq!(
             none.to_string(),
-            "no Python that Airflow 3.3.2 runs on was found that user 7 can run; there is only 3.9"
+            "no Python that Airflow 3.3.2 runs on was found that user 7 can run; there is only 3.9; \
+             it cannot run 3.12 at `/root/python` (Permission denied)"
         );
     }
 }

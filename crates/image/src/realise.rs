@@ -11,7 +11,8 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use updraft_model::Digest;
@@ -19,7 +20,7 @@ use updraft_project::PythonVersion;
 
 use crate::environment::EnvironmentConfig;
 use crate::lock::{Lock, LockError, LockRequest, lock};
-use crate::process::{self, Finished};
+use crate::process::{self, Finished, Stop};
 use crate::python::{self, Interpreter, PythonError, PythonRequest, RunAs, nearest_python};
 use crate::uv::Uv;
 use crate::wheel;
@@ -70,6 +71,8 @@ pub enum RealiseError {
     Install(String),
     #[error("Airflow in `{}` does not start:\n{complaint}", folder.display())]
     Broken { folder: PathBuf, complaint: String },
+    #[error("could not try whether `{}` runs", python.display())]
+    NotTried { python: PathBuf, source: io::Error },
     #[error("could not write to `{}`", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("could not run uv")]
@@ -91,6 +94,7 @@ impl RealiseError {
             Self::Broken { .. } => {
                 "its Python may have been removed; remove the folder, and it is made again"
             }
+            Self::NotTried { .. } => "see whether this machine is out of memory or of processes",
             Self::Io { .. } => "check the folder's permissions and the space left on the disk",
             Self::Uv(_) => "check that uv is still installed, or name it in `UPDRAFT_UV`",
         }
@@ -119,7 +123,7 @@ pub fn realise(uv: &Uv, ask: &RealiseRequest<'_>) -> Result<Realised, RealiseErr
     }
     fs::create_dir_all(ask.dir).map_err(failed)?;
     let guard = File::create(ask.dir.join(format!(".{}.lock", key.folder()))).map_err(failed)?;
-    guard.lock().map_err(failed)?;
+    take(&guard, uv.stop(), ask.say).map_err(failed)?;
     if let Some(done) = already_made(key, &folder, ask)? {
         return Ok(done);
     }
@@ -152,7 +156,9 @@ pub fn realise(uv: &Uv, ask: &RealiseRequest<'_>) -> Result<Realised, RealiseErr
     venv.args(["venv", "--quiet", "--no-project", "--python"])
         .arg(&interpreter.path)
         .arg(&folder);
-    let made = process::run(&mut venv).map_err(RealiseError::Uv)?;
+    let made = uv
+        .run(venv.stdin(held(&guard).map_err(failed)?))
+        .map_err(RealiseError::Uv)?;
     if !made.success {
         let complaint = made.complaint();
         return Err(RealiseError::Venv {
@@ -164,8 +170,9 @@ pub fn realise(uv: &Uv, ask: &RealiseRequest<'_>) -> Result<Realised, RealiseErr
         "installing Airflow {airflow} and its packages ({} in the lock)",
         exact.packages()
     ));
-    install(uv, ask, &folder, &exact)?;
+    install(uv, ask, &folder, &exact, &guard)?;
     (ask.say)("checking what was installed");
+    compile(uv, &folder, interpreter.version, &guard).map_err(RealiseError::Uv)?;
     if ask.run_as.is_some() {
         make_readable(&folder).map_err(failed)?;
     }
@@ -180,7 +187,35 @@ pub fn reopen(dir: &Path, key: Digest) -> Option<Realised> {
     let folder = dir.join(key.folder());
     let record = fs::read(folder.join(COMPLETE)).ok()?;
     let record = serde_json::from_slice(&record).ok()?;
-    python::runs(&folder.join("bin/python"), None).then(|| realised(key, &folder, record, true))
+    python::runs(&folder.join("bin/python"), None)
+        .is_ok_and(|runs| runs)
+        .then(|| realised(key, &folder, record, true))
+}
+
+/// Takes the lock on an environment. Whoever works on it holds it, also a uv
+/// whose agent was killed.
+fn take(guard: &File, stop: &Stop, say: &dyn Fn(&str)) -> io::Result<()> {
+    let mut said = false;
+    loop {
+        match guard.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+            Err(fs::TryLockError::WouldBlock) if stop.is_requested() => {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            Err(fs::TryLockError::WouldBlock) => {}
+        }
+        if !said {
+            say("waiting for an installation that is under way");
+            said = true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The lock as a program's standard input: the program holds it until it ends.
+fn held(guard: &File) -> io::Result<Stdio> {
+    Ok(guard.try_clone()?.into())
 }
 
 /// Whether any environment is completely there.
@@ -223,7 +258,9 @@ fn already_made(
         return Ok(None);
     };
     // Never rebuilt here: a running Airflow may be using it.
-    if !python::runs(&folder.join("bin/python"), ask.run_as) {
+    let python = folder.join("bin/python");
+    let runs = python::runs(&python, ask.run_as);
+    if !runs.map_err(|source| RealiseError::NotTried { python, source })? {
         let complaint = "its Python does not run".to_owned();
         return Err(RealiseError::Broken {
             folder: folder.to_owned(),
@@ -250,19 +287,30 @@ fn lock_for(
         requirements: &config.requirements_text,
         fresh: false,
     };
-    let own = lock(uv, &request, ask.cache, ask.say)?;
+    let own = if ask.run_as.is_some() {
+        lock(&uv.only_wheels(), &request, ask.cache, ask.say)?
+    } else {
+        lock(uv, &request, ask.cache, ask.say)?
+    };
     let note = format!(
-        "Python {} is used, because {} is not installed here; the Release's lock holds from {} on, so packages were resolved again",
-        interpreter.version, config.fingerprint.python_version, config.lock.python_from
+        "{}; the Release's lock holds from {} on, so packages were resolved again",
+        interpreter.note.as_deref().unwrap_or_default(),
+        config.lock.python_from
     );
     Ok((own, Some(note)))
 }
 
+/// Installs what the lock names, and `airflow-updraft`.
+///
+/// Where Airflow runs as another user, deployers' code must not run as this
+/// one. Wheels are only unpacked; what has none is built by code of its own, so
+/// that is done as Airflow's user, whose work is then taken over.
 fn install(
     uv: &Uv,
     ask: &RealiseRequest<'_>,
     folder: &Path,
     exact: &Lock,
+    guard: &File,
 ) -> Result<(), RealiseError> {
     let scratch = tempfile::Builder::new()
         .prefix(".installing-")
@@ -271,40 +319,78 @@ fn install(
             path: ask.dir.to_owned(),
             source,
         })?;
+    let scratch = scratch.path();
     let failed = |source| RealiseError::Io {
-        path: scratch.path().to_owned(),
+        path: scratch.to_owned(),
         source,
     };
     let requirements = &ask.config.requirements_text;
+    let (name, wheel) = (
+        wheel::airflow_updraft_wheel_name(),
+        wheel::airflow_updraft_wheel(),
+    );
     let mut text = requirements.index_options().join("\n");
     text.push('\n');
     text.push_str(&exact.text);
-    fs::write(scratch.path().join("lock.txt"), text).map_err(failed)?;
-    let name = wheel::airflow_updraft_wheel_name();
-    fs::write(scratch.path().join(&name), wheel::airflow_updraft_wheel()).map_err(failed)?;
+    let ours = Digest::of(&wheel).hex();
+    text = format!("{text}\n./{name} --hash=sha256:{ours}\n");
+    fs::write(scratch.join("lock.txt"), &text).map_err(failed)?;
+    fs::write(scratch.join(&name), &wheel).map_err(failed)?;
 
-    let mut sync = uv.command(scratch.path());
-    sync.args(["pip", "sync", "--quiet", "--compile-bytecode", "--python"])
-        .arg(folder.join("bin/python"));
-    // A commit of a repository has no hash of files, but its id is one.
-    if !requirements.has_vcs() {
-        sync.arg("--require-hashes");
+    let sync = |uv: &Uv| {
+        let mut sync = uv.pip(scratch, "sync");
+        sync.arg("--python").arg(folder.join("bin/python"));
+        // A commit of a repository has no hash of files, but its id is one.
+        if !requirements.has_vcs() {
+            sync.arg("--require-hashes");
+        }
+        sync.arg("lock.txt").envs(process::named_in(&text));
+        uv.run(sync.stdin(held(guard).map_err(failed)?))
+            .map_err(RealiseError::Uv)
+    };
+    let Some(user) = ask.run_as else {
+        return expect(&sync(uv)?);
+    };
+    let finished = sync(&uv.only_wheels())?;
+    if finished.success || finished.is_offline() {
+        return expect(&finished);
     }
-    expect(&process::run(sync.arg("lock.txt")).map_err(RealiseError::Uv)?)?;
+    (ask.say)("building packages that have no wheel");
+    let theirs = uv.as_user(user, scratch).map_err(failed)?;
+    for path in [scratch, folder] {
+        give(path, user).map_err(failed)?;
+    }
+    let built = sync(&theirs);
+    let own = RunAs {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+    };
+    give(folder, own).map_err(failed)?;
+    expect(&built?)
+}
 
-    let mut ours = uv.command(scratch.path());
-    ours.args([
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        "--compile-bytecode",
-        "--python",
-    ])
-    .arg(folder.join("bin/python"))
-    .arg(format!("./{name}"));
-    expect(&process::run(&mut ours).map_err(RealiseError::Uv)?)
+/// Makes a tree somebody's, never through a link.
+fn give(path: &Path, user: RunAs) -> io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))?;
+    if path.symlink_metadata()?.is_dir() {
+        for entry in fs::read_dir(path)? {
+            give(&entry?.path(), user)?;
+        }
+    }
+    Ok(())
+}
+
+/// Compiles what was installed, without running any of it: uv's own way would
+/// start the venv's Python with all that packages add to its start.
+fn compile(uv: &Uv, folder: &Path, python: PythonVersion, guard: &File) -> io::Result<()> {
+    let mut command = Command::new(folder.join("bin/python"));
+    process::for_probe(&mut command)
+        .args(["-I", "-S", "-m", "compileall", "-qq", "-j", "0"])
+        .arg(folder.join(format!("lib/python{python}/site-packages")))
+        .current_dir("/")
+        .stdin(held(guard)?);
+    // Some packages carry files of another Python; they are compiled nowhere.
+    uv.run(&mut command).map(drop)
 }
 
 fn expect(finished: &Finished) -> Result<(), RealiseError> {
@@ -317,8 +403,8 @@ fn expect(finished: &Finished) -> Result<(), RealiseError> {
     }
 }
 
-/// Lets every user read it. uv links files from its cache, where they have
-/// the mode that the umask of that time left.
+/// Lets every user read it and nobody else write. uv links files from its cache,
+/// where they have the mode that the umask of that time left.
 fn make_readable(path: &Path) -> io::Result<()> {
     let metadata = path.symlink_metadata()?;
     if metadata.is_symlink() {
@@ -326,7 +412,7 @@ fn make_readable(path: &Path) -> io::Result<()> {
     }
     let mode = metadata.permissions().mode() & 0o7777;
     let executable = metadata.is_dir() || mode & 0o100 != 0;
-    let wanted = mode | if executable { 0o055 } else { 0o044 };
+    let wanted = (mode | if executable { 0o055 } else { 0o044 }) & !0o6022;
     if wanted != mode {
         fs::set_permissions(path, Permissions::from_mode(wanted))?;
     }

@@ -3,11 +3,12 @@
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::process::{self, Finished};
-use crate::python;
+use crate::process::{self, Finished, Stop};
+use crate::python::{self, RunAs};
 
 /// Older ones lack options that are used here.
 const OLDEST: (u32, u32) = (0, 6);
@@ -17,8 +18,13 @@ const OLDEST: (u32, u32) = (0, 6);
 pub struct Uv {
     program: PathBuf,
     version: String,
-    /// For a user without a home folder.
+    /// What it downloads lies in a folder of ours, unless the user names one.
     cache: Option<PathBuf>,
+    stop: Stop,
+    /// Installs what has a wheel and refuses the rest.
+    only_wheels: bool,
+    /// Who it runs as, and that user's folder.
+    user: Option<(RunAs, PathBuf)>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -108,8 +114,9 @@ impl Uv {
 
     /// Uses this program, if it is uv and recent enough.
     fn at(program: &Path, cache: &Path) -> Result<Self, String> {
-        let finished = process::run(Command::new(program).arg("--version"))
-            .map_err(|error| error.to_string())?;
+        let finished =
+            process::run(process::for_probe(&mut Command::new(program)).arg("--version"))
+                .map_err(|error| error.to_string())?;
         let version = finished
             .stdout
             .strip_prefix("uv ")
@@ -118,12 +125,15 @@ impl Uv {
         let mut numbers = version.split('.').map(|part| part.parse::<u32>().ok());
         match (numbers.next().flatten(), numbers.next().flatten()) {
             (Some(major), Some(minor)) if (major, minor) >= OLDEST => {
-                let homeless = std::env::var_os("HOME").is_none();
-                let cache = homeless.then(|| cache.join("uv-cache"));
+                let named = std::env::var_os("UV_CACHE_DIR").is_some_and(|dir| !dir.is_empty());
+                let cache = (!named).then(|| cache.join("uv-cache"));
                 Ok(Self {
                     program: program.to_owned(),
                     version,
                     cache,
+                    stop: Stop::default(),
+                    only_wheels: false,
+                    user: None,
                 })
             }
             _ => Err(format!("it is version {version}")),
@@ -138,11 +148,60 @@ impl Uv {
         &self.version
     }
 
+    /// The same uv, which ends when it has to stop.
+    #[must_use]
+    pub fn stopped_by(mut self, stop: &Stop) -> Self {
+        self.stop = stop.clone();
+        self
+    }
+
+    /// The same uv, which runs no code of the packages that it installs.
+    pub(crate) fn only_wheels(&self) -> Self {
+        Self {
+            only_wheels: true,
+            ..self.clone()
+        }
+    }
+
+    /// The same uv as another user, with all that it keeps in a folder of theirs.
+    pub(crate) fn as_user(&self, user: RunAs, folder: &Path) -> io::Result<Self> {
+        // It may lie where that user cannot get to.
+        let program = folder.join("uv");
+        fs::copy(&self.program, &program)?;
+        fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+        Ok(Self {
+            program,
+            cache: Some(folder.join("cache")),
+            user: Some((user, folder.to_owned())),
+            ..self.clone()
+        })
+    }
+
+    pub(crate) fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    pub(crate) fn run(&self, command: &mut Command) -> io::Result<Finished> {
+        process::run_until(command, &self.stop)
+    }
+
+    /// A `uv pip` command.
+    pub(crate) fn pip(&self, folder: &Path, name: &str) -> Command {
+        let mut command = self.command(folder);
+        command.args(["pip", name, "--quiet"]);
+        // The variable of this name is not for these commands.
+        if self.only_wheels {
+            command.arg("--no-build");
+        }
+        command
+    }
+
     /// A command that depends on the user's uv settings for indexes and
     /// nothing else of the folder or shell it is called from.
     pub(crate) fn command(&self, folder: &Path) -> Command {
         let mut command = Command::new(&self.program);
-        command.current_dir(folder).envs([
+        process::for_packages(&mut command);
+        command.current_dir(folder).stdin(Stdio::null()).envs([
             ("UV_PYTHON_DOWNLOADS", "never"),
             ("UV_NO_PROGRESS", "1"),
             ("NO_COLOR", "1"),
@@ -167,6 +226,10 @@ impl Uv {
         }
         if let Some(cache) = &self.cache {
             command.env("UV_CACHE_DIR", cache);
+        }
+        if let Some((user, folder)) = &self.user {
+            command.uid(user.uid).gid(user.gid);
+            command.env("HOME", folder).env("TMPDIR", folder);
         }
         command
     }
@@ -219,7 +282,9 @@ fn install(python: &Path, scratch: &Path) -> Result<PathBuf, UvError> {
 }
 
 fn quiet(command: &mut Command) -> &mut Command {
-    command
+    process::for_packages(command)
+        // Nothing is kept outside of the folder that it is installed into.
+        .env("PIP_NO_CACHE_DIR", "1")
         .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
         .env("PIP_NO_INPUT", "1")
         .env_remove("PIP_REQUIRE_VIRTUALENV")

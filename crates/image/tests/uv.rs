@@ -269,3 +269,77 @@ fn an_environment_is_readable_and_not_writable_for_another_user() {
         String::from_utf8_lossy(&output.stderr)
     );
 }
+
+/// A package without a wheel, whose build says who it was and what it knew.
+fn telling_sdist(folder: &Path) -> PathBuf {
+    let source = folder.join("telling-1.0");
+    fs::create_dir(&source).unwrap();
+    let setup = "import os\nfrom setuptools import setup\n\
+        open('telling.py', 'w').write(f'WHO = {os.getuid()}\\nKNEW = {sorted(os.environ)}\\n')\n\
+        setup(name='telling', version='1.0', py_modules=['telling'])\n";
+    fs::write(source.join("setup.py"), setup).unwrap();
+    let metadata = "Metadata-Version: 1.0\nName: telling\nVersion: 1.0\n";
+    fs::write(source.join("PKG-INFO"), metadata).unwrap();
+    let archive = folder.join("telling-1.0.tar.gz");
+    let packed = Command::new("tar")
+        .args(["-czf"])
+        .arg(&archive)
+        .args(["-C", folder.to_str().unwrap(), "telling-1.0"])
+        .status();
+    assert!(packed.unwrap().success());
+    archive
+}
+
+#[test]
+fn what_has_no_wheel_is_built_as_airflows_user_and_is_not_theirs_afterwards() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let nobody = RunAs {
+        uid: 65534,
+        gid: 65534,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(dir.path(), everybody).unwrap();
+    let archive = telling_sdist(dir.path());
+    let sum = updraft_model::Digest::of(&fs::read(&archive).unwrap()).hex();
+    let mut config = config();
+    // Nothing else, so that this takes no minutes.
+    config.lock.text = format!(
+        "telling @ file://{} --hash=sha256:{sum}\n",
+        archive.display()
+    );
+    let envs = dir.path().join("environments");
+    fs::create_dir(&envs).unwrap();
+    let ask = RealiseRequest {
+        config: &config,
+        dir: &envs,
+        cache: &cache(),
+        run_as: Some(nobody),
+        say: &|_| {},
+    };
+    // Airflow itself is not there, which is found out last.
+    let error = realise(&uv(), &ask).unwrap_err();
+    assert!(error.to_string().contains("apache-airflow"), "{error}");
+    let folder = fs::read_dir(&envs)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.is_dir())
+        .unwrap();
+    let library = fs::read_dir(folder.join("lib"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    let installed = library.path().join("site-packages/telling.py");
+    let text = fs::read_to_string(&installed).unwrap();
+    assert!(text.contains("WHO = 65534"), "{text}");
+    assert!(!text.contains("CARGO"), "{text}");
+    let metadata = fs::metadata(&installed).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&metadata), 0);
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o022,
+        0
+    );
+}

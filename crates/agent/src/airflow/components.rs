@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use updraft_image::RunAs;
 
-use super::settings::{self, Asked, Variables};
+use super::settings::{self, AskedFor, Variables};
 use crate::disk::Disk;
 use crate::environment::Environment;
 use crate::runtime::logs::Hidden;
@@ -42,7 +42,7 @@ pub(crate) struct Common<'a> {
     pub(crate) disk: &'a Disk,
     pub(crate) environment: &'a Environment,
     pub(crate) variables: &'a Variables,
-    pub(crate) asked: Asked,
+    pub(crate) asked: AskedFor,
     pub(crate) hidden: Hidden,
     pub(crate) user: Option<RunAs>,
 }
@@ -97,7 +97,7 @@ sys.exit(subprocess.run(
         self.spec(
             WORKER,
             &["-m", "airflow_updraft.worker"],
-            self.variables.clone(),
+            settings::for_worker(self.variables.clone()),
         )
     }
 

@@ -1,12 +1,12 @@
 //! The environment of Airflow's processes: what passes from ours by an
 //! allow-list, what we set, and the Deployment's own variables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::json;
 use updraft_api::agent::Wanted;
-use updraft_model::{Digest, Release};
+use updraft_model::{BundleName, Digest, Release};
 
 use super::secrets::Secrets;
 use crate::disk::Disk;
@@ -86,7 +86,7 @@ pub(crate) struct SettingsFor<'a> {
 
 /// What was asked for, told apart from how this agent goes about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct AskedFor {
     /// For those that load bundles.
     pub(crate) with_bundles: Digest,
     /// For the others, which need not restart when a bundle comes or goes.
@@ -98,7 +98,7 @@ pub(crate) struct Asked {
 /// about Airflow. Everything else that Airflow is started with (the agent's
 /// defaults and its own package, `LANG` or `PATH` of a shell) changes with the
 /// agent, and waits for the next start.
-pub(crate) fn asked(ask: &SettingsFor<'_>) -> Asked {
+pub(crate) fn asked(ask: &SettingsFor<'_>) -> AskedFor {
     let named: BTreeMap<_, _> = ask
         .ours
         .iter()
@@ -117,7 +117,7 @@ pub(crate) fn asked(ask: &SettingsFor<'_>) -> Asked {
     });
     let bundles: Vec<_> = ask.release.bundles.keys().collect();
     let digest = |asked: &serde_json::Value| Digest::of(asked.to_string().as_bytes());
-    Asked {
+    AskedFor {
         with_bundles: digest(&json!([asked, bundles])),
         without_bundles: digest(&asked),
     }
@@ -384,6 +384,13 @@ fn fixed(ask: &SettingsFor<'_>) -> Variables {
     variables
 }
 
+/// The worker's variables: without how often Airflow parses by itself, which
+/// follows the number of files and is no reason to load Airflow again.
+pub(crate) fn for_worker(mut variables: Variables) -> Variables {
+    variables.remove("AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL");
+    variables
+}
+
 /// The variables that only those components get that load bundles: the others
 /// need not restart when a bundle comes or goes.
 pub(crate) fn without_bundles(mut variables: Variables) -> Variables {
@@ -391,13 +398,22 @@ pub(crate) fn without_bundles(mut variables: Variables) -> Variables {
     variables
 }
 
-/// The Release's bundles as Airflow 3 is told of them. Airflow's Config API
-/// shows this, so nothing in it is secret.
+/// The bundles as Airflow 3 is told of them: the Release's, and those that have
+/// left it and have versions here, since runs that began on one end on it. Such
+/// a bundle has no `current`, so Airflow finds no DAGs in it. Airflow's Config
+/// API shows this, so nothing in it is secret.
 fn bundles(ask: &SettingsFor<'_>) -> String {
-    let list: Vec<_> = ask
-        .release
-        .bundles
-        .keys()
+    let has_versions = |name: &BundleName| {
+        let versions = ask.disk.bundle(name).and_then(|dir| dir.versions());
+        versions.is_ok_and(|versions| !versions.is_empty())
+    };
+    let left = ask.disk.bundles().unwrap_or_default().into_iter();
+    let names: BTreeSet<BundleName> = left
+        .filter(has_versions)
+        .chain(ask.release.bundles.keys().cloned())
+        .collect();
+    let list: Vec<_> = names
+        .iter()
         .map(|name| {
             json!({
                 "name": name,

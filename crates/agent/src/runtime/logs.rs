@@ -67,7 +67,7 @@ impl Hidden {
         Self(Arc::new(hidden))
     }
 
-    fn hide(&self, text: String) -> String {
+    pub(crate) fn hide(&self, text: String) -> String {
         self.0.iter().fold(text, |text, (name, value)| {
             if text.contains(value) {
                 text.replace(value, &format!("[{name}]"))

@@ -1,7 +1,7 @@
 //! Which user Airflow runs as, and what that user can reach.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{fs, io};
@@ -30,7 +30,11 @@ pub enum UserError {
 pub(crate) enum WantedUser {
     /// The agent's own: it cannot change users, or must not.
     Own,
-    Other(RunAs),
+    Other {
+        ids: RunAs,
+        /// Somebody asked for this user, and gets no other.
+        named: bool,
+    },
 }
 
 impl WantedUser {
@@ -39,26 +43,44 @@ impl WantedUser {
         match (named, is_root) {
             (None, false) => Ok(Self::Own),
             (Some(name), false) => Err(UserError::NotRoot(name.to_owned())),
-            (None, true) => Ok(Self::Other(look_up("airflow").unwrap_or(DEFAULT))),
+            (None, true) => Ok(Self::Other {
+                ids: look_up("airflow").unwrap_or(DEFAULT),
+                named: false,
+            }),
             (Some(name), true) => {
                 let ids = look_up(name).ok_or_else(|| UserError::Unknown(name.to_owned()))?;
                 if ids.uid == 0 {
                     Err(UserError::Root)
                 } else {
-                    Ok(Self::Other(ids))
+                    Ok(Self::Other { ids, named: true })
                 }
             }
         }
     }
 }
 
+/// The user that Airflow runs as on this machine, when it is not one's own.
+pub fn airflow_user(named: Option<&str>) -> Result<Option<RunAs>, UserError> {
+    Ok(WantedUser::find(named)?.ids())
+}
+
 impl WantedUser {
-    /// The other user, when it can get to this folder at all.
-    pub(crate) fn that_reaches(&self, folder: &Path) -> Option<RunAs> {
+    pub(crate) fn ids(&self) -> Option<RunAs> {
         match self {
             Self::Own => None,
-            Self::Other(ids) => closed_folder(folder, *ids).is_none().then_some(*ids),
+            Self::Other { ids, .. } => Some(*ids),
         }
+    }
+
+    /// Whether Airflow may run as the agent where the user cannot run it.
+    pub(crate) fn or_own(&self) -> bool {
+        !matches!(self, Self::Other { named: true, .. })
+    }
+
+    /// The other user, when it can get to this folder, or has to.
+    pub(crate) fn that_reaches(&self, folder: &Path) -> Option<RunAs> {
+        let ids = self.ids()?;
+        (!self.or_own() || closed_folder(folder, ids).is_none()).then_some(ids)
     }
 }
 
@@ -118,28 +140,32 @@ impl Isolation {
         }
     }
 
-    /// Checks that the user can read what it must and run the interpreter. An
-    /// Airflow that works beats one that is apart, so where it cannot, Airflow
-    /// runs as the agent's user, and this says so.
-    pub(crate) fn check(wanted: &WantedUser, readable: &[&Path], python: &Path) -> Self {
+    /// Checks that the user can read what it must and run the interpreter. Where
+    /// it cannot and nobody named it, an Airflow that works beats one that is
+    /// apart: it runs as the agent's user, and this says so.
+    pub(crate) fn check(
+        wanted: &WantedUser,
+        readable: &[&Path],
+        python: &Path,
+    ) -> Result<Self, IsolationError> {
         let ids = match wanted {
             WantedUser::Own => {
                 let uid = rustix::process::geteuid().as_raw();
-                return Self {
+                return Ok(Self {
                     user: None,
                     text: format!(
                         "Airflow runs as the agent's own user (uid {uid}); DAG code can read the agent's files, \
                          because only an agent that is started as root can run Airflow as another user"
                     ),
-                };
+                });
             }
-            WantedUser::Other(ids) => *ids,
+            WantedUser::Other { ids, .. } => *ids,
         };
-        let obstacle = readable
-            .iter()
-            .find_map(|path| closed_folder(path, ids))
-            .or_else(|| cannot_run(python, ids));
-        match obstacle {
+        let obstacle = match readable.iter().find_map(|path| closed_folder(path, ids)) {
+            None => cannot_run(python, ids).map_err(IsolationError::NotTried)?,
+            closed => closed,
+        };
+        Ok(match obstacle {
             None => Self {
                 user: Some(ids),
                 text: format!(
@@ -147,6 +173,12 @@ impl Isolation {
                     ids.uid
                 ),
             },
+            Some(obstacle) if !wanted.or_own() => {
+                return Err(IsolationError::Impossible {
+                    uid: ids.uid,
+                    obstacle,
+                });
+            }
             Some(obstacle) => Self {
                 user: None,
                 text: format!(
@@ -154,8 +186,17 @@ impl Isolation {
                     ids.uid
                 ),
             },
-        }
+        })
     }
+}
+
+/// Why Airflow cannot run as the user that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IsolationError {
+    #[error("Airflow cannot run as uid {uid}, which `--airflow-user` names: that user {obstacle}")]
+    Impossible { uid: u32, obstacle: String },
+    #[error("could not try whether Airflow's user can run the interpreter")]
+    NotTried(#[source] io::Error),
 }
 
 /// The first folder on the way that the user may not pass.
@@ -185,7 +226,8 @@ fn closed_folder(path: &Path, ids: RunAs) -> Option<String> {
 }
 
 /// Tries what the rights of folders do not tell: whether the interpreter starts.
-fn cannot_run(python: &Path, ids: RunAs) -> Option<String> {
+/// An error says nothing about the user, as when the machine is out of memory.
+fn cannot_run(python: &Path, ids: RunAs) -> io::Result<Option<String>> {
     let started = Command::new(python)
         .args(["-I", "-S", "-c", "pass"])
         .env_clear()
@@ -197,16 +239,24 @@ fn cannot_run(python: &Path, ids: RunAs) -> Option<String> {
         .gid(ids.gid)
         .status();
     match started {
-        Ok(status) if status.success() => None,
-        Ok(_) | Err(_) => {
-            let real = fs::canonicalize(python).unwrap_or_else(|_| python.to_owned());
-            Some(format!(
-                "cannot run the interpreter `{}`; install a Python that every user can run (for \
-                 example from the system's packages) and deploy again",
-                real.display()
-            ))
+        Ok(status) if status.success() => return Ok(None),
+        Ok(status) if status.signal().is_some() => {
+            return Err(io::Error::other(status.to_string()));
         }
+        Ok(_) => {}
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+            ) => {}
+        Err(error) => return Err(error),
     }
+    let real = fs::canonicalize(python).unwrap_or_else(|_| python.to_owned());
+    Ok(Some(format!(
+        "cannot run the interpreter `{}`; install a Python that every user can run (for \
+         example from the system's packages) and deploy again",
+        real.display()
+    )))
 }
 
 /// Makes a folder that belongs to Airflow's user, with everything in it.
@@ -214,8 +264,19 @@ pub(crate) fn make_theirs(folder: &Path, user: Option<RunAs>) -> io::Result<()> 
     fs::create_dir_all(folder)?;
     // Nobody but Airflow: logs and a database with connections lie here.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-    let Some(ids) = user else { return Ok(()) };
+    let own = RunAs {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+    };
     let metadata = fs::metadata(folder)?;
+    let Some(ids) = user else {
+        // What is made here from now on is the agent's: should another user come
+        // back, all of it has to be looked at.
+        if metadata.uid() != own.uid {
+            std::os::unix::fs::lchown(folder, Some(own.uid), Some(own.gid))?;
+        }
+        return Ok(());
+    };
     if (metadata.uid(), metadata.gid()) == (ids.uid, ids.gid) {
         return Ok(());
     }
@@ -251,6 +312,44 @@ mod tests {
         );
         assert_eq!(look_up("1234:5"), Some(RunAs { uid: 1234, gid: 5 }));
         assert_eq!(look_up("no-such-user-here"), None);
+    }
+
+    #[test]
+    fn a_user_that_was_named_is_never_replaced() {
+        let ids = RunAs {
+            uid: 4711,
+            gid: 4711,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let check = |named| {
+            let wanted = WantedUser::Other { ids, named };
+            Isolation::check(&wanted, &[folder.path()], Path::new("/bin/true"))
+        };
+        assert_eq!(check(false).unwrap().user, None);
+        let error = check(true).unwrap_err().to_string();
+        assert!(
+            error.contains("uid 4711") && error.contains("chmod o+x"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_the_agent_made_meanwhile_is_theirs_when_they_come_back() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let ids = RunAs {
+            uid: 4711,
+            gid: 4711,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        make_theirs(folder.path(), Some(ids)).unwrap();
+        make_theirs(folder.path(), None).unwrap();
+        let file = folder.path().join("airflow.db");
+        fs::write(&file, "").unwrap();
+        make_theirs(folder.path(), Some(ids)).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().uid(), 4711);
     }
 
     #[test]

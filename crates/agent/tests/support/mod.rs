@@ -117,6 +117,11 @@ impl ControlPlane {
             .insert(digest, Bytes::from_static(b"corrupt"));
     }
 
+    /// Loses everything that was uploaded.
+    pub fn forget_blobs(&self) {
+        self.shared.blobs.lock().unwrap().clear();
+    }
+
     pub fn set_down(&self, down: bool) {
         *self.shared.down.lock().unwrap() = down;
     }
@@ -200,6 +205,7 @@ impl ControlPlane {
     }
 
     pub fn forget_reports(&self) {
+        self.shared.reports.send_replace(None);
         self.shared.all.lock().unwrap().clear();
     }
 

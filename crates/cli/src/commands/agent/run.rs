@@ -167,7 +167,8 @@ impl From<StartError> for Failure {
         }
         let help = error.help();
         let exit = match &error {
-            StartError::Root(updraft_agent::RootError::Locked(_)) => Exit::Conflict,
+            StartError::Root(updraft_agent::RootError::Locked(_))
+            | StartError::OtherDeployment { .. } => Exit::Conflict,
             StartError::User(_) => Exit::Refused,
             StartError::Token(_) => Exit::NotSignedIn,
             StartError::Root(_) | StartError::Kept(_) | StartError::Client(_) => {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
-use updraft_image::{LockRequest, PythonError, PythonRequest, RunAs, Uv, lock, nearest_python};
+use updraft_image::{LockRequest, PythonError, PythonRequest, Uv, lock, nearest_python};
 use updraft_project::Project;
 
 use crate::console::Console;
@@ -46,12 +46,6 @@ pub(super) async fn environment(project: &Project, cache: &Path, out: &mut Conso
     Ok(())
 }
 
-/// A user without rights of its own, as Airflow's is.
-const NOBODY_SPECIAL: RunAs = RunAs {
-    uid: 50_000,
-    gid: 50_000,
-};
-
 struct Found {
     text: String,
     notes: Vec<String>,
@@ -72,10 +66,10 @@ fn find(project: &Project, cache: &Path, say: &dyn Fn(&str)) -> Result<Found> {
         nearest_python(Some(&uv), &ask)
     };
     // Started as root, the agent runs Airflow as somebody else where it can.
-    let python = if rustix::process::geteuid().is_root() {
-        python_for(Some(NOBODY_SPECIAL)).or_else(|_| python_for(None))?
-    } else {
-        python_for(None)?
+    let user = updraft_agent::airflow_user(None).unwrap_or_default();
+    let python = match python_for(user) {
+        Err(_) if user.is_some() => python_for(None)?,
+        found => found?,
     };
     let ask = LockRequest {
         airflow: &fingerprint.airflow_version,
