@@ -204,13 +204,94 @@ impl Collect<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs;
+    use std::path::PathBuf;
     use std::sync::{Arc, mpsc};
+    use std::time::Duration;
 
-    use tokio::sync::Mutex;
+    use tokio::sync::{Mutex, watch};
+    use updraft_model::{
+        BundleName, BundleRef, DeployId, DeploymentId, ImageRef, ReleaseId, Runtime,
+    };
 
     use super::*;
     use crate::fetch;
+    use crate::runtime::logs::Hidden;
+    use crate::runtime::supervisor::{Launcher, Spec};
+
+    /// A version that is there as far as a clean-up looks at it.
+    fn version(disk: &Disk, content: &[u8]) -> PathBuf {
+        let dir = disk.bundle(&BundleName::dags()).unwrap();
+        let folder = dir.version_path(&Digest::of(content));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.with_extension("json"), "").unwrap();
+        folder
+    }
+
+    #[tokio::test]
+    async fn as_long_as_airflow_cannot_be_asked_nothing_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let deployment = DeploymentId::new();
+        let disk = Disk::open(root.path(), deployment).unwrap();
+        let (old, now) = (version(&disk, b"old"), version(&disk, b"now"));
+        let digest = Digest::of(b"now");
+        let release = Release {
+            id: ReleaseId::new(),
+            image: ImageRef::Environment {
+                digest: Digest::of(b"image"),
+            },
+            bundles: [(BundleName::dags(), BundleRef { digest })].into(),
+        };
+        let live = Live::next(None, None, release, DeployId::new());
+        disk.switch(&live).unwrap();
+        let wanted = Wanted {
+            generation: 1,
+            deployment,
+            deployment_name: "test".parse().unwrap(),
+            runtime: Runtime::Process,
+            executor: "LocalExecutor".into(),
+            environment: BTreeMap::new(),
+            target: None,
+            proven: None,
+            keep: Vec::new(),
+            lease_s: 30,
+            view_url: String::new(),
+        };
+        // A worker that does not come up.
+        let worker = Worker::new(Launcher {
+            wrapper: vec!["/bin/false".into()],
+            run: disk.run(),
+            logs: disk.logs(),
+        });
+        worker.want(Spec {
+            component: crate::worker::WORKER,
+            command: vec!["/bin/false".into()],
+            variables: BTreeMap::new(),
+            folder: root.path().to_owned(),
+            user: None,
+            environment: None,
+            asked: Digest::of(b""),
+            hidden: Hidden::default(),
+            grace: Duration::from_secs(1),
+            leaves_tasks: false,
+        });
+        let (_sender, newer) = watch::channel(None);
+        let lock = Arc::new(Mutex::new(()));
+        for (worker, is_kept) in [(Some(&worker), true), (None, false)] {
+            let collect = Collect {
+                disk: &disk,
+                worker,
+                wanted: &wanted,
+                live: &live,
+                asked: &Asked::default(),
+                newer: newer.clone(),
+                records: Vec::new(),
+            };
+            collect.run(&fetch::may_write(&lock).await).await.unwrap();
+            assert_eq!((old.exists(), now.exists()), (is_kept, true));
+        }
+    }
 
     #[tokio::test]
     async fn a_clean_up_that_was_cut_off_keeps_the_lock_until_it_has_stopped() {

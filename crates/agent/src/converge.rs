@@ -628,3 +628,32 @@ impl Converge {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use updraft_model::{BundleRef, ImageRef};
+
+    use super::*;
+
+    #[test]
+    fn airflow_2_is_given_no_bundle_that_it_would_not_read() {
+        let release = |names: &[&str]| Release {
+            id: ReleaseId::new(),
+            image: ImageRef::Environment {
+                digest: Digest::of(b"image"),
+            },
+            bundles: names
+                .iter()
+                .map(|name| {
+                    let digest = Digest::of(name.as_bytes());
+                    (name.parse().unwrap(), BundleRef { digest })
+                })
+                .collect(),
+        };
+        only_dags(&release(&["dags"])).unwrap();
+        let Err(PassError::Stalled(text)) = only_dags(&release(&["dags", "dbt"])) else {
+            panic!("it was accepted");
+        };
+        assert!(text.contains("dbt") && text.contains("Airflow 3"), "{text}");
+    }
+}

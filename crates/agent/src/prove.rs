@@ -149,6 +149,12 @@ async fn prove_bundle(
         .await?;
     let answer: Answer =
         serde_json::from_value(answer).map_err(|error| WorkerError::Nonsense(error.to_string()))?;
+    proof_of(answer, ask.hidden)
+}
+
+/// What is reported of an answer: kept in clear, and shown to everybody who may
+/// look.
+fn proof_of(answer: Answer, hidden: &Hidden) -> Result<Proof, ProveError> {
     let outcome = match answer.outcome.as_str() {
         "proven" => ProofOutcome::Proven,
         "import_errors" => ProofOutcome::ImportErrors,
@@ -156,7 +162,7 @@ async fn prove_bundle(
         "superseded" => return Err(ProveError::Superseded(answer.reason)),
         other => return Err(WorkerError::Nonsense(format!("the outcome `{other}`")).into()),
     };
-    let hide = |text| ask.hidden.hide(text);
+    let hide = |text| hidden.hide(text);
     Ok(Proof {
         outcome,
         reason: hide(answer.reason),
@@ -524,6 +530,27 @@ mod tests {
             digest: Digest::of(format!("{files:?}").as_bytes()),
             entries,
         }]
+    }
+
+    #[test]
+    fn a_traceback_that_quotes_a_secret_shows_its_name() {
+        let answer = json!({
+            "outcome": "import_errors",
+            "reason": "login with open sesame failed",
+            "import_errors": [{"file": "a.py", "traceback": "KeyError: 'open sesame'", "new": true}],
+        });
+        let hidden = Hidden::new([("LOGIN", "open sesame")]);
+        let proof = proof_of(serde_json::from_value(answer).unwrap(), &hidden).unwrap();
+        assert_eq!(proof.import_errors[0].traceback, "KeyError: '[LOGIN]'");
+        assert_eq!(proof.reason, "login with [LOGIN] failed");
+    }
+
+    #[test]
+    fn a_status_that_does_not_say_what_is_held_is_none() {
+        let status = |answer| serde_json::from_value::<Status>(answer);
+        assert!(status(json!({"ok": true, "dags": 1})).is_err());
+        let held = json!({"ok": true, "holds": {"runs": {}, "dags": {}}});
+        assert!(status(held).unwrap().held().is_empty());
     }
 
     #[test]

@@ -403,16 +403,7 @@ pub(crate) fn without_bundles(mut variables: Variables) -> Variables {
 /// a bundle has no `current`, so Airflow finds no DAGs in it. Airflow's Config
 /// API shows this, so nothing in it is secret.
 fn bundles(ask: &SettingsFor<'_>) -> String {
-    let has_versions = |name: &BundleName| {
-        let versions = ask.disk.bundle(name).and_then(|dir| dir.versions());
-        versions.is_ok_and(|versions| !versions.is_empty())
-    };
-    let left = ask.disk.bundles().unwrap_or_default().into_iter();
-    let names: BTreeSet<BundleName> = left
-        .filter(has_versions)
-        .chain(ask.release.bundles.keys().cloned())
-        .collect();
-    let list: Vec<_> = names
+    let list: Vec<_> = bundle_names(ask.disk, ask.release)
         .iter()
         .map(|name| {
             json!({
@@ -431,6 +422,17 @@ fn bundles(ask: &SettingsFor<'_>) -> String {
     serde_json::Value::from(list).to_string()
 }
 
+fn bundle_names(disk: &Disk, release: &Release) -> BTreeSet<BundleName> {
+    let has_versions = |name: &BundleName| {
+        let versions = disk.bundle(name).and_then(|dir| dir.versions());
+        versions.is_ok_and(|versions| !versions.is_empty())
+    };
+    let left = disk.bundles().unwrap_or_default().into_iter();
+    left.filter(has_versions)
+        .chain(release.bundles.keys().cloned())
+        .collect()
+}
+
 fn shown(path: &Path) -> String {
     path.display().to_string()
 }
@@ -445,6 +447,8 @@ fn own_name() -> String {
 
 #[cfg(test)]
 mod tests {
+    use updraft_model::{BundleRef, DeploymentId, ImageRef, ReleaseId};
+
     use super::*;
 
     fn passed_of(ours: &[(&str, &str)], apart: bool) -> Variables {
@@ -456,6 +460,32 @@ mod tests {
             apart,
             &["EXTRA".to_owned(), "UPDRAFT_TOKEN".to_owned()],
         )
+    }
+
+    #[test]
+    fn a_bundle_is_configured_until_its_last_version_is_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::open(root.path(), DeploymentId::new()).unwrap();
+        let version = Digest::of(b"version");
+        for name in ["gone", "left"] {
+            disk.bundle(&name.parse().unwrap()).unwrap();
+        }
+        let left = disk.bundle(&"left".parse().unwrap()).unwrap();
+        std::fs::create_dir(left.version_path(&version)).unwrap();
+        let record = left
+            .versions_dir()
+            .join(format!("{}.json", version.folder()));
+        std::fs::write(record, "").unwrap();
+        let release = Release {
+            id: ReleaseId::new(),
+            image: ImageRef::Environment { digest: version },
+            bundles: [(BundleName::dags(), BundleRef { digest: version })].into(),
+        };
+        let names = bundle_names(&disk, &release);
+        let names: Vec<&str> = names.iter().map(BundleName::as_str).collect();
+        assert_eq!(names, ["dags", "left"]);
+        left.remove_version(&version).unwrap();
+        assert_eq!(bundle_names(&disk, &release).len(), 1);
     }
 
     #[test]
