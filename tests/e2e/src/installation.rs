@@ -361,6 +361,11 @@ impl Installation {
         ])
     }
 
+    /// An agent that is told of another database for Airflow.
+    pub fn start_agent_on(&mut self, database: &str) -> Result<()> {
+        self.start_agent_with(&[("UPDRAFT_AIRFLOW_DATABASE_URL", database)])
+    }
+
     /// An agent that ends as if killed when it comes to a failpoint.
     pub fn start_agent_failing_at(&mut self, point: &str) -> Result<()> {
         self.start_agent_with(&[("UPDRAFT_FAILPOINT", point)])
@@ -531,6 +536,18 @@ impl Installation {
                 .find_map(|path| find(&path, depth - 1))
         }
         find(&self.agent_root(), 7).context("no Airflow is installed below the agent's folder")
+    }
+
+    /// The Python that Airflow runs on.
+    pub fn airflow_python(&self) -> Result<PathBuf> {
+        let examples = self.airflow_examples()?;
+        let environment = examples.ancestors().nth(5).context("a short path")?;
+        Ok(environment.join("bin/python"))
+    }
+
+    /// The address of Airflow's database, where it is not a file.
+    pub fn airflow_database(&self) -> Option<&str> {
+        Some(&self.databases.as_ref()?.airflow)
     }
 
     /// The ends of the logs, for a failed test.

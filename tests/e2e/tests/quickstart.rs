@@ -182,13 +182,32 @@ fn a_port_in_use_is_said_and_nothing_is_left_running() {
 #[test]
 fn a_machine_without_python_is_told_so() {
     let newcomer = Newcomer::new();
+    if !rustix::process::geteuid().is_root() {
+        // Not by a macro, whose output a passing test keeps to itself.
+        let why = b"SKIPPED: a machine without Python: only root can hide the one that is here\n";
+        std::io::Write::write_all(&mut std::io::stderr(), why).unwrap();
+        return;
+    }
+    // Also a Python off PATH is found, so the folders of programs are hidden, in
+    // this process's view of the machine alone.
     let empty = newcomer.root.join("bin");
     fs::create_dir(&empty).unwrap();
-    let output = newcomer
-        .quickstart()
+    let quickstart = newcomer.quickstart();
+    let script = "for folder in /usr/local/bin /usr/bin; do mount --bind \"$1\" $folder || exit 99; done\n\
+        PATH=\"$1\"; shift; exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(&empty)
+        .arg(quickstart.get_program())
+        .args(quickstart.get_args())
         .arg("--once")
-        .env("PATH", &empty)
+        .env("XDG_CONFIG_HOME", newcomer.root.join("config"))
+        .env("UPDRAFT_TEST_ROOT", &newcomer.root)
+        .env("HOME", &newcomer.root)
+        .env_remove("PYENV_ROOT")
+        .env_remove("UPDRAFT_TOKEN")
         .env_remove("UPDRAFT_UV")
+        .stdin(Stdio::null())
         .output()
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -81,6 +81,7 @@ const GROUPS: &[Group] = &[
             runs::variables_of_the_deployment_reach_tasks_and_no_log,
             runs::a_version_stays_as_long_as_a_run_needs_it,
             runs::a_cleared_run_gets_its_version_back,
+            processes::another_database_of_airflows_is_taken_at_a_restart,
         ],
     },
     Group {
@@ -88,6 +89,8 @@ const GROUPS: &[Group] = &[
         start: start_on_postgres,
         scenarios: scenarios![
             processes::airflow_listens_on_loopback_and_asks_for_a_sign_in,
+            processes::airflow_keeps_its_metadata_where_it_is_told,
+            processes::a_second_agent_on_a_folder_is_refused,
             processes::a_task_outlives_its_agent,
             processes::a_component_that_crashes_comes_back_alone,
             kill::the_command_may_end_at_any_step,

@@ -57,6 +57,73 @@ pub(crate) fn a_component_that_crashes_comes_back_alone(
     Ok(())
 }
 
+pub(crate) fn airflow_keeps_its_metadata_where_it_is_told(
+    installation: &mut Installation,
+    _: &Airflow,
+) -> Result<()> {
+    let Some(database) = installation.airflow_database() else {
+        return Ok(()); // Said when the group began.
+    };
+    installation.project.write_dag("kept", &["one"])?;
+    live(installation)?;
+    let script = "import sqlalchemy as s, sys\n\
+        with s.create_engine(sys.argv[1]).connect() as c:\n    \
+        print(c.execute(s.text(\"select count(*) from dag where dag_id = 'kept'\")).scalar())";
+    let asked = std::process::Command::new(installation.airflow_python()?)
+        .args(["-I", "-c", script, database])
+        .output()?;
+    ensure!(asked.stdout == b"1\n", "{asked:?}");
+    ensure!(!airflow_home(installation)?.join("airflow.db").exists());
+    Ok(())
+}
+
+fn airflow_home(installation: &Installation) -> Result<std::path::PathBuf> {
+    let folders = std::fs::read_dir(installation.agent_root())?.flatten();
+    let mut homes = folders.map(|folder| folder.path().join("airflow"));
+    homes.find(|home| home.is_dir()).context("no home")
+}
+
+pub(crate) fn a_second_agent_on_a_folder_is_refused(
+    installation: &mut Installation,
+    _: &Airflow,
+) -> Result<()> {
+    let root = installation.agent_root().display().to_string();
+    let refused = installation.updraft(&["agent", "--root", &root])?;
+    let refused = refused.expect_code(8)?;
+    ensure!(
+        refused.stderr.contains("another agent"),
+        "{}",
+        refused.stderr
+    );
+    Ok(())
+}
+
+pub(crate) fn another_database_of_airflows_is_taken_at_a_restart(
+    installation: &mut Installation,
+    _: &Airflow,
+) -> Result<()> {
+    let before = components(installation)?;
+    let database = airflow_home(installation)?.join("another.db");
+    installation.kill_agent()?;
+    installation.start_agent_on(&format!("sqlite:///{}", database.display()))?;
+    // All of what ran has stopped and runs on the other one.
+    wait_for("Airflow to run again", Duration::from_secs(180), || {
+        let Ok(now) = components(installation) else {
+            return Ok(None);
+        };
+        let replaced = now
+            .iter()
+            .all(|(_, pid, _)| before.iter().all(|(_, old, _)| old != pid));
+        Ok(replaced.then_some(()))
+    })?;
+    installation.project.write_dag("moved", &["one"])?;
+    live(installation)?;
+    // Connections to the web server that was replaced are of no use.
+    ensure!(installation.airflow()?.tasks("moved")? == ["one"]);
+    ensure!(std::fs::metadata(&database)?.len() > 0);
+    Ok(())
+}
+
 pub(crate) fn airflow_listens_on_loopback_and_asks_for_a_sign_in(
     installation: &mut Installation,
     airflow: &Airflow,

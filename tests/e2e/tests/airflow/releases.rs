@@ -102,13 +102,20 @@ pub(crate) fn a_run_ends_on_the_code_it_began_with(
     installation: &mut Installation,
     airflow: &Airflow,
 ) -> Result<()> {
+    // The first run waits until the new version is live, however long that takes.
+    let gate = installation.agent_root().join("../lasting-gate");
+    let imports = format!(
+        "import os\nfrom lasting_helper import ANSWER\n\n\n\
+         def hold():\n    while not os.path.exists(\"{}\"):\n        time.sleep(0.2)\n",
+        gate.display()
+    );
     let write = |answer: &str| {
         let body = format!(
-            "wait = task(lambda: time.sleep(8), task_id=\"wait\")\n\
+            "wait = task(hold, task_id=\"wait\")\n\
              tell = task(lambda: \"{answer} \" + ANSWER, task_id=\"tell\")\n\
              wait() >> tell()"
         );
-        let file = dag("lasting", "from lasting_helper import ANSWER\n", &body);
+        let file = dag("lasting", &imports, &body);
         installation.project.write("dags/lasting.py", &file)?;
         let helper = format!("ANSWER = \"{answer}\"\n");
         installation
@@ -121,6 +128,7 @@ pub(crate) fn a_run_ends_on_the_code_it_began_with(
     airflow.wait_for_a_running_task("lasting", &run)?;
     write("new")?;
     let new = bundle_digest(&live(installation)?);
+    std::fs::write(&gate, "")?;
     let began_with = if airflow.is_airflow_2() { "new" } else { "old" };
     for (run, digest, answer) in [
         (run, &old, began_with),
