@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use support::{ControlPlane, Place, read_tree};
 use updraft_model::{Digest, ProofOutcome, Release};
+use updraft_testkit::SmallDisk;
 
 #[test]
 fn agent_process() {
@@ -497,39 +498,15 @@ async fn a_bundle_that_left_the_release_is_cleaned_up_like_any_other() {
     assert!(version(&place, &control, "dags", &second).exists());
 }
 
-/// A file system of this size, until the end of a test.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &std::path::Path, size: &str) -> Self {
-        fs::create_dir_all(at).unwrap();
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(at)
-            .status();
-        assert!(mounted.unwrap().success());
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let lazily = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(&self.0)
-            .status();
-        assert!(lazily.unwrap().success());
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_is_told_changes_nothing_and_is_no_end() {
     let place = Place::new();
-    if !fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
-        return; // Only root mounts.
-    }
+    fs::create_dir_all(place.root()).unwrap();
+    let Some(_small) = SmallDisk::mount_or_skip(&place.root(), "8m", "a full disk of the agent")
+    else {
+        return;
+    };
     let control = ControlPlane::start().await;
-    let _disk = SmallDisk::mount(&place.root(), "8m");
     let agent = place.start_external(&control);
     let first = deploy(&place, &control, "first", FIRST);
     control.serving(&first, SOON).await;

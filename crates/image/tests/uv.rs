@@ -11,6 +11,9 @@ use updraft_image::{
     airflow_updraft_version, airflow_updraft_wheel, airflow_updraft_wheel_name, lock, realise,
 };
 use updraft_project::{AirflowVersion, Project, PythonVersion, Requirements, Scaffold, scaffold};
+use updraft_testkit::is_root_or_skip;
+
+const AS_ROOT: &str = "only root has other users do something";
 
 fn cache() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cache")
@@ -229,7 +232,7 @@ fn makes_an_environment_once_and_again_after_a_crash() {
 
 #[test]
 fn an_environment_is_readable_and_not_writable_for_another_user() {
-    if !rustix::process::geteuid().is_root() {
+    if !is_root_or_skip("an environment of another user", AS_ROOT) {
         return;
     }
     let nobody = RunAs {
@@ -292,7 +295,7 @@ fn telling_sdist(folder: &Path) -> PathBuf {
 
 #[test]
 fn what_has_no_wheel_is_built_as_airflows_user_and_is_not_theirs_afterwards() {
-    if !rustix::process::geteuid().is_root() {
+    if !is_root_or_skip("building as Airflow's user", AS_ROOT) {
         return;
     }
     let nobody = RunAs {

@@ -227,16 +227,9 @@ mod tests {
     fn has_git(what: &str) -> bool {
         let has = Command::new("git").arg("--version").output().is_ok();
         if !has {
-            skipped(what, "git is not installed");
+            updraft_testkit::skipped(what, "git is not installed");
         }
         has
-    }
-
-    /// Says so on a line that CI looks for.
-    fn skipped(what: &str, why: &str) {
-        // Not by a macro, whose output a passing test keeps to itself.
-        let line = format!("SKIPPED: {what}: {why}\n");
-        std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
     }
 
     fn git(dir: &Path, args: &[&str]) {
@@ -325,7 +318,7 @@ mod tests {
         git(root, &["config", "core.fsmonitor", &script]);
         for path in [root.to_owned(), root.join(".git")] {
             if std::os::unix::fs::chown(path, Some(65534), None).is_err() {
-                return skipped(
+                return updraft_testkit::skipped(
                     "the repository of somebody else",
                     "only root can give files away",
                 );

@@ -5,6 +5,8 @@ mod port;
 mod postgres;
 mod reaper;
 mod server;
+mod skip;
+mod small_disk;
 mod state;
 mod tree;
 
@@ -13,5 +15,7 @@ pub use port::free_port;
 pub use postgres::Postgres;
 pub use reaper::Reaper;
 pub use server::TestServer;
+pub use skip::{is_root_or_skip, skipped};
+pub use small_disk::SmallDisk;
 pub use state::{repository, state_folder};
 pub use tree::{Tree, environment, parts};

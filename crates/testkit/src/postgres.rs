@@ -1,7 +1,6 @@
 //! A throwaway PostgreSQL server.
 
 use std::fs;
-use std::io::{self, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -9,7 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-use crate::{Reaper, free_port};
+use crate::skip::is_root;
+use crate::{Reaper, free_port, skipped};
 
 /// A PostgreSQL server on loopback, stopped and removed whatever happens to the
 /// test that started it.
@@ -48,9 +48,7 @@ impl Postgres {
         match Self::start() {
             Ok(server) => Some(server),
             Err(reason) => {
-                // Not by a macro, whose output a passing test keeps to itself.
-                let line = format!("SKIPPED: {suite}: {reason}\n");
-                let _ = io::stderr().write_all(line.as_bytes());
+                skipped(suite, &reason);
                 None
             }
         }
@@ -162,11 +160,4 @@ fn find_programs() -> Option<PathBuf> {
     found
         .pop()
         .or_else(|| std::env::split_paths(&path).find(|folder| has(folder)))
-}
-
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|process| {
-        use std::os::unix::fs::MetadataExt as _;
-        process.uid() == 0
-    })
 }

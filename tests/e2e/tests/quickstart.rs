@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use updraft_e2e::{updraft_binary, wait_for};
-use updraft_testkit::{Reaper, free_port};
+use updraft_testkit::{Reaper, free_port, is_root_or_skip};
 
 struct Newcomer {
     root: PathBuf,
@@ -182,10 +182,8 @@ fn a_port_in_use_is_said_and_nothing_is_left_running() {
 #[test]
 fn a_machine_without_python_is_told_so() {
     let newcomer = Newcomer::new();
-    if !rustix::process::geteuid().is_root() {
-        // Not by a macro, whose output a passing test keeps to itself.
-        let why = b"SKIPPED: a machine without Python: only root can hide the one that is here\n";
-        std::io::Write::write_all(&mut std::io::stderr(), why).unwrap();
+    let what = "a machine without Python";
+    if !is_root_or_skip(what, "only root can hide the one that is here") {
         return;
     }
     // Also a Python off PATH is found, so the folders of programs are hidden, in

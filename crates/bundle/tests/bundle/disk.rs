@@ -9,6 +9,7 @@ use updraft_bundle::{
     BundleDir, DamageKind, How, Materialize, Materialized, Scan, Verify, VersionError,
 };
 use updraft_model::Digest;
+use updraft_testkit::SmallDisk;
 
 use crate::{Project, source, tree};
 
@@ -350,24 +351,12 @@ fn a_foreign_current_is_left_alone() {
 
 #[test]
 fn a_full_disk_is_said_and_leaves_nothing() {
-    if !rustix::process::geteuid().is_root() {
-        // Not by a macro, whose output a passing test keeps to itself.
-        let why = b"SKIPPED: a full disk: only root can mount a small file system\n";
-        std::io::Write::write_all(&mut std::io::stderr(), why).unwrap();
-        return;
-    }
     let project = Project::new();
     project.write("fits.py", "x");
     let place = TempDir::new().unwrap();
-    let run = |program: &str, arguments: &[&str]| {
-        let status = std::process::Command::new(program)
-            .args(arguments)
-            .status()
-            .unwrap();
-        assert!(status.success());
+    let Some(_small) = SmallDisk::mount_or_skip(place.path(), "400k", "a full disk") else {
+        return;
     };
-    let mount = place.path().to_str().unwrap();
-    run("mount", &["-t", "tmpfs", "-o", "size=400k", "tmpfs", mount]);
     let disk = BundleDir::open(place.path().join("dags")).unwrap();
     let small = project.scan();
     let live = disk
@@ -381,7 +370,6 @@ fn a_full_disk_is_said_and_leaves_nothing() {
     let result = disk.materialize(&Materialize::new(large.manifest(), &source(&large)));
     let left = fs::read_dir(disk.versions_dir()).unwrap().count();
     let now_live = disk.live_version();
-    run("umount", &[mount]);
     assert!(
         matches!(result, Err(VersionError::DiskFull { .. })),
         "{result:?}"

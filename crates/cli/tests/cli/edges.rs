@@ -16,7 +16,7 @@ use updraft_testkit::TestServer;
 
 use crate::common::stand_in::Answer;
 use crate::common::world::{DEPLOYMENT, World};
-use crate::common::{Printed, Sandbox, filters, skipped};
+use crate::common::{Printed, Sandbox, filters};
 
 fn spawn(world: &World, arguments: &[&str]) -> Child {
     let mut command = world.sandbox.command(arguments);
@@ -270,7 +270,7 @@ fn the_commit_is_in_the_history() {
         assert!(status.unwrap().success());
     };
     if Command::new("git").arg("--version").output().is_err() {
-        return skipped("the commit of a deploy", "git is not installed");
+        return updraft_testkit::skipped("the commit of a deploy", "git is not installed");
     }
     let world = World::new();
     git(&world, &["init", "-q", "-b", "main"]);

@@ -151,13 +151,6 @@ impl std::fmt::Display for Printed {
     }
 }
 
-/// Says on a line that CI looks for that a test cannot be run here.
-pub(crate) fn skipped(what: &str, why: &str) {
-    // Not by a macro, whose output a passing test keeps to itself.
-    let line = format!("SKIPPED: {what}: {why}\n");
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
-}
-
 /// Replaces ids, times and versions in snapshots.
 pub(crate) fn filters() -> insta::Settings {
     let mut settings = insta::Settings::clone_current();
