@@ -713,7 +713,7 @@ fn a_code_works_once() {
 #[test]
 fn a_package_index_out_of_reach_is_16() {
     let mut world = World::new();
-    world.sandbox.set("STAND_IN_OFFLINE", "1");
+    world.sandbox.set("UV_OFFLINE", "1");
     let printed = world.deploy(&[]).ended_with(16);
     assert!(printed.stderr.contains("package index"), "{printed}");
     let history = world.run(&["history", "-o", "json"]).json();

@@ -105,7 +105,7 @@ impl Sandbox {
 
 const STAND_IN_UV: &str = r#"#!/bin/sh
 if [ "$1" = --version ]; then echo "uv 0.9.1"; exit 0; fi
-if [ -n "$STAND_IN_OFFLINE" ]; then echo "error: dns error: no such host" >&2; exit 2; fi
+if [ -n "$UV_OFFLINE" ]; then echo "error: dns error: no such host" >&2; exit 2; fi
 while [ $# -gt 0 ]; do
     if [ "$1" = --output-file ]; then echo "apache-airflow==3.3.2 --hash=sha256:00" >"$2"; fi
     shift
