@@ -343,7 +343,7 @@ pub(crate) fn time_that_runs_out_is_said_and_late_evidence_counts(
     let names: Vec<String> = (0..8).map(|number| format!("late_{number}")).collect();
     for name in &names {
         let dag = format!(
-            "import time\nfrom airflow.sdk import DAG\n\ntime.sleep(10)\nDAG('{name}', schedule=None)\n"
+            "import time\nfrom airflow.sdk import DAG\n\ntime.sleep(10)\ndag = DAG('{name}', schedule=None)\n"
         );
         let file = format!("dags/{name}.py");
         installation.project.write(&file, &dag)?;

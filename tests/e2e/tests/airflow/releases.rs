@@ -165,5 +165,6 @@ pub(crate) fn an_import_error_fails_the_deploy_and_a_rollback_mends_it(
     wait_for("the error to be gone", Duration::from_secs(60), || {
         let errors = airflow.get("/importErrors")?;
         Ok((errors["total_entries"] == 0).then_some(()))
-    })
+    })?;
+    installation.project.remove("dags/broken.py")
 }
