@@ -469,6 +469,7 @@ impl Converge {
     async fn wait_until_up(&self, limit: Duration) -> Result<(), String> {
         let rest = self.rest().map_err(|error| explain(&error))?;
         let end = Instant::now() + limit;
+        let mut is_said = false;
         loop {
             let not_up = self.supervisor().not_up();
             if not_up.is_none() && rest.is_up().await {
@@ -480,6 +481,9 @@ impl Converge {
             self.deliver
                 .board
                 .change(|observed| observed.airflow_up = false);
+            if !std::mem::replace(&mut is_said, true) {
+                self.deliver.board.busy("waiting for Airflow to come up");
+            }
             let last_error = |name: &str, view: &ComponentView| {
                 let error = view.last_error.clone().unwrap_or_default();
                 format!("{name} does not come up\n{error}")
