@@ -108,7 +108,6 @@ def test_only_a_helper_changes(site: Site) -> None:
     assert proof["silent"] == []
 
 
-@pytest.mark.smoke
 def test_only_the_body_of_a_function_changes(site: Site) -> None:
     old, new = site.folder / "old", site.folder / "new"
     site.deploy({"body.py": dag("body", "one", body=f"open({str(old)!r}, 'w')")})
@@ -127,7 +126,6 @@ def test_only_the_body_of_a_function_changes(site: Site) -> None:
 
 
 @needs_versions
-@pytest.mark.smoke
 def test_a_run_finishes_on_the_version_it_began_with(site: Site) -> None:
     began, go, marks = site.folder / "began", site.folder / "go", site.folder / "marks"
 

@@ -15,9 +15,10 @@ from airflow_updraft import _notes
 if TYPE_CHECKING:
     from conftest import Site
 
-pytestmark = [pytest.mark.airflow, pytest.mark.smoke]
+pytestmark = pytest.mark.airflow
 
 
+@pytest.mark.smoke
 def test_the_worker_alone(quiet_site: Site) -> None:
     site = quiet_site
     ready = site.worker.ready
