@@ -31,6 +31,8 @@ impl Airflow {
             .no_proxy()
             .tls_certs_only([])
             .timeout(Duration::from_secs(30))
+            // Airflow is restarted between calls now and then.
+            .pool_max_idle_per_host(0)
             .build()?;
         let mut airflow = Self {
             runtime,

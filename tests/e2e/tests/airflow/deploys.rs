@@ -290,12 +290,14 @@ pub(crate) fn airflows_own_examples_are_all_parsed(
     let mut expected = BTreeSet::new();
     for path in updraft_e2e::files_below(&target)? {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
-        if text.contains("DAG(") || text.contains("\n@dag") {
+        let makes_one = text.contains("DAG(") || text.contains("\n@dag");
+        // These make none where that client is not installed.
+        if makes_one && !text.contains("from kubernetes") {
             let path = path.strip_prefix(target.parent().context("`dags`")?)?;
             expected.insert(path.display().to_string());
         }
     }
-    ensure!(expected.len() >= 50, "{expected:?}");
+    ensure!(expected.len() >= 40, "{expected:?}");
     let missing: Vec<_> = expected.difference(&shown).collect();
     ensure!(missing.is_empty(), "Airflow shows no DAG of {missing:?}");
     let run = airflow.trigger("example_dynamic_task_mapping")?;
