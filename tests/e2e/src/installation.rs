@@ -172,6 +172,10 @@ impl Installation {
                     format!("{address}/execution/"),
                 )
                 .env("AIRFLOW__CORE__DAGS_FOLDER", self.root.join("offered/dags"))
+                .env(
+                    "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH",
+                    home.join("dag_bundles"),
+                )
                 .env("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
                 .env("AIRFLOW__CORE__PARALLELISM", "2")
                 .env("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", "admin:admin")

@@ -374,6 +374,11 @@ fn fixed(ask: &SettingsFor<'_>) -> Variables {
                 "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST",
                 bundles(ask),
             ),
+            // Not in the machine's temporary folder, where it would meet another Airflow's.
+            (
+                "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH",
+                shown(&home.join("dag_bundles")),
+            ),
             (
                 "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL",
                 "1".into(),
