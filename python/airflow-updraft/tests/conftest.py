@@ -51,7 +51,8 @@ def wait_until(what: str, check: Callable[[], Any], seconds: float = 60.0) -> An
         if found:
             return found
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain until {what}"
-        time.sleep(0.05)
+        # Each look may be a request that Airflow works on, beside others that wait for the same machine.
+        time.sleep(0.2)
 
 
 def dag(dag_id: str, *tasks: str, top: str = "", body: str = "") -> str:
