@@ -28,9 +28,7 @@ pub fn wait_for<T>(
         if start.elapsed() > at_most {
             bail!("waited {at_most:?} for {what}");
         }
-        // Each look may be a request that Airflow works on, beside others that wait
-        // for the same machine; Airflow 2 hashes a password for each.
-        std::thread::sleep(Duration::from_millis(400));
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
