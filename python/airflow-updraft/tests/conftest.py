@@ -265,6 +265,13 @@ class Site:
             start_new_session=True,
         )
 
+    def check_processes(self) -> None:
+        """Fails when one of them has ended: nothing starts it again, and every later test would wait in vain."""
+        for component, process in self._processes.items():
+            if process.poll() is not None:
+                log = (self.folder / "logs" / f"{component}.log").read_text(errors="replace")
+                pytest.exit(f"Airflow's {component} ended with {process.returncode}:\n{log[-6000:]}", returncode=1)
+
     def stop(self) -> None:
         if self._worker is not None:
             with contextlib.suppress(Exception):
@@ -358,6 +365,7 @@ class Site:
     def proof(self, number: int) -> dict[str, Any]:
         answer = self.worker.answer(number)
         assert "error" not in answer, answer
+        self.check_processes()
         return answer
 
     def remember(self, version: str) -> None:

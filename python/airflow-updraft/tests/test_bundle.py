@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import AIRFLOW, Disk, needs_versions
+from conftest import AIRFLOW, Disk, needs_versions, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +110,38 @@ def test_a_hold_ends_with_its_time_or_with_the_worker(tmp_path: Path) -> None:
         assert not _notes.is_held(tmp_path, "dags")
     (tmp_path / "dags.hold.json").write_text(json.dumps({"pid": os.getpid(), "start_time": 1, "until": 1e12}))
     assert not _notes.is_held(tmp_path, "dags")
+
+
+def test_a_refresh_stands_still_while_a_proof_writes(disk: Disk, tmp_path: Path) -> None:
+    from airflow_updraft import _notes
+
+    first = deploy(disk, "1")
+    live = bundle(disk, notes=str(tmp_path))
+    live.refresh()
+    second = deploy(disk, "2")
+    _notes.ask_to_stand(tmp_path, "dags", "a request", seconds=60)
+
+    refresh = threading.Thread(target=live.refresh)
+    refresh.start()
+    note = wait_until("it stands", lambda: (note := _notes.read(tmp_path, "dags")) and note.stands_for and note)
+    standing = refresh.is_alive()
+    _notes.let_go(tmp_path, "dags")
+    refresh.join(10)
+
+    assert (standing, note.stands_for, note.version, note.seq) == (True, "a request", first, 2)
+    after = _notes.read(tmp_path, "dags")
+    assert after is not None
+    assert (after.stands_for, after.version, after.seq) == (None, second, 2)
+
+
+def test_no_refresh_stands_for_a_request_that_is_over(tmp_path: Path) -> None:
+    from airflow_updraft import _notes
+
+    _notes.ask_to_stand(tmp_path, "dags", "late", seconds=-1)
+    assert _notes.asked_to_stand(tmp_path, "dags") is None
+    gone = {"pid": os.getpid(), "start_time": 1, "until": 1e12, "request": "of a worker that ended"}
+    (tmp_path / "dags.stand.json").write_text(json.dumps(gone))
+    assert _notes.asked_to_stand(tmp_path, "dags") is None
 
 
 def test_notes_that_cannot_be_written_stop_nothing(disk: Disk, tmp_path: Path) -> None:

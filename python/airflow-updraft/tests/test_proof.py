@@ -65,6 +65,21 @@ def test_a_slow_parse_of_the_old_version_does_not_bring_it_back(site: Site) -> N
 
 
 @needs_versions
+def test_what_the_processor_parses_at_the_same_time_ends_neither(site: Site) -> None:
+    # Each round the processor finds new files by itself, and the next deploy changes what it is about to write.
+    for turn in range(4):
+        names = [f"race_{turn}_{n}" for n in range(6)]
+        site.switch({f"{name}.py": dag(name, "one") for name in names})
+        wait_until("it begins to parse them", lambda names=names: any(_being_parsed(site, f"{n}.py") for n in names))
+
+        tagged = dag("name", "one", "two").replace("(dag_id='name'", "(tags=['a', 'b'], dag_id='name'")
+        proof = site.deploy({f"{name}.py": tagged.replace("'name'", repr(name)) for name in names})
+
+        assert proof["outcome"] == "proven"
+        assert all(site.tasks(name) == {"one", "two"} for name in names)
+
+
+@needs_versions
 @pytest.mark.smoke
 def test_a_file_that_waited_in_the_processors_queue_is_not_parsed_from_the_old_version(site: Site) -> None:
     # Two parses at a time: while these two sleep, everything else waits in the queue.

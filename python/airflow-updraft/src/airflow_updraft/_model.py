@@ -50,7 +50,13 @@ class DagState:
 
 
 class Watch(Protocol):
-    """Follows the DAG processor until nothing of an older version can come from it."""
+    """Follows the DAG processor: while a proof writes, and until nothing of an older version can come from it."""
+
+    def ask_to_stand(self) -> None: ...
+
+    def stands_still(self) -> bool: ...
+
+    def let_go(self) -> None: ...
 
     def is_past(self, version: str) -> bool: ...
 

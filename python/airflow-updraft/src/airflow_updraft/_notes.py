@@ -1,7 +1,8 @@
-"""Refresh notes: what the DAG processor has seen of a bundle, left on disk for the proof.
+"""What the DAG processor and a proof leave on disk for each other.
 
-The processor calls `refresh()` on its bundle; no other component of Airflow does. A note therefore says: this
-process, at this point of its loop, took over this version.
+The processor calls `refresh()` on its bundle at the start of a pass; no other component of Airflow does. A refresh
+note therefore says: this process, at this point of its loop, took over this version. In the other direction a proof
+holds a new version back from the processor, and asks it to stand still while it writes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,8 @@ class Note:
     version: str
     seq: int
     at: float
+    stands_for: str | None = None
+    """The request for which it stands still now, at the start of this pass."""
 
 
 def path(notes: Path, bundle: str) -> Path:
@@ -47,27 +50,49 @@ def read(notes: Path, bundle: str) -> Note | None:
 def hold(notes: Path, bundle: str, seconds: float) -> Iterator[None]:
     """Asks the DAG processor to take over a new version only after this block, or after `seconds`.
 
-    The processor looks for new files when it takes over a version. Would it do so while a proof writes the DAGs of
-    the same files, both could make the same row, which ends the processor of Airflow 3.0 to 3.2; and both would
-    compete for the processors of the machine.
+    The processor looks for new files when it takes over a version, and would parse what the proof parses.
     """
     target = notes / f"{bundle}.hold.json"
     try:
-        _replace(target, {"pid": os.getpid(), "start_time": own_start_time(), "until": time.time() + seconds})
+        _replace(target, _mine(seconds))
         yield
     finally:
         target.unlink(missing_ok=True)
 
 
 def is_held(notes: Path, bundle: str) -> bool:
+    return _in_force(notes / f"{bundle}.hold.json") is not None
+
+
+def ask_to_stand(notes: Path, bundle: str, request: str, seconds: float) -> None:
+    """Asks the DAG processor to wait at the start of its next pass, for so long at most."""
+    _replace(notes / f"{bundle}.stand.json", {**_mine(seconds), "request": request})
+
+
+def let_go(notes: Path, bundle: str) -> None:
+    (notes / f"{bundle}.stand.json").unlink(missing_ok=True)
+
+
+def asked_to_stand(notes: Path, bundle: str) -> str | None:
+    """Names the request to stand still that is in force."""
+    asked = _in_force(notes / f"{bundle}.stand.json")
+    return None if asked is None else str(asked.get("request"))
+
+
+def _mine(seconds: float) -> dict[str, Any]:
+    return {"pid": os.getpid(), "start_time": own_start_time(), "until": time.time() + seconds}
+
+
+def _in_force(source: Path) -> dict[str, Any] | None:
+    """Reads a request; one ends with its time, and with the process that made it."""
     try:
-        held = json.loads((notes / f"{bundle}.hold.json").read_text())
-        return time.time() < held["until"] and runs(held["pid"], held["start_time"])
+        asked: dict[str, Any] = json.loads(source.read_text())
+        return asked if time.time() < asked["until"] and runs(asked["pid"], asked["start_time"]) else None
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
-def _replace(target: Path, content: dict[str, object]) -> None:
+def _replace(target: Path, content: dict[str, Any]) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content))
     temporary.replace(target)

@@ -1,4 +1,4 @@
-"""Waits until the running DAG processor can no longer bring back what an older version held.
+"""The running DAG processor, beside which a proof writes, and which may still bring back what an older version held.
 
 After the switch three things of the old version may still be on their way into Airflow's database: a file that
 waits in the processor's queue, a parse that runs, and a finished parse whose result was not collected yet.
@@ -15,6 +15,9 @@ waits in the processor's queue, a parse that runs, and a finished parse whose re
 Nothing later can bring old content back: every parse from here on starts after the switch, below `current`, and
 is filed under the version of the last refresh.
 
+While the proof writes, the processor stands still at the start of a pass (`bundle.py`), where nothing that it has
+parsed is half written. When the logs are closed by then, the pass that it stands at is itself the later one.
+
 Read in the managers of 3.0.6, 3.1.8, 3.2.2 and 3.3.2: `_create_process`, `_collect_results`,
 `_refresh_dag_bundles`. Where the open files of the processor cannot be read (hardened kernels), its children stand
 in for the logs. A child disappears when its exit is noticed, which can be one pass before its result is
@@ -24,15 +27,18 @@ collected, so one more note is waited for.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from airflow_updraft import _notes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    pass
+# Renewed while it is wanted, so that a worker which hangs does not hold Airflow up for long.
+_STAND_S = 8.0
 
 
 @dataclass(frozen=True)
@@ -53,11 +59,38 @@ class Processor:
         before = self._parse_logs(self.manager)
         self._by_logs = before is not None
         self._before: set[object] = set(before if before is not None else self._children(self.manager))
-        self._settled_at: int | None = None
+        self._past_from: int | None = None
+        self._request: str | None = None
+        self._asked_until = 0.0
         self._observe()
 
     def is_alive(self) -> bool:
         return _notes.runs(self._identity.pid, self._identity.start_time)
+
+    def ask_to_stand(self) -> None:
+        """Asks it to stand still at the start of its next pass, which it reaches within a second or so."""
+        now = time.monotonic()
+        if self._request is None or now > self._asked_until:
+            self._request = uuid4().hex
+        elif now < self._asked_until - _STAND_S / 2:
+            return
+        _notes.ask_to_stand(self._notes, self._bundle, self._request, _STAND_S)
+        self._asked_until = now + _STAND_S
+
+    def stands_still(self) -> bool:
+        """Asks for it, and says whether it does."""
+        if not self.is_alive():
+            return True
+        self.ask_to_stand()
+        note = self._note()
+        if note is None or note.stands_for != self._request:
+            return False
+        self._observe()
+        return True
+
+    def let_go(self) -> None:
+        self._request = None
+        _notes.let_go(self._notes, self._bundle)
 
     def is_past(self, version: str) -> bool:
         """Says whether nothing of an older version can reach the database any more."""
@@ -65,14 +98,17 @@ class Processor:
             # What it had not collected ended with it; another processor starts from the new version.
             return True
         self._observe()
-        if self._settled_at is None:
-            return False
         note = self._note()
-        passes = 1 if self._by_logs else 2
-        return note is not None and note.version == version and note.seq >= self._settled_at + passes
+        return (
+            self._past_from is not None
+            and note is not None
+            and note.version == version
+            and note.stands_for is None
+            and note.seq >= self._past_from
+        )
 
     def missing(self, version: str) -> str:
-        """Says what `is_past` still waits for."""
+        """Says what is still waited for."""
         if self._before:
             what = sorted(str(item) for item in self._before)
             return f"the DAG processor still works on {len(what)} parse(s) that began before the switch: {what[0]}"
@@ -81,10 +117,11 @@ class Processor:
             return f"the DAG processor (pid {self._identity.pid}) has not refreshed bundle `{self._bundle}` yet"
         if note.version != version:
             return f"the DAG processor still reads {note.version}"
-        return "the DAG processor has not finished the pass in which it took over the new version"
+        return "the DAG processor has not begun its next pass"
 
     def _observe(self) -> None:
-        if self._settled_at is not None:
+        """Finds the pass with which the processor is past what it worked on when the proof began."""
+        if self._past_from is not None:
             return
         now: set[object] = set()
         if self._before:
@@ -92,7 +129,12 @@ class Processor:
         self._before &= now
         if not self._before:
             note = self._note()
-            self._settled_at = note.seq if note is not None else 0
+            if note is None:
+                self._past_from = 1
+            elif not self._by_logs:
+                self._past_from = note.seq + 2
+            else:
+                self._past_from = note.seq + (0 if note.stands_for else 1)
 
     def _note(self) -> _notes.Note | None:
         note = _notes.read(self._notes, self._bundle)

@@ -1,7 +1,8 @@
 """The proof of one bundle version: parse what the change can affect, write it, and see that it stays.
 
 affected files ──▶ parse (children) ──▶ write (Airflow's API) ──▶ processor is past ──▶ read back
-                     ▲                                                                     │
+                     ▲                  while the processor                                │
+                     │                  stands still                                       │
                      └───────────────────── what is not there yet ◀────────────────────────┘
 """
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # One transaction holds the write lock of a SQLite database for as long as it takes.
 _BATCH = 50
+# For the processor to let what was parsed be written, once the time of a proof is over.
+_LAST_WRITE_S = 5.0
 _MIB = 1024 * 1024
 
 
@@ -126,13 +129,13 @@ class Proof:
         self._old_errors: frozenset[str] = frozenset()
         self._check_switched()
         # Before anything else: what the processor works on now may come from an older version.
-        processor = self._look_at_processor()
+        self._processor = self._look_at_processor()
+        self._parsed: list[Parsed] = []
         try:
             with _notes.hold(request.notes, request.bundle, request.timeout_s):
                 self._look_at_change()
                 self._parse_and_write(self.affected - self._written.keys())
-                self._retire()
-            self._wait_for(processor)
+            self._wait_for_processor()
             self._verify()
         except TimedOutError as missing:
             self.records.unfinished = Record(request.version, self._written)
@@ -207,57 +210,98 @@ class Proof:
     # --- parse and write
 
     def _parse_and_write(self, files: Iterable[str]) -> None:
-        files = sorted(files)
-        batch: list[Parsed] = []
-        started = time.monotonic()
-        written = 0.0
+        """Brings these files, and what is gone, into Airflow's database."""
         try:
-            for done, parsed in enumerate(
-                self.airflow.parse(files, processes=self.request.processes, pause=self._pause_parsing), start=1
-            ):
-                self.parsed += 1
-                batch.append(parsed)
-                if len(batch) >= _BATCH:
-                    written += self._write(batch)
-                    batch = []
-                    self.progress(step="parse", done=done, of=len(files))
-        except TimedOutError:
-            # The next proof goes on from here.
-            self._write(batch)
-            raise
-        written += self._write(batch)
-        self.timings.write += written
-        self.timings.parse += time.monotonic() - started - written
+            try:
+                self._parse(sorted(files))
+            except TimedOutError:
+                self._write_at_last()
+                raise
+            if self._parsed or self._gone or self._vanished():
+                self._wait_until_processor_stands()
+                self._write()
+                self.airflow.retire(self._gone, self._vanished())
+        finally:
+            self._let_processor_go()
+
+    def _parse(self, files: list[str]) -> None:
+        started = time.monotonic()
+        written = self.timings.write
+        self._asked = False
+        parsing = self.airflow.parse(files, processes=self.request.processes, pause=self._pause_parsing)
+        for done, parsed in enumerate(parsing, start=1):
+            self.parsed += 1
+            self._parsed.append(parsed)
+            if len(self._parsed) >= _BATCH and self._processor_stands():
+                self._write()
+                self._let_processor_go()
+            if done % _BATCH == 0:
+                self.progress(step="parse", done=done, of=len(files))
+        self.timings.parse += time.monotonic() - started - (self.timings.write - written)
 
     def _pause_parsing(self, parsing: Parsing) -> None:
         self._pause(lambda: str(parsing), seconds=0)
+        if self._processor is not None and not self._asked and not parsing.waiting:
+            # It comes while the last files are parsed.
+            self._asked = True
+            self._processor.ask_to_stand()
 
-    def _write(self, batch: list[Parsed]) -> float:
+    def _write(self) -> None:
+        """Writes what was parsed; the DAG processor stands still."""
         started = time.monotonic()
-        if not batch:
-            return 0.0
-        # A parse that saw a switch in its middle belongs to neither version.
-        self._check_switched()
-        hashes = self.airflow.write(self.request.version, batch)
-        for parsed in batch:
-            dags = {dag.dag_id: hashes.get(dag.dag_id, "") for dag in parsed.dags}
-            self._written[parsed.file] = FileRecord(parsed.seen, dags, parsed.errors)
+        while self._parsed:
+            # A parse that saw a switch in its middle belongs to neither version.
+            self._check_switched()
+            batch = self._parsed[:_BATCH]
+            hashes = self.airflow.write(self.request.version, batch)
+            for parsed in batch:
+                dags = {dag.dag_id: hashes.get(dag.dag_id, "") for dag in parsed.dags}
+                self._written[parsed.file] = FileRecord(parsed.seen, dags, parsed.errors)
+            del self._parsed[:_BATCH]
+            self._processor_stands()
         self._record.files.update(self._written)
-        return time.monotonic() - started
+        self.timings.write += time.monotonic() - started
 
-    def _retire(self) -> None:
-        """Marks the DAGs of removed files, and those that a file no longer makes, as gone."""
+    def _write_at_last(self) -> None:
+        """Writes what was parsed when the time was over: the next proof goes on from there."""
+        deadline = time.monotonic() + _LAST_WRITE_S
+        while self._parsed and time.monotonic() < deadline:
+            if self._processor_stands():
+                self._write()
+            else:
+                self.pause(0.02)
+
+    def _vanished(self) -> set[str]:
+        """Names the DAGs of removed files, and those that their file no longer makes."""
         defined = self._record.dags
-        vanished = {
+        return {
             dag
             for dag, state in self.airflow.dags().items()
             if not state.stale and dag not in defined and self._is_known_to_be_without(state.file)
         }
-        self.airflow.retire(self._gone, vanished)
+
+    # --- the DAG processor, meanwhile
+
+    def _processor_stands(self) -> bool:
+        return self._processor is None or self._processor.stands_still()
+
+    def _let_processor_go(self) -> None:
+        if self._processor is not None:
+            self._processor.let_go()
+
+    def _wait_until_processor_stands(self) -> None:
+        processor = self._processor
+        if processor is None:
+            return
+        started = time.monotonic()
+        while not processor.stands_still():
+            self._pause(lambda: processor.missing(self.request.version), seconds=0.01)
+        self.timings.processor += time.monotonic() - started
 
     # --- see that it stays
 
-    def _wait_for(self, processor: Watch | None) -> None:
+    def _wait_for_processor(self) -> None:
+        processor = self._processor
         if processor is None:
             return
         started = time.monotonic()
@@ -278,7 +322,6 @@ class Proof:
             if attempts > 1:
                 self._pause(lambda: f"`{min(wrong)}` comes out differently each time", seconds=0.5)
             self._parse_and_write(wrong)
-            self._retire()
         self.timings.verify += time.monotonic() - started
 
     def _differences(self) -> set[str]:

@@ -31,6 +31,9 @@ _BundleVersion: Any = getattr(base, "BundleVersion", str)
 
 ASK_TIMEOUT_S = 60.0
 
+# Airflow takes its DAG processor for dead after 30 s without a heartbeat.
+_STAND_S = 20.0
+
 
 class VersionMissingError(FileNotFoundError):
     """Raised when a version is not on disk and the agent cannot bring it back."""
@@ -86,11 +89,12 @@ class UpdraftDagBundle(BaseDagBundle):
     def refresh(self) -> None:
         if self.version is not None:
             raise RuntimeError("a bundle that was asked for by version cannot be refreshed")
-        live = _versions.live(self._root)
-        is_first = self._refreshes == 0
-        if is_first or self._notes is None or not _notes.is_held(self._notes, self.name):
-            self._seen = live
         self._refreshes += 1
+        if self._notes is not None:
+            self._stand_still(self._notes)
+        is_first = self._seen is None
+        if is_first or self._notes is None or not _notes.is_held(self._notes, self.name):
+            self._seen = _versions.live(self._root)
         self._leave_note()
 
     def view_url(self, version: str | None = None) -> str | None:
@@ -102,15 +106,31 @@ class UpdraftDagBundle(BaseDagBundle):
     def view_url_template(self) -> str | None:
         return self._link_template
 
-    def _leave_note(self) -> None:
-        if self._notes is None or self._seen is None:
+    def _stand_still(self, notes: Path) -> None:
+        """Waits while a proof writes.
+
+        Airflow collects and writes what it parsed later in the pass that begins with the refresh. Would it do so
+        while a proof writes the same file, both could make the same row (a DAG, a tag), which ends the processor.
+        """
+        deadline = time.monotonic() + _STAND_S
+        told = None
+        while (asked := _notes.asked_to_stand(notes, self.name)) is not None and time.monotonic() < deadline:
+            if asked != told:
+                self._leave_note(stands_for=asked)
+                told = asked
+            time.sleep(0.005)
+
+    def _leave_note(self, stands_for: str | None = None) -> None:
+        version = self._seen or _versions.live(self._root)
+        if self._notes is None or version is None:
             return
         note = _notes.Note(
             pid=os.getpid(),
             start_time=_notes.own_start_time(),
-            version=self._seen,
+            version=version,
             seq=self._refreshes,
             at=time.time(),
+            stands_for=stands_for,
         )
         try:
             _notes.write(self._notes, self.name, note)
