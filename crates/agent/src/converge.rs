@@ -579,7 +579,7 @@ impl Converge {
     /// What can wait until nothing else is to be done, and is dropped at once
     /// when something is.
     async fn tidy_up(&mut self, live: &Live, wanted: &Arc<Wanted>) -> Result<(), PassError> {
-        self.deliver.prepare_spares(live).await?;
+        self.deliver.prepare_spares(live).await;
         let due = |at: Option<Instant>, every| at.is_none_or(|at: Instant| at.elapsed() > every);
         if due(self.memory.status_at, ASK_STATUS) {
             self.memory.status_at = Some(Instant::now());

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use updraft_api::agent::{Problem, ProofReport, Target, Wanted};
 use updraft_bundle::{How, Verify, VersionError};
-use updraft_model::{Proof, ProofOutcome, Release, ReleaseId};
+use updraft_model::{BundleName, Digest, Proof, ProofOutcome, Release, ReleaseId};
 
 use crate::collect::Collect;
 use crate::control::{ControlPlane, explain};
@@ -148,7 +148,7 @@ pub(crate) struct Deliver {
     verified: bool,
     /// What was repaired, to be said for a while.
     repaired: Option<(String, Instant)>,
-    spare_of: Option<ReleaseId>,
+    spare_of: tokio::sync::Mutex<Option<ReleaseId>>,
 }
 
 impl Deliver {
@@ -168,7 +168,7 @@ impl Deliver {
             staged: None,
             verified: false,
             repaired: None,
-            spare_of: None,
+            spare_of: tokio::sync::Mutex::default(),
         }
     }
 
@@ -328,25 +328,30 @@ impl Deliver {
     }
 
     /// Keeps copies of the live versions ready, for the next ones to start from.
-    pub(crate) async fn prepare_spares(&mut self, live: &Live) -> Result<(), PassError> {
-        if self.spare_of == Some(live.release.id) {
-            return Ok(());
+    pub(crate) async fn prepare_spares(&self, live: &Live) {
+        let mut spare_of = self.spare_of.lock().await;
+        if *spare_of == Some(live.release.id) {
+            return;
         }
         for (name, bundle) in &live.release.bundles {
             if self.wanted.has_changed().unwrap_or(false) {
-                return Ok(());
+                return;
             }
-            let (dir, digest) = (self.disk.bundle(name)?, bundle.digest);
-            let writing = fetch::may_write(&self.writing).await;
-            let prepared = blocking(move || {
-                let _writing = writing;
-                dir.prepare_spare(&digest)
-            });
-            if let Err(error) = prepared.await? {
-                tracing::warn!(%error, "could not prepare a spare of the live version");
+            if let Err(error) = self.prepare_spare(name, bundle.digest).await {
+                tracing::warn!(?error, "could not prepare a spare of the live version");
             }
         }
-        self.spare_of = Some(live.release.id);
+        *spare_of = Some(live.release.id);
+    }
+
+    async fn prepare_spare(&self, name: &BundleName, version: Digest) -> Result<(), PassError> {
+        let dir = self.disk.bundle(name)?;
+        let writing = fetch::may_write(&self.writing).await;
+        let prepared = blocking(move || {
+            let _writing = writing;
+            dir.prepare_spare(&version)
+        });
+        prepared.await??;
         Ok(())
     }
 
@@ -412,7 +417,8 @@ impl Deliver {
     }
 
     /// Runs a proof until it ends or something newer is wanted, and keeps and
-    /// shows what came of it.
+    /// shows what came of it. A proof waits for Airflow most of its time, so what
+    /// the next deploy will start from is made ready meanwhile.
     pub(crate) async fn settle(
         &self,
         live: &Live,
@@ -423,12 +429,16 @@ impl Deliver {
         self.board
             .busy("waiting for Airflow to take in the new files");
         let mut newer = self.wanted.clone();
-        let proof = tokio::select! {
-            biased;
-            // A newer Release makes this proof worthless; dropping it cancels it.
-            () = overtaken(&mut newer, target) => return Err(PassError::Overtaken),
-            proof = proof => proof?,
+        let answered = async {
+            tokio::select! {
+                biased;
+                // A newer Release makes this proof worthless; dropping it cancels it.
+                () = overtaken(&mut newer, target) => Err(PassError::Overtaken),
+                proof = proof => proof,
+            }
         };
+        let (proof, ()) = tokio::join!(answered, self.prepare_spares(live));
+        let proof = proof?;
         failpoint("agent.prove.before_keep");
         let report = ProofReport {
             release: live.release.id,

@@ -108,7 +108,6 @@ impl External {
         }
         let Some(live) = live else { return Ok(()) };
         offer(&self.deliver.disk, &external, &live)?;
-        self.deliver.prepare_spares(&live).await?;
         let done = if external.airflow.is_some() {
             self.deliver.is_settled(&live, target)
         } else {
@@ -124,6 +123,7 @@ impl External {
     }
 
     async fn tidy_up(&mut self, live: &Live, wanted: &Arc<Wanted>) {
+        self.deliver.prepare_spares(live).await;
         let is_new = self.collected_for != Some(live.release.id);
         if is_new || self.collected_at.is_none_or(|at| at.elapsed() > COLLECT) {
             self.clean_up(live, wanted).await;

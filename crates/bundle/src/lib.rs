@@ -31,6 +31,7 @@ mod path;
 mod record;
 mod remove;
 mod scan;
+mod spare;
 mod spread;
 mod staging;
 mod stat;

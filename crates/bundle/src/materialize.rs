@@ -162,49 +162,6 @@ impl BundleDir {
         })
     }
 
-    /// Keeps a hard-linked copy of a version ready, so that the next version
-    /// costs only what differs. False when it was there already. Spares of
-    /// other versions are removed.
-    pub fn prepare_spare(&self, of: &Digest) -> Result<bool, VersionError> {
-        let spare = self.spare_path(of);
-        if spare.exists() {
-            return Ok(false);
-        }
-        self.remove_spares()?;
-        let base = self
-            .base(Some(*of), &Digest::of(b""))?
-            .ok_or(VersionError::Missing(*of))?;
-        let build = Build::on_links(self, Some(&base), &base.record.layers)?;
-        failpoint("bundle.spare.half_linked");
-        if build.on_disk.iter().any(Option::is_none) {
-            // Files that were tampered with, or cannot be linked, would have
-            // to be fetched; the next version does that as it needs them.
-            return Ok(false);
-        }
-        build.seal_all_folders()?;
-        build.staging.sync_all()?;
-        build.staging.publish(&spare)?;
-        sync_folder(self.versions_dir())?;
-        failpoint("bundle.spare.end");
-        Ok(true)
-    }
-
-    fn remove_spares(&self) -> Result<(), VersionError> {
-        let listed = std::fs::read_dir(self.versions_dir())
-            .map_err(while_doing("list", self.versions_dir()))?;
-        for entry in listed.flatten() {
-            if entry
-                .file_name()
-                .as_encoded_bytes()
-                .starts_with(crate::version::SPARE.as_bytes())
-            {
-                let path = entry.path();
-                crate::remove::remove_tree(&path).map_err(while_doing("remove", &path))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Whether a version is here and as it should be. A quick look that finds
     /// something is followed by a full one: a restored backup has other inodes
     /// and times and is good all the same.
@@ -232,7 +189,7 @@ impl BundleDir {
         }
     }
 
-    fn open_base(&self, digest: &Digest) -> Result<Option<Base>, VersionError> {
+    pub(crate) fn open_base(&self, digest: &Digest) -> Result<Option<Base>, VersionError> {
         let Some(record) = self.record(digest)? else {
             return Ok(None);
         };
@@ -244,25 +201,12 @@ impl BundleDir {
             fd,
         }))
     }
-
-    /// The spare of the base, when there is one and nobody touched it.
-    fn take_spare(&self, base: Option<&Base>) -> Result<Option<Staging>, VersionError> {
-        let Some(base) = base else { return Ok(None) };
-        let spare = self.spare_path(&base.digest);
-        if !spare.exists() {
-            return Ok(None);
-        }
-        let spare = Staging::adopt(&spare, self.versions_dir().join(temporary_name()))?;
-        let damage = verify::compare(spare.path(), &base.record, Verify::Quick)
-            .map_err(while_doing("verify", spare.path()))?;
-        Ok(damage.is_empty().then_some(spare))
-    }
 }
 
 /// The version whose files can be shared.
-struct Base {
-    digest: Digest,
-    record: Record,
+pub(crate) struct Base {
+    pub(crate) digest: Digest,
+    pub(crate) record: Record,
     fd: std::os::fd::OwnedFd,
 }
 
@@ -360,11 +304,11 @@ impl Fetched<'_> {
 }
 
 /// A tree that has all it shares with the base and lacks the rest.
-struct Build<'a> {
-    staging: Staging,
+pub(crate) struct Build<'a> {
+    pub(crate) staging: Staging,
     on_spare: bool,
     /// By entry, in the order of the tables; none where content is missing.
-    on_disk: Vec<Option<OnDisk>>,
+    pub(crate) on_disk: Vec<Option<OnDisk>>,
     /// The times of the base's files, by path.
     before: HashMap<&'a str, i64>,
     /// All folders, or on a spare those that were touched.
@@ -372,7 +316,7 @@ struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    fn on_links(
+    pub(crate) fn on_links(
         dir: &BundleDir,
         base: Option<&'a Base>,
         tables: &'a [LayerTable],
@@ -398,15 +342,7 @@ impl<'a> Build<'a> {
             if same.kind != entry.kind {
                 return Ok(None);
             }
-            // The base's file may have been tampered with since it was written.
-            let path = entry.path.as_str();
-            let stat = match rustix::fs::statat(&base.fd, path, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => FileStat::new(&stat),
-                Err(_) => return Ok(None),
-            };
-            let shared =
-                looks_untouched(entry, *on_disk, &stat) && staging.hard_link(&base.fd, path)?;
-            Ok(shared.then_some(*on_disk))
+            base.share(entry, *on_disk, &staging)
         };
         let parts = entries.chunks(256).collect();
         let linked = spread(parts, |part: &[&Entry]| {
@@ -422,7 +358,7 @@ impl<'a> Build<'a> {
         })
     }
 
-    fn on_spare(
+    pub(crate) fn on_spare(
         staging: Staging,
         base: Option<&'a Base>,
         tables: &'a [LayerTable],
@@ -580,11 +516,58 @@ impl<'a> Build<'a> {
         Ok(written)
     }
 
-    fn seal_all_folders(&self) -> Result<(), VersionError> {
+    /// Shares with a version what this tree lacks of it, or has otherwise.
+    pub(crate) fn link_from(&mut self, version: &'a Base) -> Result<(), VersionError> {
+        for (index, (entry, on_disk)) in version.record.rows().enumerate() {
+            let here = self.on_disk[index];
+            let is_link = matches!(entry.kind, EntryKind::Link { .. });
+            if here == Some(on_disk) || (is_link && here.is_some()) {
+                continue;
+            }
+            let folder = folder_of(&entry.path);
+            if self.open_folders.insert(folder) {
+                self.staging.set_folder_mode(folder, 0o755)?;
+            }
+            if here.is_some() {
+                self.staging.remove_file(&entry.path)?;
+            }
+            self.on_disk[index] = version.share(entry, on_disk, &self.staging)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the folders read-only and the tree durable; its files are, being
+    /// those of other versions.
+    pub(crate) fn finish(&self) -> Result<(), VersionError> {
         for folder in self.open_folders.iter().rev() {
             self.staging.set_folder_mode(folder, 0o555)?;
         }
-        Ok(())
+        if self.on_spare && self.open_folders.len() <= FEW {
+            for folder in &self.open_folders {
+                self.staging.sync_folder(folder)?;
+            }
+            return Ok(());
+        }
+        self.staging.sync_all()
+    }
+}
+
+impl Base {
+    /// Links a file of this version into another tree. None where that cannot
+    /// be, or where it was tampered with since it was written.
+    fn share(
+        &self,
+        entry: &Entry,
+        on_disk: OnDisk,
+        with: &Staging,
+    ) -> Result<Option<OnDisk>, VersionError> {
+        let path = entry.path.as_str();
+        let stat = match rustix::fs::statat(&self.fd, path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => FileStat::new(&stat),
+            Err(_) => return Ok(None),
+        };
+        let shared = looks_untouched(entry, on_disk, &stat) && with.hard_link(&self.fd, path)?;
+        Ok(shared.then_some(on_disk))
     }
 }
 

@@ -168,6 +168,45 @@ fn unchanged_files_are_shared_and_changed_ones_are_new() {
 }
 
 #[test]
+fn the_spare_of_one_version_becomes_that_of_another() {
+    let project = Project::with_files(300);
+    let agent = Agent::new();
+    let old = agent.deploy(&project.scan());
+    project.write("team_3/dag_3.py", "changed\n");
+    project.write("new/file.py", "x");
+    let new = agent.deploy(&project.scan());
+    agent.disk.prepare_spare(&new.digest).unwrap();
+    let spare = || {
+        let is_spare = |name: &String| name.starts_with(".spare-");
+        let name = agent.names().into_iter().find(is_spare).unwrap();
+        agent.disk.versions_dir().join(name)
+    };
+    let before = inode(&spare());
+
+    agent.disk.switch_current(&old.digest).unwrap();
+    assert!(agent.disk.prepare_spare(&old.digest).unwrap());
+
+    assert_eq!(inode(&spare()), before, "the same tree, made over");
+    assert_eq!(tree(&spare()), tree(&old.path));
+    for path in ["team_3/dag_3.py", "team_4/dag_4.py"] {
+        assert_eq!(inode(&spare().join(path)), inode(&old.path.join(path)));
+    }
+    assert!(!spare().join("new").exists());
+    let mode = |path: &str| fs::metadata(spare().join(path)).unwrap().mode() & 0o7777;
+    assert_eq!((mode(""), mode("team_3")), (0o555, 0o555));
+
+    // One that somebody wrote to is made anew.
+    let folder = spare().join("team_5");
+    fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(folder.join("dag_5.py")).unwrap();
+    fs::write(folder.join("dag_5.py"), "import os\n").unwrap();
+    agent.disk.switch_current(&new.digest).unwrap();
+    agent.disk.prepare_spare(&new.digest).unwrap();
+    assert_ne!(inode(&spare()), before);
+    assert_eq!(tree(&spare()), tree(&new.path));
+}
+
+#[test]
 fn an_edit_of_the_same_size_gets_another_second() {
     let project = Project::with_files(3);
     let agent = Agent::new();

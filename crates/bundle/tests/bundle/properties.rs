@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use updraft_bundle::{
-    BundleDir, Limits, MAX_LAYERS, Materialize, diff, read_layer, validate_bundle,
+    BundleDir, How, Limits, MAX_LAYERS, Materialize, diff, read_layer, validate_bundle,
 };
 use updraft_model::Digest;
 
@@ -68,6 +68,22 @@ proptest! {
                 prop_assert_eq!(disk.verify_version(&digest, updraft_bundle::Verify::Full).unwrap(), []);
             }
             tables.push(read);
+        }
+        if spare {
+            // Back, which makes the one spare into the other; and on from there.
+            let back = Project::new();
+            lay_out(&back, old.iter());
+            disk.switch_current(&back.scan().manifest().digest()).unwrap();
+            disk.prepare_spare(&back.scan().manifest().digest()).unwrap();
+            back.write("on from there", "x");
+            let scan = back.scan();
+            let done = disk.materialize(&Materialize::new(scan.manifest(), &source(&scan))).unwrap();
+            prop_assert_eq!((done.how, done.files_written), (How::FromSpare, 1));
+            prop_assert_eq!(tree(&done.path), tree(&back.root()));
+            for digest in disk.versions().unwrap() {
+                prop_assert_eq!(disk.verify_version(&digest, updraft_bundle::Verify::Full).unwrap(), []);
+                prop_assert_eq!(disk.verify_version(&digest, updraft_bundle::Verify::Quick).unwrap(), []);
+            }
         }
         let diff = diff(&tables[0], &tables[1]);
         for path in &diff.added {
