@@ -145,19 +145,22 @@ impl Server {
         app.openapi.get_or_init(|| openapi::text(&document));
         let handle = Handle::new();
         let service = router.into_make_service();
-        let server = axum_server::from_tcp(listener)
+        let mut server = axum_server::from_tcp(listener)
             .map_err(|source| StartError::Listen {
                 address: addr,
                 source,
             })?
             .acceptor(NoDelayAcceptor::new())
             .handle(handle.clone());
-        let serving = match tls {
-            Some(tls) => {
-                let server = server.map(|plain| RustlsAcceptor::new(tls).acceptor(plain));
-                tokio::spawn(server.serve(service))
-            }
-            None => tokio::spawn(server.serve(service)),
+        let serving = if let Some(tls) = tls {
+            let server = server.map(|plain| RustlsAcceptor::new(tls).acceptor(plain));
+            tokio::spawn(server.serve(service))
+        } else {
+            // Without TLS nobody agrees on HTTP/2, and looking out for it costs
+            // memory for every agent that waits.
+            let http = server.http_builder();
+            *http = http.clone().http1_only();
+            tokio::spawn(server.serve(service))
         };
         tracing::info!(%addr, scheme, "control plane listens");
         Ok(RunningServer {

@@ -1,5 +1,6 @@
 //! The long poll that agents wait on.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -34,30 +35,60 @@ pub(crate) async fn wanted(
     let id = caller.agent_deployment()?;
     let deadline = Instant::now() + ask.wait.min(LONGEST_WAIT);
     let mut news = app.news.subscribe(id);
-    // Thousands ask at once. They take turns, and what a turn needs is boxed, so
-    // that whoever waits costs no more than a wait.
-    let mut turn = app.turns.acquire().await;
-    let asking = Box::pin(agents_that_ask(app, caller, id, ask.agent)).await?;
+    let mut asking = Vec::new();
     loop {
-        // Also after a wait: it may have been revoked meanwhile.
-        let mut look = app.store.look().await?;
-        Box::pin(still_holds(app, &mut look, caller)).await?;
-        let generation = Box::pin(look.generation(id)).await?;
-        drop(look);
-        for agent in &asking {
-            app.leases.renew(*agent);
-        }
-        if generation.ok_or_else(|| gone(id))? != ask.generation {
-            return Box::pin(answer(app, caller, id, &asking)).await.map(Some);
-        }
+        // Thousands ask at once. They take turns, and what a turn needs is made
+        // when it comes.
+        let turn = app.turns.acquire().await;
+        let found = boxed_look(app, caller, &ask, &mut asking).await?;
         drop(turn);
+        if found.is_some() {
+            return Ok(found);
+        }
         tokio::select! {
             _ = news.changed() => {}
             () = sleep_until(deadline) => return Ok(None),
             () = app.stopping.cancelled() => return Ok(None),
         }
-        turn = app.turns.acquire().await;
     }
+}
+
+/// A look is gone before the wait, and thousands wait at once. Never inlined:
+/// then the optimiser would give it a place in what waits.
+#[inline(never)]
+fn boxed_look<'a>(
+    app: &'a App,
+    caller: &'a Caller,
+    ask: &'a Ask,
+    asking: &'a mut Vec<AgentId>,
+) -> Pin<Box<dyn Future<Output = Result<Option<Wanted>, DeployError>> + Send + 'a>> {
+    Box::pin(look(app, caller, ask, asking))
+}
+
+/// What is wanted, if that is another than the agent knows.
+async fn look(
+    app: &App,
+    caller: &Caller,
+    ask: &Ask,
+    asking: &mut Vec<AgentId>,
+) -> Result<Option<Wanted>, DeployError> {
+    let id = caller.agent_deployment()?;
+    if asking.is_empty() {
+        *asking = agents_that_ask(app, caller, id, ask.agent).await?;
+    }
+    let generation = {
+        let mut read = app.store.look().await?;
+        // Also after a wait: it may have been revoked meanwhile.
+        still_holds(app, &mut read, caller).await?;
+        read.generation(id).await?.ok_or_else(|| gone(id))?
+    };
+    for agent in asking.iter() {
+        app.leases.renew(*agent);
+    }
+    if generation == ask.generation {
+        return Ok(None);
+    }
+    answer(app, caller, id, asking).await.map(Some)
 }
 
 /// Whose leases waiting renews: the one that says so, or those that reported

@@ -319,7 +319,9 @@ pub(crate) async fn authorise(
         }
         Ok(Some(caller))
     };
-    match allowed.await {
+    // Boxed and gone before the next: a request may wait for a minute.
+    let allowed = Box::pin(allowed).await;
+    match allowed {
         Ok(caller) => {
             if let Some(caller) = caller {
                 request.extensions_mut().insert(caller);
