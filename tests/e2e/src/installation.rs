@@ -69,7 +69,8 @@ pub struct Installation {
     _reaper: Reaper,
 }
 
-const DEPLOYMENT: &str = "shop";
+/// The Deployment that an installation has.
+pub const DEPLOYMENT: &str = "shop";
 
 /// PostgreSQL for everything that would be SQLite.
 struct Databases {

@@ -6,7 +6,7 @@ mod installation;
 mod project;
 
 pub use airflow::Airflow;
-pub use installation::{Installation, Output, peak_memory_mb, updraft_binary};
+pub use installation::{DEPLOYMENT, Installation, Output, peak_memory_mb, updraft_binary};
 pub use project::Project;
 
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use updraft_e2e::{Airflow, Installation, wait_for};
+use updraft_e2e::{Airflow, DEPLOYMENT, Installation, wait_for};
 
 use crate::{BROKEN, bundle_digest, live};
 
@@ -94,7 +94,29 @@ pub(crate) fn a_changed_function_body_runs_next(
         );
         let returned = airflow.returned("body", &run, "step")?.to_string();
         ensure!(returned.contains(answer), "{returned}");
+        if !airflow.is_airflow_2() {
+            ensure_link_leads_here(installation, airflow, "body", &digest)?;
+        }
     }
+    Ok(())
+}
+
+/// What Airflow shows beside a run of a version: the address of its deploy.
+fn ensure_link_leads_here(
+    installation: &Installation,
+    airflow: &Airflow,
+    dag: &str,
+    digest: &str,
+) -> Result<()> {
+    let listed = airflow.get(&format!("/dags/{dag}/dagVersions"))?;
+    let versions = listed["dag_versions"].as_array().into_iter().flatten();
+    let links: Vec<&str> = versions
+        .filter(|version| version["bundle_version"] == digest)
+        .filter_map(|version| version["bundle_url"].as_str())
+        .collect();
+    let server = installation.server_url();
+    let link = format!("{server}/deployments/{DEPLOYMENT}/versions/{digest}");
+    ensure!(links == [link.as_str()], "{listed:#}");
     Ok(())
 }
 
