@@ -172,7 +172,12 @@ impl Converge {
         if !self.deliver.is_settled(&live, target) {
             let timeout = Duration::from_secs(u64::from(target.proof_timeout_s.max(30)));
             let proof = self.ask_for_proof(&live, wanted, timeout);
-            self.deliver.settle(&live, target, proof).await?;
+            let settled = self.deliver.settle(&live, target, proof).await;
+            if let Err(PassError::Retry(_)) = settled {
+                // It may never be proven, and the disk must not fill meanwhile.
+                self.tidy_up(&live, wanted).await?;
+            }
+            settled?;
         }
         self.tidy_up(&live, wanted).await
     }

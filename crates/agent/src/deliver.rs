@@ -284,7 +284,11 @@ impl Deliver {
                 () = overtaken(&mut newer, target) => return Err(PassError::Overtaken),
                 made = fetch::materialize(
                     &writing, disk, &client, name, bundle.digest, previous, Verify::Quick,
-                ) => made?,
+                ) => {
+                    if made?.how == How::FromSpare {
+                        *self.spare_of.lock().await = None;
+                    }
+                }
             };
         }
         self.staged = Some(target.release.clone());
@@ -437,8 +441,16 @@ impl Deliver {
                 proof = proof => proof,
             }
         };
-        let (proof, ()) = tokio::join!(answered, self.prepare_spares(live));
-        let proof = proof?;
+        let spares = async {
+            self.prepare_spares(live).await;
+            std::future::pending().await
+        };
+        // The answer does not wait for them; what is left is done after it.
+        let proof = tokio::select! {
+            biased;
+            proof = answered => proof?,
+            never = spares => never,
+        };
         failpoint("agent.prove.before_keep");
         let report = ProofReport {
             release: live.release.id,

@@ -116,7 +116,11 @@ impl External {
         };
         if !done {
             let proof = self.prove(&external, &live, wanted, target);
-            self.deliver.settle(&live, target, proof).await?;
+            let settled = self.deliver.settle(&live, target, proof).await;
+            if let Err(PassError::Retry(_)) = settled {
+                self.tidy_up(&live, wanted).await;
+            }
+            settled?;
         }
         self.tidy_up(&live, wanted).await;
         Ok(())

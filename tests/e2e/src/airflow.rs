@@ -96,8 +96,18 @@ impl Airflow {
         matches!(self.access, Access::Password(..))
     }
 
+    /// Reads. On a busy machine a web server may not answer in time, and is
+    /// asked again.
     pub fn get(&self, path: &str) -> Result<Value> {
-        self.api(Method::GET, path, None)
+        let unanswered = |error: &anyhow::Error| error.is::<reqwest::Error>();
+        let mut answer = self.api(Method::GET, path, None);
+        for _ in 0..3 {
+            if !answer.as_ref().is_err_and(unanswered) {
+                break;
+            }
+            answer = self.api(Method::GET, path, None);
+        }
+        answer
     }
 
     /// The task ids of a DAG's newest version.

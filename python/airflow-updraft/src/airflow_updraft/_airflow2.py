@@ -82,8 +82,8 @@ class Bundle:
 
     # --- parsing
 
-    def watch(self, processor: ProcessorId, notes: Path) -> ParseProcesses:
-        return ParseProcesses(processor.pid)
+    def watch(self, processor: ProcessorId | None, notes: Path) -> ParseProcesses | None:
+        return None if processor is None else ParseProcesses(processor.pid)
 
     def parse(self, files: Iterable[str], *, processes: int, pause: Callable[[Parsing], None]) -> Iterator[Parsed]:
         waiting = list(reversed(list(files)))

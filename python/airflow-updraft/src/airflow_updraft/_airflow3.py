@@ -107,7 +107,7 @@ class Bundle:
 
     # --- parsing
 
-    def watch(self, processor: ProcessorId, notes: Path) -> Processor:
+    def watch(self, processor: ProcessorId | None, notes: Path) -> Processor:
         logs = conf.get_mandatory_value("logging", "dag_processor_child_process_log_directory")
         return Processor(processor, self.name, notes, Path(logs))
 

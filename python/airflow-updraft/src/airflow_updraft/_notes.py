@@ -57,7 +57,10 @@ def hold(notes: Path, bundle: str, seconds: float) -> Iterator[None]:
         _replace(target, _mine(seconds))
         yield
     finally:
-        target.unlink(missing_ok=True)
+        # The agent may have put its own there meanwhile, for the next version.
+        held = _in_force(target)
+        if held is None or held["pid"] == os.getpid():
+            target.unlink(missing_ok=True)
 
 
 def is_held(notes: Path, bundle: str) -> bool:

@@ -37,8 +37,10 @@ from airflow_updraft import _notes
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Renewed while it is wanted, so that a worker which hangs does not hold Airflow up for long.
-_STAND_S = 8.0
+# A request ends with the worker; this is for one that hangs. Airflow takes its DAG processor for dead after 30 s.
+_STAND_S = 20.0
+# A write that begins has the rest for itself.
+_BEGIN_WITHIN_S = 8.0
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,13 @@ class ProcessorId:
 
 
 class Processor:
-    """The DAG processor of one bundle, as it was when the proof began."""
+    """The DAG processor of one bundle, as it was when the proof began.
 
-    def __init__(self, identity: ProcessorId, bundle: str, notes: Path, logs: Path) -> None:
+    One that starts later, or none that is known, has nothing to do with older versions; it is only kept from writing
+    at the same time.
+    """
+
+    def __init__(self, identity: ProcessorId | None, bundle: str, notes: Path, logs: Path) -> None:
         self._identity = identity
         self._bundle = bundle
         self._notes = notes
@@ -61,32 +67,44 @@ class Processor:
         self._before: set[object] = set(before if before is not None else self._children(self.manager))
         self._past_from: int | None = None
         self._request: str | None = None
-        self._asked_until = 0.0
+        self._asked_at = 0.0
+        self._standing_since: float | None = None
         self._observe()
 
     def is_alive(self) -> bool:
-        return _notes.runs(self._identity.pid, self._identity.start_time)
+        return self._identity is not None and _notes.runs(self._identity.pid, self._identity.start_time)
 
     def ask_to_stand(self) -> None:
         """Asks it to stand still at the start of its next pass, which it reaches within a second or so."""
         now = time.monotonic()
-        if self._request is None or now > self._asked_until:
+        if self._request is None or now > self._asked_at + _STAND_S:
             self._request = uuid4().hex
-        elif now < self._asked_until - _STAND_S / 2:
+            self._standing_since = None
+        elif now < self._asked_at + _STAND_S / 2:
             return
         _notes.ask_to_stand(self._notes, self._bundle, self._request, _STAND_S)
-        self._asked_until = now + _STAND_S
+        self._asked_at = now
 
     def stands_still(self) -> bool:
-        """Asks for it, and says whether it does."""
-        if not self.is_alive():
-            return True
+        """Asks for it, and says whether it does, and will for some seconds.
+
+        One that has not begun to read counts: it will stand at its first refresh, for as long as it is asked to.
+        """
         self.ask_to_stand()
         note = self._note()
-        if note is None or note.stands_for != self._request:
+        if note is None:
+            return not self.is_alive()
+        if note.stands_for != self._request:
+            self._standing_since = None
             return False
         self._observe()
-        return True
+        now = time.monotonic()
+        if self._standing_since is None:
+            self._standing_since = now
+        if now < self._standing_since + _BEGIN_WITHIN_S:
+            return True
+        self.let_go()
+        return False
 
     def let_go(self) -> None:
         self._request = None
@@ -114,7 +132,7 @@ class Processor:
             return f"the DAG processor still works on {len(what)} parse(s) that began before the switch: {what[0]}"
         note = self._note()
         if note is None:
-            return f"the DAG processor (pid {self._identity.pid}) has not refreshed bundle `{self._bundle}` yet"
+            return f"the DAG processor (pid {self.manager}) has not refreshed bundle `{self._bundle}` yet"
         if note.version != version:
             return f"the DAG processor still reads {note.version}"
         return "the DAG processor has not begun its next pass"
@@ -140,16 +158,19 @@ class Processor:
         note = _notes.read(self._notes, self._bundle)
         if note is None or not _notes.runs(note.pid, note.start_time):
             return None
-        return note if self._is_ours(note.pid) else None
+        return note if not self.is_alive() or self._is_ours(note.pid) else None
 
     def _find_manager(self) -> int:
         note = self._note()
-        return note.pid if note is not None else self._identity.pid
+        if note is not None:
+            return note.pid
+        return 0 if self._identity is None else self._identity.pid
 
     def _is_ours(self, pid: int) -> bool:
         """Says whether this is the processor, or runs below it when that is a wrapper."""
+        ours = None if self._identity is None else self._identity.pid
         above = _notes.process(pid)
-        while above is not None and above.pid != self._identity.pid:
+        while above is not None and above.pid != ours:
             above = _notes.process(above.parent)
         return above is not None
 

@@ -8,6 +8,7 @@ affected files ──▶ parse (children) ──▶ write (Airflow's API) ──
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # One transaction holds the write lock of a SQLite database for as long as it takes.
 _BATCH = 50
+# How long the processor stands for files that are still being parsed.
+_LAST_FILES_S = 3.0
 # For the processor to let what was parsed be written, once the time of a proof is over.
 _LAST_WRITE_S = 5.0
 _MIB = 1024 * 1024
@@ -151,8 +154,7 @@ class Proof:
             raise SupersededError(f"`current` no longer leads to {self.request.version}")
 
     def _look_at_processor(self) -> Watch | None:
-        identity = self.request.processor
-        return None if identity is None else self.airflow.watch(identity, self.request.notes)
+        return self.airflow.watch(self.request.processor, self.request.notes)
 
     def _look_at_change(self) -> None:
         request = self.request
@@ -212,28 +214,27 @@ class Proof:
     def _parse_and_write(self, files: Iterable[str]) -> None:
         """Brings these files, and what is gone, into Airflow's database."""
         try:
-            try:
-                self._parse(sorted(files))
-            except TimedOutError:
-                self._write_at_last()
-                raise
+            self._parse(sorted(files))
             if self._parsed or self._gone or self._vanished():
-                self._wait_until_processor_stands()
                 self._write()
+                self._wait_until_processor_stands()
                 self.airflow.retire(self._gone, self._vanished())
+        except TimedOutError:
+            self._write_at_last()
+            raise
         finally:
             self._let_processor_go()
 
     def _parse(self, files: list[str]) -> None:
         started = time.monotonic()
         written = self.timings.write
-        self._asked = False
+        self._asked_at: float | None = None
         parsing = self.airflow.parse(files, processes=self.request.processes, pause=self._pause_parsing)
         for done, parsed in enumerate(parsing, start=1):
             self.parsed += 1
             self._parsed.append(parsed)
             if len(self._parsed) >= _BATCH and self._processor_stands():
-                self._write()
+                self._write_batch()
                 self._let_processor_go()
             if done % _BATCH == 0:
                 self.progress(step="parse", done=done, of=len(files))
@@ -241,24 +242,34 @@ class Proof:
 
     def _pause_parsing(self, parsing: Parsing) -> None:
         self._pause(lambda: str(parsing), seconds=0)
-        if self._processor is not None and not self._asked and not parsing.waiting:
+        if self._processor is None or parsing.waiting:
+            return
+        now = time.monotonic()
+        if self._asked_at is None:
             # It comes while the last files are parsed.
-            self._asked = True
+            self._asked_at = now
             self._processor.ask_to_stand()
+        elif now > self._asked_at + _LAST_FILES_S:
+            # They take long, and it has other files to parse.
+            self._asked_at = math.inf
+            self._processor.let_go()
 
     def _write(self) -> None:
-        """Writes what was parsed; the DAG processor stands still."""
-        started = time.monotonic()
+        """Writes what was parsed, each batch while the DAG processor stands still."""
         while self._parsed:
-            # A parse that saw a switch in its middle belongs to neither version.
-            self._check_switched()
-            batch = self._parsed[:_BATCH]
-            hashes = self.airflow.write(self.request.version, batch)
-            for parsed in batch:
-                dags = {dag.dag_id: hashes.get(dag.dag_id, "") for dag in parsed.dags}
-                self._written[parsed.file] = FileRecord(parsed.seen, dags, parsed.errors)
-            del self._parsed[:_BATCH]
-            self._processor_stands()
+            self._wait_until_processor_stands()
+            self._write_batch()
+
+    def _write_batch(self) -> None:
+        started = time.monotonic()
+        # A parse that saw a switch in its middle belongs to neither version.
+        self._check_switched()
+        batch = self._parsed[:_BATCH]
+        hashes = self.airflow.write(self.request.version, batch)
+        for parsed in batch:
+            dags = {dag.dag_id: hashes.get(dag.dag_id, "") for dag in parsed.dags}
+            self._written[parsed.file] = FileRecord(parsed.seen, dags, parsed.errors)
+        del self._parsed[:_BATCH]
         self._record.files.update(self._written)
         self.timings.write += time.monotonic() - started
 
@@ -267,7 +278,7 @@ class Proof:
         deadline = time.monotonic() + _LAST_WRITE_S
         while self._parsed and time.monotonic() < deadline:
             if self._processor_stands():
-                self._write()
+                self._write_batch()
             else:
                 self.pause(0.02)
 
@@ -302,7 +313,7 @@ class Proof:
 
     def _wait_for_processor(self) -> None:
         processor = self._processor
-        if processor is None:
+        if processor is None or self.request.processor is None:
             return
         started = time.monotonic()
         version = self.request.version

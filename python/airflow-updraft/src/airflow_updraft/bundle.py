@@ -32,7 +32,7 @@ _BundleVersion: Any = getattr(base, "BundleVersion", str)
 ASK_TIMEOUT_S = 60.0
 
 # Airflow takes its DAG processor for dead after 30 s without a heartbeat.
-_STAND_S = 20.0
+_STAND_S = 25.0
 
 
 class VersionMissingError(FileNotFoundError):

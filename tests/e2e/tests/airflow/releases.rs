@@ -94,7 +94,8 @@ pub(crate) fn a_changed_function_body_runs_next(
         );
         let returned = airflow.returned("body", &run, "step")?.to_string();
         ensure!(returned.contains(answer), "{returned}");
-        if !airflow.is_airflow_2() {
+        // Later versions of a DAG whose serialised form is the same are not listed.
+        if !airflow.is_airflow_2() && answer == "first" {
             ensure_link_leads_here(installation, airflow, "body", &digest)?;
         }
     }
