@@ -449,7 +449,7 @@ impl Deliver {
         let proof = tokio::select! {
             biased;
             proof = answered => proof?,
-            never = spares => never,
+            unending = spares => unending,
         };
         failpoint("agent.prove.before_keep");
         let report = ProofReport {
