@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use updraft_api::Client;
 use updraft_bundle::{BundleDir, Verify};
 use updraft_image::{
-    LockError, RealiseError, RealiseRequest, RunAs, Stop, Uv, UvError, realise, realised_key,
+    LockError, RealiseError, RealiseRequest, RunAs, StopOnDrop, Uv, UvError, realise, realised_key,
     reopen,
 };
 use updraft_model::Digest;
@@ -142,8 +142,8 @@ impl Environments {
         let (tools, environments, board) = (self.tools.clone(), disk.environments(), board.clone());
         let before = made(disk).filter(|made| made.image == image);
         // An agent that stops must not leave an installation to the next one.
-        let ending = StopOnDrop(Stop::default());
-        let stop = ending.0.clone();
+        let ending = StopOnDrop::default();
+        let stop = ending.stop();
         blocking(move || {
             let say = |line: &str| board.busy(line);
             let config = described.config();
@@ -155,8 +155,8 @@ impl Environments {
                 say: &say,
             };
             let make = || {
-                let uv = Uv::find_or_install(&tools, &say).map_err(|error| uv_failed(&error))?;
-                let uv = uv.stopped_by(&stop);
+                let uv =
+                    Uv::find_or_install(&tools, &stop, &say).map_err(|error| uv_failed(&error))?;
                 let realised = match realise(&uv, &ask(run_as)) {
                     // No Python that the other user can run: Airflow runs as this
                     // one then, and `isolation` says so.
@@ -185,14 +185,6 @@ impl Environments {
             })
         })
         .await?
-    }
-}
-
-struct StopOnDrop(Stop);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.request();
     }
 }
 

@@ -3,6 +3,7 @@
 //! Start with [`Exit`] for how commands end, `commands` for what they do
 //! (one file per verb, by noun), `console` for how they speak.
 
+mod busy;
 mod cli;
 mod commands;
 mod config;

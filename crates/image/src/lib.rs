@@ -21,7 +21,7 @@ pub use environment::{
     EnvironmentError, EnvironmentManifest, MAX_CONFIG_BYTES,
 };
 pub use lock::{Lock, LockError, LockRequest, lock};
-pub use process::Stop;
+pub use process::{Stop, StopOnDrop};
 pub use python::{Interpreter, PythonError, PythonRequest, RunAs, nearest_python};
 pub use realise::{
     RealiseError, RealiseRequest, Realised, is_any_made, realise, realised_key, reopen,

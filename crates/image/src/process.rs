@@ -2,9 +2,8 @@
 
 use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -19,31 +18,89 @@ pub(crate) struct Finished {
     pub(crate) stderr: String,
 }
 
-/// Asks work that blocks to end: what it runs is killed.
+/// Asks work that blocks to end: what it runs is killed, and no more is started.
+/// Clones are the same request.
 #[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Stop(Arc<Mutex<Work>>);
+
+#[derive(Debug, Default)]
+struct Work {
+    stopped: bool,
+    /// Process groups whose first process has not been waited for, so that
+    /// their numbers are still their own.
+    running: Vec<Pid>,
+}
 
 impl Stop {
+    /// Once this returns, nothing that was run is left, also when this process
+    /// ends right after it.
     pub fn request(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        let mut work = self.work();
+        work.stopped = true;
+        for group in &work.running {
+            let _ = rustix::process::kill_process_group(*group, Signal::KILL);
+        }
     }
 
     pub fn is_requested(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.work().stopped
+    }
+
+    /// Starts a program in a process group of its own.
+    fn start(&self, command: &mut Command) -> io::Result<Child> {
+        let mut work = self.work();
+        if work.stopped {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let child = command.process_group(0).spawn()?;
+        work.running.extend(group(&child));
+        Ok(child)
+    }
+
+    /// How it ended, once it has.
+    fn ended(&self, child: &mut Child) -> io::Result<Option<ExitStatus>> {
+        let mut work = self.work();
+        let ended = child.try_wait()?;
+        if ended.is_some() {
+            let group = group(child);
+            work.running.retain(|running| Some(*running) != group);
+        }
+        Ok(ended)
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Asks it of work whose future is dropped.
+#[derive(Debug, Default)]
+pub struct StopOnDrop(Stop);
+
+impl StopOnDrop {
+    pub fn stop(&self) -> Stop {
+        self.0.clone()
+    }
+}
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.request();
+    }
+}
+
+fn group(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+}
+
+/// Runs a program that is soon done.
 pub(crate) fn run(command: &mut Command) -> io::Result<Finished> {
     run_until(command.stdin(Stdio::null()), &Stop::default())
 }
 
 /// Runs a program, with all that it starts, until it ends or has to stop.
 pub(crate) fn run_until(command: &mut Command, stop: &Stop) -> io::Result<Finished> {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()?;
+    let mut child = stop.start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let read = |mut from: Box<dyn Read + Send>| {
         std::thread::spawn(move || {
             let mut bytes = Vec::new();
@@ -54,15 +111,14 @@ pub(crate) fn run_until(command: &mut Command, stop: &Stop) -> io::Result<Finish
     let stdout = child.stdout.take().map(|from| read(Box::new(from)));
     let stderr = child.stderr.take().map(|from| read(Box::new(from)));
     let status = loop {
-        if let Some(status) = child.try_wait()? {
+        if let Some(status) = stop.ended(&mut child)? {
             break status;
-        }
-        if stop.is_requested() {
-            end(&mut child)?;
-            return Err(io::ErrorKind::Interrupted.into());
         }
         std::thread::sleep(Duration::from_millis(10));
     };
+    if stop.is_requested() {
+        return Err(io::ErrorKind::Interrupted.into());
+    }
     let text = |reader: Option<std::thread::JoinHandle<String>>| {
         reader
             .and_then(|reader| reader.join().ok())
@@ -74,14 +130,6 @@ pub(crate) fn run_until(command: &mut Command, stop: &Stop) -> io::Result<Finish
         stdout: text(stdout),
         stderr: text(stderr),
     })
-}
-
-fn end(child: &mut Child) -> io::Result<()> {
-    // Not waited for yet, so the number is still its own.
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        let _ = rustix::process::kill_process_group(group, Signal::KILL);
-    }
-    child.wait().map(drop)
 }
 
 /// What a program that fetches and builds packages gets of this process's

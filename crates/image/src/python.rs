@@ -249,7 +249,8 @@ fn known_to_uv(uv: &Uv) -> Vec<PathBuf> {
         "--output-format",
         "json",
     ]);
-    let listed = process::run(&mut command)
+    let listed = uv
+        .run(&mut command)
         .ok()
         .filter(|finished| finished.success);
     let known: Vec<Known> = listed

@@ -63,25 +63,29 @@ impl Uv {
     /// Finds uv: `UPDRAFT_UV`, then PATH, then the one in `cache`, which is
     /// installed there from the package index when it is missing. Nothing
     /// else on the machine changes. Two at once are safe.
-    pub fn find_or_install(cache: &Path, say: &dyn Fn(&str)) -> Result<Self, UvError> {
+    pub fn find_or_install(cache: &Path, stop: &Stop, say: &dyn Fn(&str)) -> Result<Self, UvError> {
         if let Some(program) = std::env::var_os("UPDRAFT_UV").filter(|value| !value.is_empty()) {
             let program = PathBuf::from(program);
-            return Self::at(&program, cache)
+            return Self::at(&program, cache, stop)
                 .map_err(|problem| UvError::Unusable { program, problem });
         }
         for folder in python::path_folders() {
-            if let Ok(found) = Self::at(&folder.join("uv"), cache) {
+            if let Ok(found) = Self::at(&folder.join("uv"), cache, stop) {
                 return Ok(found);
             }
         }
-        Self::find_or_install_in(cache, say)
+        Self::find_or_install_in(cache, stop, say)
     }
 
     /// Finds or installs the one in `cache`, whatever else there is.
-    pub fn find_or_install_in(cache: &Path, say: &dyn Fn(&str)) -> Result<Self, UvError> {
+    pub fn find_or_install_in(
+        cache: &Path,
+        stop: &Stop,
+        say: &dyn Fn(&str),
+    ) -> Result<Self, UvError> {
         let folder = cache.join("uv");
         let program = folder.join("bin/uv");
-        if let Ok(found) = Self::at(&program, cache) {
+        if let Ok(found) = Self::at(&program, cache, stop) {
             return Ok(found);
         }
         let failed = |source| UvError::Io {
@@ -92,7 +96,7 @@ impl Uv {
         let lock = File::create(folder.join("lock")).map_err(failed)?;
         lock.lock().map_err(failed)?;
         // Somebody else may have installed it while this one waited.
-        if let Ok(found) = Self::at(&program, cache) {
+        if let Ok(found) = Self::at(&program, cache, stop) {
             return Ok(found);
         }
         say("installing uv from the package index");
@@ -101,7 +105,7 @@ impl Uv {
             .tempdir_in(&folder)
             .map_err(failed)?;
         let python = python::any().ok_or(UvError::NoPython)?;
-        let installed = install(&python, scratch.path())?;
+        let installed = install(&python, scratch.path(), stop)?;
         let new = folder.join("bin/.uv-new");
         fs::copy(&installed, &new).map_err(failed)?;
         fs::set_permissions(&new, Permissions::from_mode(0o755)).map_err(failed)?;
@@ -109,11 +113,11 @@ impl Uv {
             .and_then(|file| file.sync_all())
             .map_err(failed)?;
         fs::rename(&new, &program).map_err(failed)?;
-        Self::at(&program, cache).map_err(UvError::Install)
+        Self::at(&program, cache, stop).map_err(UvError::Install)
     }
 
     /// Uses this program, if it is uv and recent enough.
-    fn at(program: &Path, cache: &Path) -> Result<Self, String> {
+    fn at(program: &Path, cache: &Path, stop: &Stop) -> Result<Self, String> {
         let finished =
             process::run(process::for_probe(&mut Command::new(program)).arg("--version"))
                 .map_err(|error| error.to_string())?;
@@ -131,7 +135,7 @@ impl Uv {
                     program: program.to_owned(),
                     version,
                     cache,
-                    stop: Stop::default(),
+                    stop: stop.clone(),
                     only_wheels: false,
                     user: None,
                 })
@@ -146,13 +150,6 @@ impl Uv {
 
     pub fn version(&self) -> &str {
         &self.version
-    }
-
-    /// The same uv, which ends when it has to stop.
-    #[must_use]
-    pub fn stopped_by(mut self, stop: &Stop) -> Self {
-        self.stop = stop.clone();
-        self
     }
 
     /// The same uv, which runs no code of the packages that it installs.
@@ -237,12 +234,14 @@ impl Uv {
 
 /// Gets the `uv` program from the package index into a scratch folder, by the
 /// first of three ways that this Python has.
-fn install(python: &Path, scratch: &Path) -> Result<PathBuf, UvError> {
+fn install(python: &Path, scratch: &Path, stop: &Stop) -> Result<PathBuf, UvError> {
     let failed = |source| UvError::Io {
         path: scratch.to_owned(),
         source,
     };
-    let run = |command: &mut Command| process::run(quiet(command)).map_err(failed);
+    let run = |command: &mut Command| {
+        process::run_until(quiet(command).stdin(Stdio::null()), stop).map_err(failed)
+    };
 
     let venv = scratch.join("venv");
     if run(Command::new(python).args(["-m", "venv"]).arg(&venv))?.success {
@@ -327,9 +326,12 @@ mod tests {
         for missing in ["'-m venv'", "'-m venv'|'-m pip'"] {
             let dir = tempfile::tempdir().unwrap();
             let python = python_without(missing, dir.path());
-            let program = install(&python, dir.path()).unwrap();
+            let program = install(&python, dir.path(), &Stop::default()).unwrap();
             fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-            assert!(Uv::at(&program, dir.path()).is_ok(), "{missing}");
+            assert!(
+                Uv::at(&program, dir.path(), &Stop::default()).is_ok(),
+                "{missing}"
+            );
         }
     }
 }

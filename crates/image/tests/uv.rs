@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use updraft_image::{
-    Environment, EnvironmentConfig, LockError, LockRequest, RealiseRequest, RunAs, Uv,
+    Environment, EnvironmentConfig, LockError, LockRequest, RealiseRequest, RunAs, Stop, Uv,
     airflow_updraft_version, airflow_updraft_wheel, airflow_updraft_wheel_name, lock, realise,
 };
 use updraft_project::{AirflowVersion, Project, PythonVersion, Requirements, Scaffold, scaffold};
@@ -20,7 +20,7 @@ fn cache() -> PathBuf {
 }
 
 fn uv() -> Uv {
-    Uv::find_or_install(&cache(), &|_| {}).expect("uv")
+    Uv::find_or_install(&cache(), &Stop::default(), &|_| {}).expect("uv")
 }
 
 fn requirements(text: &str) -> Requirements {
@@ -81,8 +81,8 @@ fn installs_uv_into_the_cache_also_when_two_ask_at_once() {
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                let uv =
-                    Uv::find_or_install_in(dir.path(), &|_| *said.lock().unwrap() += 1).unwrap();
+                let say = |_: &str| *said.lock().unwrap() += 1;
+                let uv = Uv::find_or_install_in(dir.path(), &Stop::default(), &say).unwrap();
                 assert!(uv.program().starts_with(dir.path()));
             });
         }

@@ -1,6 +1,7 @@
 //! `updraft quickstart`, as a newcomer runs it.
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -67,14 +68,17 @@ impl Newcomer {
     }
 
     /// Processes, other than this one, that belong to the quickstart.
-    fn left_running(&self) -> Vec<String> {
+    fn running(&self) -> Vec<String> {
         let data = self.root.join("data");
         // Some overwrite their environment with a title.
         let belongs = |process: &Path| {
+            let names_it = |file| {
+                let text = fs::read(process.join(file)).unwrap_or_default();
+                String::from_utf8_lossy(&text).contains(data.to_str().unwrap())
+            };
             fs::read_link(process.join("cwd")).is_ok_and(|folder| folder.starts_with(&data))
-                || fs::read(process.join("environ")).is_ok_and(|environ| {
-                    String::from_utf8_lossy(&environ).contains(data.to_str().unwrap())
-                })
+                || names_it("environ")
+                || names_it("cmdline")
         };
         fs::read_dir("/proc")
             .unwrap()
@@ -107,7 +111,7 @@ fn takes_an_empty_folder_to_a_run_that_succeeded_and_comes_back_to_it() {
         assert!(printed.contains(&said), "it does not say {said}\n{printed}");
     }
     assert!(newcomer.project().join("dags/example_basic.py").is_file());
-    assert_eq!(newcomer.left_running(), [""; 0]);
+    assert_eq!(newcomer.running(), [""; 0]);
 
     // The second start keeps running until it is told to stop.
     let started = Instant::now();
@@ -160,11 +164,11 @@ fn takes_an_empty_folder_to_a_run_that_succeeded_and_comes_back_to_it() {
     })
     .unwrap();
     assert_eq!(ended.code(), Some(0));
-    assert_eq!(newcomer.left_running(), [""; 0]);
+    assert_eq!(newcomer.running(), [""; 0]);
 }
 
 #[test]
-fn a_port_in_use_is_said_and_nothing_is_left_running() {
+fn a_port_in_use_is_said_and_nothing_is_running() {
     let newcomer = Newcomer::new();
     let taken = TcpListener::bind(("127.0.0.1", newcomer.airflow_port)).unwrap();
     let output = newcomer.quickstart().arg("--once").output().unwrap();
@@ -176,7 +180,48 @@ fn a_port_in_use_is_said_and_nothing_is_left_running() {
         "{stderr}"
     );
     assert!(stderr.contains("--airflow-port"), "{stderr}");
-    assert_eq!(newcomer.left_running(), [""; 0]);
+    assert_eq!(newcomer.running(), [""; 0]);
+}
+
+#[test]
+fn ctrl_c_also_ends_what_fetches_packages() {
+    // Takes requests and answers none, so that whoever asks is still there.
+    let index = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = format!("http://{}/simple", index.local_addr().unwrap());
+    let ended_while = |fetching: &str, uv: Option<OsString>| {
+        let newcomer = Newcomer::new();
+        let empty = newcomer.root.join("bin");
+        fs::create_dir(&empty).unwrap();
+        let mut quickstart = newcomer.quickstart();
+        quickstart
+            .env("PATH", empty)
+            .env("PIP_INDEX_URL", &address)
+            .env("UV_DEFAULT_INDEX", &address)
+            .env("UV_CACHE_DIR", newcomer.root.join("data/uv-cache"))
+            .stderr(Stdio::null())
+            .stdout(Stdio::null());
+        match uv {
+            Some(uv) => quickstart.env("UPDRAFT_UV", uv),
+            None => quickstart.env_remove("UPDRAFT_UV"),
+        };
+        let mut running = quickstart.spawn().unwrap();
+        wait_for(fetching, Duration::from_secs(60), || {
+            let fetches = |process: &String| process.contains(fetching);
+            Ok(newcomer.running().iter().any(fetches).then_some(()))
+        })
+        .unwrap();
+        kill_process(Pid::from_child(&running), Signal::INT).unwrap();
+        assert_eq!(running.wait().unwrap().code(), Some(130));
+        // Killed ones may take a moment to be gone; those that wait for the index
+        // would stay for longer than this.
+        wait_for("an end to it", Duration::from_secs(5), || {
+            Ok(newcomer.running().is_empty().then_some(()))
+        })
+        .unwrap();
+    };
+    ended_while("pip install", None);
+    let uv = std::env::var_os("UPDRAFT_UV").expect("scripts/test names a uv");
+    ended_while("pip compile", Some(uv));
 }
 
 #[test]
@@ -211,5 +256,5 @@ fn a_machine_without_python_is_told_so() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(16), "{stderr}");
     assert!(stderr.contains("Python"), "{stderr}");
-    assert_eq!(newcomer.left_running(), [""; 0]);
+    assert_eq!(newcomer.running(), [""; 0]);
 }

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use updraft_api::Client;
 use updraft_bundle::Scan;
 use updraft_image::{
-    EnvironmentConfig, EnvironmentError, EnvironmentManifest, LockError, LockRequest, Uv, UvError,
-    lock,
+    EnvironmentConfig, EnvironmentError, EnvironmentManifest, LockError, LockRequest, Stop, Uv,
+    UvError, lock,
 };
 use updraft_model::{DeploymentName, Digest, Release};
 use updraft_project::{ImageFingerprint, ImageHalf, ProjectError};
 
 use super::create::text;
+use crate::busy::busy;
 use crate::console::{Console, Step};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result, exit_of_chain};
@@ -56,21 +57,19 @@ pub(super) async fn make(
         Failure::new(Exit::Prerequisite, "there is no folder to keep tools in")
             .help("set UPDRAFT_CACHE_DIR")
     })?;
-    let (say, mut said) = tokio::sync::mpsc::unbounded_channel::<String>();
-    let mut work = tokio::task::spawn_blocking(move || {
-        // Whoever listens may have gone.
-        make_blocking(half, &tools, &|text| drop(say.send(text.to_owned())))
-    });
-    loop {
-        tokio::select! {
-            Some(text) = said.recv() => out.update(step, &text),
-            made = &mut work => return made?,
-        }
-    }
+    busy(step, out, move |stop, say| {
+        make_blocking(half, &tools, stop, say)
+    })
+    .await
 }
 
-fn make_blocking(half: ImageHalf, tools: &Path, say: &dyn Fn(&str)) -> Result<Environment> {
-    let uv = Uv::find_or_install(tools, say)?;
+fn make_blocking(
+    half: ImageHalf,
+    tools: &Path,
+    stop: &Stop,
+    say: &dyn Fn(&str),
+) -> Result<Environment> {
+    let uv = Uv::find_or_install(tools, stop, say)?;
     let fingerprint = &half.fingerprint;
     let ask = LockRequest {
         airflow: &fingerprint.airflow_version,

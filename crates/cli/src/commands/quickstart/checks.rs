@@ -3,9 +3,10 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
-use updraft_image::{LockRequest, PythonError, PythonRequest, Uv, lock, nearest_python};
+use updraft_image::{LockRequest, PythonError, PythonRequest, Stop, Uv, lock, nearest_python};
 use updraft_project::Project;
 
+use crate::busy::busy;
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -29,16 +30,10 @@ pub(super) fn port(what: &str, port: u16, flag: &str) -> Result<()> {
 pub(super) async fn environment(project: &Project, cache: &Path, out: &mut Console) -> Result<()> {
     let mut step = out.step("looking for Python and uv");
     let (project, cache) = (project.clone(), cache.to_owned());
-    let (say, mut said) = tokio::sync::mpsc::unbounded_channel::<String>();
-    let mut work = tokio::task::spawn_blocking(move || {
-        find(&project, &cache, &|text| drop(say.send(text.to_owned())))
-    });
-    let found = loop {
-        tokio::select! {
-            Some(text) = said.recv() => out.update(&mut step, &text),
-            found = &mut work => break found??,
-        }
-    };
+    let found = busy(&mut step, out, move |stop, say| {
+        find(&project, &cache, stop, say)
+    })
+    .await?;
     out.done(step, &format!("found {}", found.text));
     for note in found.notes {
         out.warn(&note);
@@ -51,10 +46,10 @@ struct Found {
     notes: Vec<String>,
 }
 
-fn find(project: &Project, cache: &Path, say: &dyn Fn(&str)) -> Result<Found> {
+fn find(project: &Project, cache: &Path, stop: &Stop, say: &dyn Fn(&str)) -> Result<Found> {
     let half = project.image_half(None)?;
     let fingerprint = &half.fingerprint;
-    let uv = Uv::find_or_install(cache, say)?;
+    let uv = Uv::find_or_install(cache, stop, say)?;
     let wanted = fingerprint.python_version;
     let python_for = |run_as| {
         let ask = PythonRequest {

@@ -1,0 +1,28 @@
+//! Work that takes a while on a thread of its own, such as fetching packages.
+
+use updraft_image::{Stop, StopOnDrop};
+
+use crate::console::{Console, Step};
+use crate::failure::Result;
+
+/// Does it and shows meanwhile what it says. What it runs is killed when
+/// nobody waits for it any more.
+pub(crate) async fn busy<T: Send + 'static>(
+    step: &mut Step,
+    out: &mut Console,
+    work: impl FnOnce(&Stop, &dyn Fn(&str)) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let ending = StopOnDrop::default();
+    let asked = ending.stop();
+    let (say, mut said) = tokio::sync::mpsc::unbounded_channel::<String>();
+    let mut work = tokio::task::spawn_blocking(move || {
+        // Whoever listens may have gone.
+        work(&asked, &|text| drop(say.send(text.to_owned())))
+    });
+    loop {
+        tokio::select! {
+            Some(text) = said.recv() => out.update(step, &text),
+            done = &mut work => return done?,
+        }
+    }
+}
