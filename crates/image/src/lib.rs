@@ -8,7 +8,9 @@
 //! Start with [`Uv`], then [`lock`] and [`Environment`] for the sending side,
 //! [`realise`] for the agent's. Everything here blocks.
 
+mod bytecode;
 mod environment;
+mod flush;
 mod lock;
 mod process;
 mod python;

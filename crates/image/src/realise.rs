@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use updraft_model::Digest;
 use updraft_project::PythonVersion;
 
+use crate::bytecode::Bytecode;
 use crate::environment::EnvironmentConfig;
+use crate::flush::flush;
 use crate::lock::{Lock, LockError, LockRequest, lock};
 use crate::process::{self, Finished, Stop};
 use crate::python::{self, Interpreter, PythonError, PythonRequest, RunAs, nearest_python};
@@ -33,7 +35,7 @@ pub struct RealiseRequest<'a> {
     pub config: &'a EnvironmentConfig,
     /// The folder that holds all environments.
     pub dir: &'a Path,
-    /// Where locks are kept.
+    /// Where locks and compiled files are kept.
     pub cache: &'a Path,
     /// The user that Airflow runs as, when it is not this one.
     pub run_as: Option<RunAs>,
@@ -170,14 +172,22 @@ pub fn realise(uv: &Uv, ask: &RealiseRequest<'_>) -> Result<Realised, RealiseErr
         "installing Airflow {airflow} and its packages ({} in the lock)",
         exact.packages()
     ));
-    install(uv, ask, &folder, &exact, &guard)?;
+    let built = install(uv, ask, &folder, &exact, &guard)?;
     (ask.say)("checking what was installed");
-    compile(uv, &folder, interpreter.version, &guard).map_err(RealiseError::Uv)?;
+    let bytecode = Bytecode::of(interpreter.version, ask.cache);
+    let compiled = bytecode
+        .compile(uv, &folder, held(&guard).map_err(failed)?)
+        .map_err(failed)?;
     if ask.run_as.is_some() {
         make_readable(&folder).map_err(failed)?;
     }
     check(&folder, ask)?;
     finish(&folder, &record).map_err(failed)?;
+    // Whoever built it may hold a file open still, and change what was read. And
+    // what is not kept is compiled again, so that is no reason to fail.
+    if built == Built::ByUs {
+        let _ = bytecode.keep(&compiled);
+    }
     Ok(realised(key, &folder, record, false))
 }
 
@@ -300,6 +310,13 @@ fn lock_for(
     Ok((own, Some(note)))
 }
 
+/// Whose code has written what is installed.
+#[derive(PartialEq, Eq)]
+enum Built {
+    ByUs,
+    ByAirflowsUser,
+}
+
 /// Installs what the lock names, and `airflow-updraft`.
 ///
 /// Where Airflow runs as another user, deployers' code must not run as this
@@ -311,7 +328,7 @@ fn install(
     folder: &Path,
     exact: &Lock,
     guard: &File,
-) -> Result<(), RealiseError> {
+) -> Result<Built, RealiseError> {
     let scratch = tempfile::Builder::new()
         .prefix(".installing-")
         .tempdir_in(ask.dir)
@@ -349,11 +366,11 @@ fn install(
             .map_err(RealiseError::Uv)
     };
     let Some(user) = ask.run_as else {
-        return expect(&sync(uv)?);
+        return expect(&sync(uv)?).map(|()| Built::ByUs);
     };
     let finished = sync(&uv.only_wheels())?;
     if finished.success || finished.is_offline() {
-        return expect(&finished);
+        return expect(&finished).map(|()| Built::ByUs);
     }
     (ask.say)("building packages that have no wheel");
     let theirs = uv.as_user(user, scratch).map_err(failed)?;
@@ -366,7 +383,7 @@ fn install(
         gid: rustix::process::getegid().as_raw(),
     };
     give(folder, own).map_err(failed)?;
-    expect(&built?)
+    expect(&built?).map(|()| Built::ByAirflowsUser)
 }
 
 /// Makes a tree somebody's, never through a link.
@@ -378,19 +395,6 @@ fn give(path: &Path, user: RunAs) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Compiles what was installed, without running any of it: uv's own way would
-/// start the venv's Python with all that packages add to its start.
-fn compile(uv: &Uv, folder: &Path, python: PythonVersion, guard: &File) -> io::Result<()> {
-    let mut command = Command::new(folder.join("bin/python"));
-    process::for_probe(&mut command)
-        .args(["-I", "-S", "-m", "compileall", "-qq", "-j", "0"])
-        .arg(folder.join(format!("lib/python{python}/site-packages")))
-        .current_dir("/")
-        .stdin(held(guard)?);
-    // Some packages carry files of another Python; they are compiled nowhere.
-    uv.run(&mut command).map(drop)
 }
 
 fn expect(finished: &Finished) -> Result<(), RealiseError> {
@@ -461,15 +465,4 @@ fn finish(folder: &Path, record: &Record) -> io::Result<()> {
         .map_err(|error| error.error)?;
     dir.sync_all()?;
     File::open(folder.parent().unwrap_or(folder))?.sync_all()
-}
-
-/// Flushes the whole file system: cheaper than ten thousand files one by one.
-#[cfg(target_os = "linux")]
-fn flush(dir: &File) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(dir)?)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn flush(dir: &File) -> io::Result<()> {
-    dir.sync_all()
 }

@@ -74,6 +74,23 @@ fn version_of(python: &Path, package: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Python starts from a compiled file that does not look at its source again,
+/// and knows where the source is. Answers with the compiled file.
+fn assert_is_compiled(python: &Path) -> PathBuf {
+    let script = "import packaging.version as v; print(v.__cached__, v.parse.__code__.co_filename)";
+    let output = Command::new(python)
+        .args(["-I", "-B", "-c", script])
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let (compiled, source) = printed.trim().split_once(' ').unwrap();
+    let environment = python.ancestors().nth(2).unwrap();
+    assert!(Path::new(source).starts_with(environment), "{source}");
+    let unchecked = 1_u32.to_le_bytes();
+    assert_eq!(fs::read(compiled).unwrap()[4..8], unchecked, "{compiled}");
+    compiled.into()
+}
+
 #[test]
 fn installs_uv_into_the_cache_also_when_two_ask_at_once() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -212,6 +229,7 @@ fn makes_an_environment_once_and_again_after_a_crash() {
         airflow_updraft_version()
     );
     assert!(made.bin.join("airflow").is_file());
+    assert_is_compiled(&made.python);
 
     let again = realise(&uv, &ask).unwrap();
     assert!(again.reused);
@@ -222,6 +240,25 @@ fn makes_an_environment_once_and_again_after_a_crash() {
     fs::remove_file(made.bin.join("airflow")).unwrap();
     let mended = realise(&uv, &ask).unwrap();
     assert!(!mended.reused && mended.bin.join("airflow").is_file());
+    assert_is_compiled(&mended.python);
+
+    // Another one has the same compiled files, under names of its own.
+    let other = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let other = realise(
+        &uv,
+        &RealiseRequest {
+            dir: other.path(),
+            ..ask
+        },
+    )
+    .unwrap();
+    let (compiled, same) = (
+        assert_is_compiled(&other.python),
+        assert_is_compiled(&made.python),
+    );
+    assert_ne!(compiled, same);
+    let inode = |path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    assert_eq!(inode(compiled), inode(same));
 
     let left: Vec<_> = fs::read_dir(dir.path())
         .unwrap()

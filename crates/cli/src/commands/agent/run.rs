@@ -19,6 +19,10 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     root: RootArgs,
 
+    /// Where uv, packages and compiled files are kept, also for other agents (default: in the agent's folder)
+    #[arg(long, env = "UPDRAFT_AGENT_TOOLS", value_name = "DIR")]
+    tools: Option<PathBuf>,
+
     /// Where Airflow's web server listens, on this machine only
     #[arg(
         long,
@@ -75,6 +79,7 @@ pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Resu
     let interrupt = Interrupt::listen()?;
     let root = &args.root.root;
     let mut config = AgentConfig::new(root.clone(), connect(root, cx)?, token(root)?)?;
+    config.tools.clone_from(&args.tools);
     config.airflow_port = args.airflow_port;
     config.airflow_user.clone_from(&args.airflow_user);
     config.metadata_db_url = variable("UPDRAFT_AIRFLOW_DATABASE_URL")?.map(|(url, _)| url);

@@ -1,0 +1,170 @@
+//! Compiled Python files, kept from one environment to the next.
+//!
+//! Compiling all of Airflow takes many seconds, and the next environment has
+//! nearly the same files. So each compiled file is kept under the digest of its
+//! source, and the next environment gets a link to it. The digest is of what is
+//! read here: what a package says about its files may be another one's.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use updraft_model::Digest;
+use updraft_project::PythonVersion;
+
+use crate::flush::flush;
+use crate::process;
+use crate::uv::Uv;
+
+/// What no environment has had for so long is removed.
+const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// The compiled files of one version of Python.
+pub(crate) struct Bytecode {
+    folder: PathBuf,
+    /// In the names of compiled files, as in `dag.cpython-312.pyc`.
+    tag: String,
+}
+
+/// A source, and where Python looks for it compiled.
+pub(crate) struct Module {
+    source: PathBuf,
+    compiled: PathBuf,
+    digest: Digest,
+}
+
+impl Bytecode {
+    pub(crate) fn of(python: PythonVersion, cache: &Path) -> Self {
+        let tag = format!("cpython-{}{}", python.major(), python.minor());
+        Self {
+            folder: cache.join("bytecode").join(&tag),
+            tag,
+        }
+    }
+
+    /// Compiles what a venv has installed, without running any of it: uv's own
+    /// way would start its Python with all that packages add to its start.
+    /// Answers with what was not kept yet.
+    pub(crate) fn compile(&self, uv: &Uv, venv: &Path, stdin: Stdio) -> io::Result<Vec<Module>> {
+        let mut modules = Vec::new();
+        self.find(&venv.join("lib"), &mut modules)?;
+        modules.retain(|module| self.link(module).is_err());
+        let list: String = modules.iter().filter_map(Module::line).collect();
+        if !list.is_empty() {
+            let mut listed = tempfile::NamedTempFile::new_in(venv)?;
+            listed.write_all(list.as_bytes())?;
+            let mut python = Command::new(venv.join("bin/python"));
+            process::for_probe(&mut python)
+                .args(["-I", "-S", "-c", include_str!("bytecode/compile.py")])
+                .arg(listed.path())
+                .current_dir("/")
+                .stdin(stdin);
+            // Without them Airflow only starts more slowly.
+            uv.run(&mut python)?;
+        }
+        Ok(modules)
+    }
+
+    /// Keeps what was compiled, whole or not at all, for the next environment.
+    pub(crate) fn keep(&self, compiled: &[Module]) -> io::Result<()> {
+        if compiled.is_empty() {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.folder)?;
+        let new = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempdir_in(&self.folder)?;
+        let mut ready = Vec::new();
+        for module in compiled {
+            let name = new.path().join(module.digest.hex());
+            match link_or_copy(&module.compiled, &name) {
+                Ok(()) => ready.push((name, self.kept(module.digest))),
+                // It does not compile, or another module is the same.
+                Err(error) if is_no_matter(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        flush(&File::open(new.path())?)?;
+        for (name, kept) in ready {
+            fs::create_dir_all(kept.parent().unwrap_or(&self.folder))?;
+            fs::rename(name, kept)?;
+        }
+        self.remove_unused()
+    }
+
+    fn find(&self, folder: &Path, modules: &mut Vec<Module>) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let (path, kind) = (entry.path(), entry.file_type()?);
+            if kind.is_dir() {
+                self.find(&path, modules)?;
+            } else if kind.is_file()
+                && path.extension().is_some_and(|extension| extension == "py")
+                && let Some(stem) = path.file_stem().and_then(|stem| stem.to_str())
+            {
+                modules.push(Module {
+                    compiled: folder.join(format!("__pycache__/{stem}.{}.pyc", self.tag)),
+                    digest: Digest::of(&fs::read(&path)?),
+                    source: path,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn link(&self, module: &Module) -> io::Result<()> {
+        let kept = self.kept(module.digest);
+        match link_or_copy(&kept, &module.compiled) {
+            // The first of its folder, or not kept.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                fs::metadata(&kept)?;
+                fs::create_dir_all(module.compiled.parent().unwrap_or(&kept))?;
+                link_or_copy(&kept, &module.compiled)
+            }
+            linked => linked,
+        }
+    }
+
+    fn kept(&self, source: Digest) -> PathBuf {
+        let hex = source.hex();
+        self.folder.join(&hex[..2]).join(&hex[2..])
+    }
+
+    fn remove_unused(&self) -> io::Result<()> {
+        let long_ago = SystemTime::now().checked_sub(KEPT_FOR);
+        for folder in fs::read_dir(&self.folder)? {
+            for kept in fs::read_dir(folder?.path())? {
+                let kept = kept?;
+                let metadata = kept.metadata()?;
+                if metadata.nlink() == 1 && metadata.modified().ok() < long_ago {
+                    fs::remove_file(kept.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Module {
+    fn line(&self) -> Option<String> {
+        let (source, compiled) = (self.source.to_str()?, self.compiled.to_str()?);
+        let fits = !source.contains(['\n', '\t']);
+        fits.then(|| format!("{source}\t{compiled}\n"))
+    }
+}
+
+/// A copy where no link can be: on another file system, or past the number of
+/// links that one file may have.
+fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        Err(error) if !is_no_matter(&error) => fs::copy(from, to).map(drop),
+        linked => linked,
+    }
+}
+
+fn is_no_matter(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists)
+}
