@@ -172,6 +172,10 @@ class Worker:
         return self._process.wait(10)
 
 
+# The first database that was made, before anything was written to it.
+_migrated: list[bytes] = []
+
+
 class Site:
     """One Deployment: Airflow's processes, the bundle they read, and the worker."""
 
@@ -243,10 +247,15 @@ class Site:
     # --- Airflow's processes
 
     def migrate(self) -> None:
+        """Makes the database: the first by Airflow, which takes it some seconds, the others as copies."""
+        home = Path(self.environment["AIRFLOW_HOME"])
+        home.mkdir()
+        database = home / "airflow.db"
         if AIRFLOW < (3, 0):
-            home = Path(self.environment["AIRFLOW_HOME"])
-            home.mkdir()
             (home / "webserver_config.py").write_text("AUTH_ROLE_PUBLIC = 'Admin'\n")
+        if _migrated:
+            database.write_bytes(_migrated[0])
+            return
         subprocess.run(
             [sys.executable, "-m", "airflow", "db", "migrate"],
             env=self.environment,
@@ -254,6 +263,7 @@ class Site:
             stdout=self._log("migrate"),
             stderr=subprocess.STDOUT,
         )
+        _migrated.append(database.read_bytes())
 
     def start(self, component: str, *arguments: str) -> None:
         self._processes[component] = subprocess.Popen(

@@ -11,7 +11,7 @@ use updraft_api::Client;
 use updraft_api::client::Connect;
 use updraft_api::deploy::{CreateDeploy, Parts};
 use updraft_model::DeployId;
-use updraft_testkit::{Postgres, Reaper, Tree, free_port, repository};
+use updraft_testkit::{Postgres, Reaper, Tree, free_port, repository, state_folder};
 
 use crate::{Airflow, Project, files_below, wait_for};
 
@@ -409,6 +409,7 @@ impl Installation {
         let child = self
             .command(arguments)
             .env_remove("UPDRAFT_TOKEN")
+            .env("UPDRAFT_AGENT_TOOLS", state_folder("cache/tools"))
             .envs(variables.iter().copied())
             .stdout(log.try_clone()?)
             .stderr(log)
