@@ -1,10 +1,18 @@
 //! Places where a crash test can kill the process.
 
-/// Aborts here when `UPDRAFT_FAILPOINT` has this name and the crate was built
-/// for debugging; a release build has no failpoints.
+/// Aborts here when `UPDRAFT_FAILPOINT` has this name, or is `@FILE` with a file
+/// that does, and the crate was built for debugging; a release build has no
+/// failpoints.
 #[cfg(debug_assertions)]
 pub fn failpoint(name: &str) {
-    if std::env::var("UPDRAFT_FAILPOINT").is_ok_and(|wanted| wanted == name) {
+    let Ok(wanted) = std::env::var("UPDRAFT_FAILPOINT") else {
+        return;
+    };
+    let is_wanted = match wanted.strip_prefix('@') {
+        Some(file) => std::fs::read(file).is_ok_and(|wanted| wanted == name.as_bytes()),
+        None => wanted == name,
+    };
+    if is_wanted {
         std::process::abort();
     }
 }

@@ -359,6 +359,7 @@ impl Installation {
     }
 
     pub fn start_agent(&mut self) -> Result<()> {
+        self.end_agent_at("")?;
         self.start_agent_with(&[])
     }
 
@@ -377,8 +378,18 @@ impl Installation {
     }
 
     /// An agent that ends as if killed when it comes to a failpoint.
-    pub fn start_agent_failing_at(&mut self, point: &str) -> Result<()> {
-        self.start_agent_with(&[("UPDRAFT_FAILPOINT", point)])
+    pub fn start_agent_ending_at(&mut self, point: &str) -> Result<()> {
+        self.end_agent_at(point)?;
+        self.start_agent_with(&[])
+    }
+
+    /// The same for the agent that runs.
+    pub fn end_agent_at(&self, point: &str) -> Result<()> {
+        Ok(std::fs::write(self.agent_failpoint(), point)?)
+    }
+
+    fn agent_failpoint(&self) -> PathBuf {
+        self.root.join("agent-failpoint")
     }
 
     fn start_agent_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
@@ -392,7 +403,9 @@ impl Installation {
             arguments.extend(["--external-airflow", &url]);
             arguments.extend(["--external-password-file", path(&password)?]);
         }
-        self.agent = Some(self.background(&arguments, "agent.log", variables)?);
+        let failpoint = format!("@{}", path(&self.agent_failpoint())?);
+        let variables = [variables, &[("UPDRAFT_FAILPOINT", &failpoint)]].concat();
+        self.agent = Some(self.background(&arguments, "agent.log", &variables)?);
         Ok(())
     }
 

@@ -16,6 +16,9 @@ use crate::history;
 /// components (the agent's own tests do).
 const NOT_ON_THE_WAY: &[&str] = &["agent.exec."];
 
+/// Those that an agent passes when it starts, and not at a deploy of DAGs.
+const AT_A_START: &[&str] = &["agent.environment.end"];
+
 pub(crate) fn the_control_plane_may_end_at_any_step(
     installation: &mut Installation,
     airflow: &Airflow,
@@ -66,8 +69,12 @@ pub(crate) fn the_agent_may_end_at_any_step(
     });
     for (number, point) in points.enumerate() {
         let task = format!("agent_step_{number}");
-        installation.kill_agent()?;
-        installation.start_agent_failing_at(point)?;
+        if AT_A_START.contains(point) {
+            installation.kill_agent()?;
+            installation.start_agent_ending_at(point)?;
+        } else {
+            installation.end_agent_at(point)?;
+        }
         installation.project.write_dag("enduring", &[&task])?;
         installation.deploy(&["--no-wait"])?.expect_code(0)?;
         wait_for(
