@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -441,26 +440,12 @@ def test_without_the_processor_time_runs_out_and_says_on_what(site: Site) -> Non
     assert site.deploy({"late.py": dag("late", "one")})["outcome"] == "proven"
 
 
-def test_the_first_proof_of_300_files(site: Site) -> None:
-    files = {f"many/f{n:03}.py": dag(f"many_{n:03}", "one", "two") for n in range(300)}
-    began = time.monotonic()
+def test_one_of_many_files_changes(site: Site) -> None:
+    files = {f"many/f{n:03}.py": dag(f"many_{n:03}", "one", "two") for n in range(60)}
     first = site.deploy(files)
-    first_took = time.monotonic() - began
-
-    began = time.monotonic()
     one = site.deploy({**files, "many/f007.py": dag("many_007", "one", "two", "three")})
-    print(
-        json.dumps(
-            {
-                "first": first_took,
-                **first["timings_ms"],
-                "one": time.monotonic() - began,
-                **{f"one_{k}": v for k, v in one["timings_ms"].items()},
-            }
-        )
-    )
 
-    assert first["dags"]["total"] == 300
+    assert first["dags"]["total"] == 60
     assert one["affected"] == 1
     assert site.tasks("many_007") == {"one", "two", "three"}
 
