@@ -178,6 +178,7 @@ impl Deliver {
         self.board.change(|observed| {
             if observed.generation != wanted.generation {
                 observed.generation = wanted.generation;
+                observed.activity = None;
                 observed.problem = None;
             }
         });

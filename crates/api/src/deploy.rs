@@ -103,6 +103,9 @@ pub struct DeployView {
     pub accepted_at: Option<DateTime<Utc>>,
     /// When every agent with a lease had the Release on its disk and switched to it.
     pub on_disk_at: Option<DateTime<Utc>>,
+    /// When it was proven last, also if another has taken its place since.
+    #[serde(default)]
+    pub proven_at: Option<DateTime<Utc>>,
     /// When it ended: live, failed or timed out.
     pub ended_at: Option<DateTime<Utc>>,
     /// Why it failed; kept when its state goes on to rolled back.

@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
+use crate::output::fold::fold;
 
 pub(crate) const BOLD: Style = Style::new().bold();
 pub(crate) const DIM: Style = Style::new().dimmed();
@@ -56,7 +58,7 @@ impl Console {
         Self {
             format,
             statuses,
-            width: width(),
+            width: width(io::stdout()),
             bar: Bar::default(),
             data_error: None,
             gone: Vec::new(),
@@ -66,6 +68,11 @@ impl Console {
     /// Says nothing from now on but results and errors.
     pub(crate) fn hush(&mut self) {
         self.statuses = Statuses::Quiet;
+    }
+
+    /// Whether results go to a terminal.
+    pub(crate) fn is_read_by_people(&self) -> bool {
+        self.format == Format::Text && io::stdout().is_terminal()
     }
 
     pub(crate) fn is_json(&self) -> bool {
@@ -243,10 +250,26 @@ impl Console {
         }
     }
 
+    /// Lines for a terminal, broken between words where they are too long for it.
+    fn folded(&self, to: To, text: &[u8]) -> Option<String> {
+        let width = match to {
+            To::Status if io::stderr().is_terminal() => width(io::stderr()),
+            To::Data if self.is_read_by_people() => self.width,
+            To::Status | To::Data => None,
+        };
+        // What does not end a line is a question, or the beginning of one.
+        let text = std::str::from_utf8(text).ok()?;
+        width
+            .filter(|_| text.ends_with('\n'))
+            .map(|width| fold(text, Some(width)))
+    }
+
     fn write(&mut self, to: To, text: &[u8]) {
         if self.gone.contains(&to) {
             return;
         }
+        let folded = self.folded(to, text);
+        let text = folded.as_deref().map_or(text, str::as_bytes);
         let written = match to {
             To::Status => AutoStream::auto(io::stderr()).write_all(text),
             To::Data => {
@@ -369,12 +392,12 @@ impl Drop for Step {
 }
 
 /// `COLUMNS`, or the terminal's width; a pipe has none.
-fn width() -> Option<usize> {
+fn width(of: impl AsFd) -> Option<usize> {
     let given = std::env::var("COLUMNS")
         .ok()
         .and_then(|columns| columns.parse().ok());
     let terminal = || {
-        let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+        let size = rustix::termios::tcgetwinsize(of).ok()?;
         Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
     };
     given

@@ -16,6 +16,7 @@ mod files;
 mod interrupt;
 mod logging;
 mod output;
+mod port;
 mod prompt;
 
 pub use cli::{main, reference as cli_reference};

@@ -40,6 +40,7 @@ pub fn git_state(dir: &Path) -> Option<GitState> {
                 ".",
             ])
         });
+        let ignored = scope.spawn(|| git.run(&["check-ignore", "--", "."]));
         let head = scope.spawn(|| git.run(&["symbolic-ref", "--quiet", "--short", "HEAD"]));
         let tag =
             scope.spawn(|| git.run(&["tag", "--points-at", "HEAD", "--sort=-version:refname"]));
@@ -65,6 +66,10 @@ pub fn git_state(dir: &Path) -> Option<GitState> {
                 .filter(|line| !line.is_empty())
                 .map(str::to_owned)
         };
+        // Somebody else's repository around it, which has nothing of the project.
+        if ignored.join().ok()?.is_some() {
+            return None;
+        }
         Some(GitState {
             commit: commit.next(),
             author: commit.next(),
@@ -294,6 +299,14 @@ mod tests {
         assert_eq!(clean.tag.as_deref(), Some("v1"));
         assert_eq!(clean.remote.as_deref(), Some("https://example.com/x.git"));
         assert!(!clean.dirty, "changes outside the project do not count");
+
+        fs::write(root.join(".gitignore"), "/play\n").unwrap();
+        fs::create_dir(root.join("play")).unwrap();
+        assert_eq!(
+            git_state(&root.join("play")),
+            None,
+            "it is not of this repository"
+        );
 
         git(root, &["checkout", "-q", "--detach"]);
         assert_eq!(git_state(&project).unwrap().branch, None);

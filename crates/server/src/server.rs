@@ -179,6 +179,12 @@ impl RunningServer {
         self.addr
     }
 
+    /// Whether nobody can sign in; false also when that cannot be told.
+    pub async fn has_no_token(&self) -> bool {
+        let has = async { self.app.store.look().await?.has_tokens().await };
+        has.await.is_ok_and(|has| !has)
+    }
+
     /// How users reach it.
     pub fn url(&self) -> &str {
         &self.app.public_url

@@ -1,5 +1,6 @@
 //! The words for states and settings in text output.
 
+use updraft_api::deploy::DeployView;
 use updraft_model::{AfterFailure, DeployKind, DeployState, Digest, Release, Runtime};
 
 /// A state as a person says it.
@@ -15,6 +16,14 @@ pub(crate) fn state(state: &DeployState) -> &'static str {
         DeployState::Superseded { .. } => "superseded",
         DeployState::Expired { .. } => "expired",
         DeployState::RolledBack { .. } => "rolled back",
+    }
+}
+
+/// The same for a deploy among others: one that worked is worth going back to.
+pub(crate) fn state_of(deploy: &DeployView) -> &'static str {
+    match deploy.state {
+        DeployState::Superseded { .. } if deploy.proven_at.is_some() => "was live",
+        _ => state(&deploy.state),
     }
 }
 

@@ -82,8 +82,8 @@ fn a_wrong_command_line_ends_with_2_and_says_what_there_is() {
         assert_snapshot!(sandbox.run(&["deploy", "sales"]), @r#"
         exit code 2
         --- stderr
-        error: only DAGs can be deployed on their own so far
-        help: give --dags; a first deploy also makes the environment that Airflow runs in
+        error: this version deploys DAGs alone: give --dags
+        help: a Deployment's first deploy also makes the environment that its Airflow runs in, from all of the project
         "#);
         assert_snapshot!(sandbox.run(&["diff", "dep_0123"]), @r#"
         exit code 2

@@ -148,6 +148,7 @@ fn an_image_half_that_differs_is_said_file_by_file() {
         warning: besides the DAGs this differs from what runs, and --dags does not send it:
           - requirements.txt: changed
           - include/sql.py: added
+          It comes with the environment, which this version makes at a Deployment's first deploy only.
         ✓ sent 98 B of 98 B in 1 of 1 layer (1 of 1 file) ([TIME])
         ✓ accepted as [dpl]: 1 file changed ([TIME])
             ~ orders.py
@@ -451,9 +452,9 @@ fn history_status_and_diff_tell_what_happened() {
         assert_snapshot!(world.run(&["history"]).ended_with(0), @r#"
         exit code 0
         --- stdout
-        DEPLOY                STATE       WHEN      BY     FILES  COMMIT  DESCRIPTION
-        [dpl]  live        [AGO]  admin  +1 ~1          Returns
-        [dpl]  superseded  [AGO]  admin  +1             Orders for the first time
+        DEPLOY                STATE     WHEN      BY     FILES  COMMIT  DESCRIPTION
+        [dpl]  live      [AGO]  admin  +1 ~1          Returns
+        [dpl]  was live  [AGO]  admin  +1             Orders for the first time
         "#);
         assert_snapshot!(world.run(&["status"]).ended_with(0), @r#"
         exit code 0
@@ -733,7 +734,7 @@ fn a_port_in_use_stops_the_quickstart_before_it_begins() {
     --- stderr
     error: port [PORT], which the control plane needs, cannot be used
       because: Address already in use (os error 98)
-    help: stop what listens there (perhaps another quickstart), or choose another port with --port
+    help: stop what listens there (perhaps another Updraft or Airflow), or choose another port with --port
     "#);
     });
     assert!(!world.sandbox.path("here/new").exists());

@@ -169,7 +169,7 @@ pub(crate) async fn sign_in(
             Ok(([(header::SET_COOKIE, cookie)], Redirect::to(next)).into_response())
         }
         Err(error) => {
-            let problem = Some(format!("{error}."));
+            let problem = Some(format!("No: {error}."));
             page(
                 StatusCode::UNAUTHORIZED,
                 &SignInPage {

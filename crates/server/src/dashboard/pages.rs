@@ -54,6 +54,22 @@ struct StateLabel {
 }
 
 impl StateLabel {
+    /// Whether there will soon be something else to see.
+    fn is_busy(&self) -> bool {
+        self.class == "busy"
+    }
+
+    /// One that worked is worth going back to.
+    const fn of_deploy(deploy: &DeployView) -> Self {
+        match deploy.state {
+            DeployState::Superseded { .. } if deploy.proven_at.is_some() => Self {
+                label: "was live",
+                class: "past",
+            },
+            _ => Self::of(&deploy.state),
+        }
+    }
+
     const fn of(state: &DeployState) -> Self {
         let (label, class) = match state {
             DeployState::Created => ("created", "busy"),
@@ -243,7 +259,7 @@ impl DeployRow {
             id: deploy.id,
             at: when(deploy.created_at),
             at_rfc: deploy.created_at.to_rfc3339(),
-            state: StateLabel::of(&deploy.state),
+            state: StateLabel::of_deploy(&deploy),
             what: what(&deploy),
             commit: deploy
                 .git
@@ -353,7 +369,7 @@ impl DeployPage {
                 DeployKind::Rollback => "Rollback",
                 DeployKind::AutomaticRollback => "Automatic rollback",
             },
-            state: StateLabel::of(&deploy.state),
+            state: StateLabel::of_deploy(&deploy),
             description: deploy.description,
             note,
             at: when(deploy.created_at),
@@ -401,8 +417,11 @@ impl ProofPart {
         ];
         Self {
             summary: format!(
-                "Airflow parsed {} of {} DAG files for it and has {} DAGs.",
-                proof.parsed, proof.files, proof.dags.total
+                "Airflow parsed {} of {} DAG files for it and has {} {}.",
+                proof.parsed,
+                proof.files,
+                proof.dags.total,
+                if proof.dags.total == 1 { "DAG" } else { "DAGs" }
             ),
             dags: groups
                 .into_iter()

@@ -13,7 +13,8 @@ pub(crate) struct AgentsNow {
     /// Hosts of agents whose lease ran out, but for those that came back as
     /// another agent.
     pub(crate) lost: Vec<String>,
-    pub(crate) activity: Option<String>,
+    /// What one is busy with, and for which generation.
+    pub(crate) activity: Option<(i64, String)>,
 }
 
 pub(crate) fn agents_now(app: &App, agents: &[Agent]) -> AgentsNow {
@@ -31,7 +32,7 @@ pub(crate) fn agents_now(app: &App, agents: &[Agent]) -> AgentsNow {
     let activity = connected.iter().find_map(|agent| {
         let report: Report = serde_json::from_str(&agent.report).ok()?;
         let problem = report.problem.map(|problem| problem.message);
-        problem.or(report.activity)
+        Some((report.generation, problem.or(report.activity)?))
     });
     AgentsNow {
         connected: u32::try_from(connected.len()).unwrap_or(u32::MAX),
@@ -44,6 +45,12 @@ pub(crate) fn view(deploy: Deploy, deployment: &Deployment, agents: &AgentsNow) 
     let is_wanted = deployment
         .target
         .is_some_and(|target| target.deploy == deploy.id);
+    // An agent that has not seen this one is busy with the one before.
+    let activity = agents
+        .activity
+        .as_ref()
+        .filter(|(generation, _)| is_wanted && *generation >= deployment.generation);
+    let activity = activity.map(|(_, activity)| activity.clone());
     DeployView {
         id: deploy.id,
         deployment: deploy.deployment,
@@ -63,13 +70,14 @@ pub(crate) fn view(deploy: Deploy, deployment: &Deployment, agents: &AgentsNow) 
         created_at: deploy.created_at,
         accepted_at: deploy.accepted_at,
         on_disk_at: deploy.on_disk_at,
+        proven_at: deploy.proven_at,
         ended_at: deploy.ended_at,
         failure: deploy.failure,
         proof: None,
         returns_to: deploy.returns_to,
         agents_connected: agents.connected,
         agents_lost: agents.lost.clone(),
-        activity: agents.activity.clone().filter(|_| is_wanted),
+        activity,
     }
 }
 

@@ -38,17 +38,27 @@ pub(crate) fn keep_address(root: &Path, url: &str) -> Result<()> {
     write_private(&path, &text).map_err(|error| Failure::file("write", &path, &error))
 }
 
+/// Where Airflow listened before, when there was one.
+pub(crate) fn kept_port(root: &Path) -> Result<Option<u16>> {
+    let port = |url: &str| url.rsplit_once(':')?.1.trim_end_matches('/').parse().ok();
+    Ok(kept_address(root)?.and_then(|address| port(&address.url)))
+}
+
+fn kept_address(root: &Path) -> Result<Option<Address>> {
+    let path = root.join(ADDRESS);
+    match std::fs::read(&path) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::file("read", &path, &error)),
+    }
+}
+
 pub(crate) fn run(args: &AirflowArgs, out: &mut Console) -> Result<Exit> {
     let root = &args.root.root;
     let password =
         updraft_agent::admin_password(root).map_err(|error| Failure::file("read", root, &error))?;
     let password = password.ok_or_else(|| nothing_here(root))?;
-    let path = root.join(ADDRESS);
-    let address = match std::fs::read(&path) {
-        Ok(text) => serde_json::from_slice::<Address>(&text)?,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Err(nothing_here(root)),
-        Err(error) => return Err(Failure::file("read", &path, &error)),
-    };
+    let address = kept_address(root)?.ok_or_else(|| nothing_here(root))?;
     if out.is_json() {
         out.json(&json!({ "url": address.url, "user": USER, "password": password }))?;
         return Ok(Exit::Success);

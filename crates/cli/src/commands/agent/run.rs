@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use updraft_agent::{Agent, AgentConfig, ExternalAirflow, ExternalConfig, StartError, TokenSource};
 use updraft_api::client::Connect;
 
+use super::airflow;
 use super::enroll::{Enrolled, RootArgs, enrolled_file, token_file};
 use crate::config::{Source, variable};
 use crate::console::Console;
@@ -12,6 +13,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Result, exit_of_chain};
 use crate::interrupt::Interrupt;
 use crate::logging::{self, LogArgs};
+use crate::port;
 
 /// Run the agent (what `updraft agent` does by itself)
 #[derive(Debug, clap::Args)]
@@ -23,14 +25,9 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "UPDRAFT_AGENT_TOOLS", value_name = "DIR")]
     tools: Option<PathBuf>,
 
-    /// Where Airflow's web server listens, on this machine only
-    #[arg(
-        long,
-        env = "UPDRAFT_AIRFLOW_PORT",
-        value_name = "PORT",
-        default_value_t = 8080
-    )]
-    airflow_port: u16,
+    /// Where Airflow's web server listens, on this machine only (default: where it did before, or 8080)
+    #[arg(long, env = "UPDRAFT_AIRFLOW_PORT", value_name = "PORT")]
+    airflow_port: Option<u16>,
 
     /// Who Airflow runs as when the agent is root (default: `airflow` where there is one, or 50000)
     #[arg(long, env = "UPDRAFT_AIRFLOW_USER", value_name = "USER")]
@@ -80,14 +77,21 @@ pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Resu
     let root = &args.root.root;
     let mut config = AgentConfig::new(root.clone(), connect(root, cx)?, token(root)?)?;
     config.tools.clone_from(&args.tools);
-    config.airflow_port = args.airflow_port;
+    let before = airflow::kept_port(root)?;
+    config.airflow_port = args.airflow_port.or(before).unwrap_or(8080);
     config.airflow_user.clone_from(&args.airflow_user);
     config.metadata_db_url = variable("UPDRAFT_AIRFLOW_DATABASE_URL")?.map(|(url, _)| url);
     config.pass_environment.clone_from(&args.pass_environment);
     config.external = external(args)?;
 
+    // What listens there may be the Airflow of the agent before this one.
+    let is_ours = before == Some(config.airflow_port) && updraft_agent::is_running(root);
+    if config.external.is_none() && !is_ours {
+        port::must_be_free("Airflow", config.airflow_port, "--airflow-port")?;
+    }
+
     let agent = Agent::start(config)?;
-    super::airflow::keep_address(root, &agent.airflow_url())?;
+    airflow::keep_address(root, &agent.airflow_url())?;
     writeln!(
         out.status(),
         "Agent {} works in {}",

@@ -121,8 +121,8 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     let started = Instant::now();
     if !args.dags {
         return Err(
-            Failure::new(Exit::Usage, "only DAGs can be deployed on their own so far").help(
-                "give --dags; a first deploy also makes the environment that Airflow runs in",
+            Failure::new(Exit::Usage, "this version deploys DAGs alone: give --dags").help(
+                "a Deployment's first deploy also makes the environment that its Airflow runs in, from all of the project",
             ),
         );
     }
@@ -568,7 +568,7 @@ fn next_text(outcome: ComparisonOutcome) -> Option<&'static str> {
         ComparisonOutcome::Changes | ComparisonOutcome::NothingToDo => None,
         ComparisonOutcome::RollingOut => Some("The same content is being rolled out already"),
         ComparisonOutcome::ProvingAgain => {
-            Some("The same content did not get proven before; it is proven again")
+            Some("The same content was deployed before and not proven; Airflow is asked again")
         }
     }
 }
@@ -689,6 +689,10 @@ fn say_image_differs(differences: &[String], out: &mut Console) -> Result<()> {
     for difference in differences {
         writeln!(status, "  {DIM}-{DIM:#} {difference}")?;
     }
+    writeln!(
+        status,
+        "  It comes with the environment, which this version makes at a Deployment's first deploy only."
+    )?;
     Ok(())
 }
 

@@ -12,10 +12,9 @@ use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
 use crate::output::size::things;
 
-/// How long one request waits for news.
-const POLL: Duration = Duration::from_secs(25);
-/// How soon a missing agent is looked for again.
-const AGENT_POLL: Duration = Duration::from_secs(1);
+/// How long one request waits for news. What agents are busy with, and whether
+/// there are any, is no news.
+const POLL: Duration = Duration::from_secs(1);
 /// How long a control plane may be away while something is followed.
 const AWAY: Duration = Duration::from_secs(120);
 
@@ -111,10 +110,8 @@ pub(crate) async fn follow(
         if left.is_zero() {
             break Ending::OutOfPatience;
         }
-        let wait = if alone.is_some() { AGENT_POLL } else { POLL };
-        let wait = wait.min(left.max(Duration::from_secs(1)));
         tokio::select! {
-            news = news(client, &deploy, wait, &mut step, out) => match news {
+            news = news(client, &deploy, POLL, &mut step, out) => match news {
                 Ok(news) => deploy = news,
                 Err(error) => break Ending::Lost(error.into()),
             },

@@ -6,7 +6,7 @@ use updraft_model::{DeployId, DeployKind, DeploymentName, Timestamp};
 
 use super::report::merged;
 use crate::cli::OutputArgs;
-use crate::console::Console;
+use crate::console::{Console, DIM};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Result;
@@ -53,6 +53,13 @@ pub(crate) async fn run(args: &HistoryArgs, cx: &Context, out: &mut Console) -> 
         return Ok(Exit::Success);
     }
     table(&history, chrono::Utc::now()).print(out)?;
+    let dirty = |deploy: &DeployView| deploy.git.as_ref().is_some_and(|git| git.dirty);
+    if history.deploys.iter().any(dirty) {
+        writeln!(
+            out.status(),
+            "{DIM}* with changes that were not committed{DIM:#}"
+        )?;
+    }
     Ok(Exit::Success)
 }
 
@@ -91,7 +98,7 @@ fn table(history: &Deploys, now: Timestamp) -> Table {
     for deploy in &history.deploys {
         table.row([
             deploy_ref::short(deploy.id),
-            names::state(&deploy.state).to_owned(),
+            names::state_of(deploy).to_owned(),
             ago(deploy.created_at, now),
             deploy.created_by.clone(),
             files(deploy),
@@ -118,7 +125,7 @@ fn files(deploy: &DeployView) -> String {
     shown.join(" ")
 }
 
-/// The commit's first digits, with `*` where the tree was dirty.
+/// The commit's first digits, with `*` where there were changes on top.
 fn commit(deploy: &DeployView) -> String {
     let Some(git) = &deploy.git else {
         return String::new();

@@ -137,11 +137,14 @@ impl Outcome {
         self.print_result(out)
     }
 
-    /// Prints the result alone: the deploy's id, or all of it as JSON.
+    /// Prints the result alone: the deploy's id, which a terminal has shown in
+    /// short, or all of it as JSON.
     pub(crate) fn print_result(&self, out: &mut Console) -> crate::failure::Result<Exit> {
         if out.is_json() {
             out.json(self)?;
-        } else if let Some(deploy) = &self.deploy {
+        } else if let Some(deploy) = &self.deploy
+            && !out.is_read_by_people()
+        {
             writeln!(out.data(), "{}", deploy.id)?;
         }
         Ok(self.exit)

@@ -30,6 +30,7 @@ pub(crate) struct RollbackArgs {
 
     /// Why, for the history
     #[arg(
+        short,
         long,
         value_name = "TEXT",
         default_value = "",

@@ -59,7 +59,7 @@ async fn confirm(name: &DeploymentName) -> Result<()> {
         return Ok(());
     }
     Err(Failure::new(
-        Exit::Interrupted,
-        format!("`{name}` was not deleted"),
+        Exit::Refused,
+        format!("`{name}` was not deleted: that is not its name"),
     ))
 }

@@ -8,9 +8,12 @@ pub(crate) mod show;
 pub(crate) mod status;
 pub(crate) mod update;
 
+use std::time::Duration;
+
 use updraft_api::deployment::DeploymentSettings;
 use updraft_model::{AfterFailure, Runtime};
 
+use crate::commands::deploy::create::seconds;
 use crate::console::{Console, Format};
 use crate::context::Context;
 use crate::exit::Exit;
@@ -67,23 +70,23 @@ pub(crate) enum RuntimeArg {
 /// What a Deployment can be told.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SettingsArgs {
-    /// What follows when a deploy fails [default: keep]
+    /// What follows when a deploy fails (a new Deployment: keep)
     #[arg(long, value_enum, value_name = "POLICY")]
     after_failure: Option<AfterFailureArg>,
 
-    /// How long a deploy may take to be proven, in seconds [default: 300]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
-    proof_timeout: Option<u32>,
+    /// How long a deploy may take to be proven, as in 90s, 10m or 2h (a new Deployment: 5m)
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    proof_timeout: Option<Duration>,
 
-    /// How many earlier Releases agents keep on disk [default: 10]
+    /// How many earlier Releases agents keep on disk (a new Deployment: 10)
     #[arg(long, value_name = "COUNT")]
     keep_releases: Option<u32>,
 
-    /// How Airflow is run [default: process]
+    /// How Airflow is run (a new Deployment: process)
     #[arg(long, value_enum)]
     runtime: Option<RuntimeArg>,
 
-    /// The Airflow executor [default: `LocalExecutor`]
+    /// The Airflow executor (a new Deployment: `LocalExecutor`)
     #[arg(long, value_name = "NAME")]
     executor: Option<String>,
 
@@ -102,7 +105,9 @@ impl SettingsArgs {
                 AfterFailureArg::Keep => AfterFailure::Keep,
                 AfterFailureArg::Rollback => AfterFailure::Rollback,
             }),
-            proof_timeout_s: self.proof_timeout,
+            proof_timeout_s: self
+                .proof_timeout
+                .map(|timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX)),
             keep_releases: self.keep_releases,
             runtime: self.runtime.map(|runtime| match runtime {
                 RuntimeArg::Process => Runtime::Process,

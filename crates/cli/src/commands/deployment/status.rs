@@ -118,7 +118,12 @@ fn write_wanted(deploy: &DeployView, now: Timestamp, to: &mut impl Write) -> std
         names::kind(deploy.kind)
     )?;
     if let Some(release) = &deploy.release {
-        writeln!(to, "  runs       {}", names::release(release))?;
+        let label = if deploy.on_disk_at.is_some() {
+            "runs  "
+        } else {
+            "wanted"
+        };
+        writeln!(to, "  {label}     {}", names::release(release))?;
     }
     if let Some(git) = &deploy.git
         && let Some(commit) = &git.commit

@@ -1,6 +1,5 @@
 //! What can be missing, looked for before anything is started.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use updraft_image::{LockRequest, PythonError, PythonRequest, Stop, Uv, lock, nearest_python};
@@ -10,20 +9,6 @@ use crate::busy::busy;
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
-
-/// Whether something else listens there.
-pub(super) fn port(what: &str, port: u16, flag: &str) -> Result<()> {
-    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Failure::new(
-            Exit::Prerequisite,
-            format!("port {port}, which {what} needs, cannot be used"),
-        )
-        .code("port_in_use")
-        .cause(&error)
-        .help(format!("stop what listens there (perhaps another quickstart), or choose another port with {flag}"))),
-    }
-}
 
 /// Finds a Python and `uv`, and locks what the project needs, which asks the
 /// package index the first time.

@@ -23,7 +23,7 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
-use crate::logging;
+use crate::{logging, port};
 
 /// How long Airflow may take to come up, and its first run to end.
 const AIRFLOW: Duration = Duration::from_secs(180);
@@ -148,7 +148,7 @@ pub(crate) async fn run(args: &QuickstartArgs, cx: &Context, out: &mut Console) 
 /// Finds or makes the project, and looks for what else is needed. Nothing runs
 /// yet, so a failure leaves nothing behind but files.
 async fn prepare(args: &QuickstartArgs, cx: &Context, out: &mut Console) -> Result<Prepared> {
-    checks::port("the control plane", args.port, "--port")?;
+    port::must_be_free("the control plane", args.port, "--port")?;
     let project = project(
         args.dir.clone().or_else(|| cx.named_project()).as_deref(),
         out,
@@ -167,7 +167,7 @@ async fn prepare(args: &QuickstartArgs, cx: &Context, out: &mut Console) -> Resu
     };
     // A quickstart that was killed leaves its Airflow, and the next takes it over.
     if !updraft_agent::is_running(&folders.agent()) {
-        checks::port("Airflow", args.airflow_port, "--airflow-port")?;
+        port::must_be_free("Airflow", args.airflow_port, "--airflow-port")?;
     }
     logging::to_file(&folders.log())
         .map_err(|error| Failure::file("write", &folders.log(), &error))?;
@@ -397,7 +397,11 @@ fn summary(
         token.display()
     )?;
     writeln!(data)?;
-    writeln!(data, "Try next, in another terminal:")?;
+    if prepared.once {
+        writeln!(data, "Try next, once the same command without --once runs:")?;
+    } else {
+        writeln!(data, "Try next, in another terminal:")?;
+    }
     writeln!(data)?;
     writeln!(data, "  {BOLD}cd {}{BOLD:#}", quoted(project.root()))?;
     writeln!(data)?;

@@ -115,6 +115,12 @@ pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Resu
         "The control plane listens on {}",
         server.addr()
     )?;
+    if server.has_no_token().await {
+        out.warn(&format!(
+            "nobody can sign in: stop it, and make the first token with `updraft server init --data-dir {}`",
+            args.data.data_dir.display()
+        ));
+    }
     interrupt.came().await;
     server.stop().await;
     Ok(Exit::Success)
