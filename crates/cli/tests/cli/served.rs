@@ -722,6 +722,26 @@ fn a_package_index_out_of_reach_is_16() {
 }
 
 #[test]
+fn an_agent_takes_no_port_of_somebody_else_and_keeps_its_own() {
+    let world = World::new();
+    let code = world.run(&["agent", "invite"]).ended_with(0).stdout;
+    let enroll = ["agent", "enroll", "--root", "agent"];
+    world.sandbox.run_with_input(&enroll, &code).ended_with(0);
+    let taken = world.url.rsplit(':').next().unwrap();
+    let refused = |port: &[&str]| {
+        let agent = [&["agent", "--root", "agent"], port].concat();
+        let printed = world.run(&agent).ended_with(16);
+        let said = format!("port {taken}, which Airflow needs, cannot be used");
+        assert!(printed.stderr.contains(&said), "{printed}");
+    };
+    refused(&["--airflow-port", taken]);
+    // Where an earlier one was is where the next one begins, unless it is told.
+    let address = format!(r#"{{"url": "http://127.0.0.1:{taken}"}}"#);
+    std::fs::write(world.sandbox.path("here/agent/address.json"), address).unwrap();
+    refused(&[]);
+}
+
+#[test]
 fn a_port_in_use_stops_the_quickstart_before_it_begins() {
     let world = World::new();
     let port = world.url.rsplit(':').next().unwrap().to_owned();
