@@ -28,6 +28,7 @@ use crate::environment::Environments;
 use crate::external::External;
 use crate::fetch::blocking_ended;
 use crate::files;
+use crate::folder;
 use crate::observed::{Board, Observed};
 use crate::runtime::identity::Sign;
 use crate::runtime::record::Record;
@@ -84,6 +85,7 @@ impl Agent {
     pub fn start(config: AgentConfig) -> Result<RunningAgent, StartError> {
         let config = config.absolute().map_err(StartError::Kept)?;
         let lock = RootLock::take(&config.root)?;
+        folder::sweep(&config.root);
         let user = WantedUser::find(config.airflow_user.as_deref())?;
         let token = config.token.read().map_err(StartError::Token)?;
         let deployment = lock.deployment(&config.root).map_err(StartError::Kept)?;

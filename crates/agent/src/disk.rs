@@ -25,7 +25,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -77,7 +77,11 @@ impl RootLock {
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(0o600)
             .open(root.join("agent.lock"))
+            .map_err(failed)?;
+        // Whoever can open it can hold it; also one that an earlier agent made.
+        file.set_permissions(fs::Permissions::from_mode(0o600))
             .map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
@@ -595,6 +599,10 @@ mod tests {
     fn one_agent_for_each_root() {
         let root = tempfile::tempdir().unwrap();
         let first = RootLock::take(root.path()).unwrap();
+        let mode = fs::metadata(root.path().join("agent.lock"))
+            .unwrap()
+            .permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600, "who can open it can hold it");
         assert!(matches!(
             RootLock::take(root.path()),
             Err(RootError::Locked(_))

@@ -8,6 +8,9 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// Begins the names of files that do not have theirs yet.
+pub(crate) const UNFINISHED: &str = ".tmp-";
+
 /// Says what was being done to what, and keeps which kind of error it was.
 pub(crate) fn while_doing(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> io::Error {
     let text = format!("could not {doing} `{}`", path.display());
@@ -41,7 +44,7 @@ pub(crate) fn write_for(
 fn write_as(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
-        .prefix(".tmp-")
+        .prefix(UNFINISHED)
         .permissions(fs::Permissions::from_mode(mode))
         .tempfile_in(folder)?;
     file.write_all(bytes)?;

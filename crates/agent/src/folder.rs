@@ -36,6 +36,25 @@ pub fn admin_password(root: &Path) -> io::Result<Option<String>> {
     Ok(secrets.map(|secrets| secrets.admin_password))
 }
 
+/// Removes what an agent that was killed had begun to write. Only before this
+/// one writes anything.
+pub(crate) fn sweep(root: &Path) {
+    let folders = disks(root).flat_map(|disk| [disk.root().to_owned(), disk.notes()]);
+    for folder in std::iter::once(root.to_owned()).chain(folders) {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        for entry in entries {
+            if entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(files::UNFINISHED.as_bytes())
+            {
+                // It is in nobody's way.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
 /// The folders of Deployments in it.
 fn disks(root: &Path) -> impl Iterator<Item = Disk> {
     let folders = std::fs::read_dir(root).into_iter().flatten().flatten();
@@ -47,6 +66,22 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn what_a_killed_agent_began_to_write_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::at(root.path().join("dep_1"));
+        fs::create_dir_all(disk.notes()).unwrap();
+        for folder in [root.path(), disk.root(), &disk.notes()] {
+            fs::write(folder.join(".tmp-a"), "half").unwrap();
+            fs::write(folder.join("whole"), "whole").unwrap();
+        }
+        sweep(root.path());
+        for folder in [root.path(), disk.root(), &disk.notes()] {
+            assert!(!folder.join(".tmp-a").exists());
+            assert!(folder.join("whole").exists());
+        }
+    }
 
     #[test]
     fn an_airflow_is_installed_once_it_is_whole() {

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use updraft_bundle::Verify;
 use updraft_model::{BundleName, Digest};
 
@@ -51,6 +52,10 @@ pub(crate) struct AgentSocket {
     pub(crate) writing: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// DAG code can connect as often as it likes.
+const MOST_AT_ONCE: usize = 32;
+const SILENCE: Duration = Duration::from_secs(5);
+
 #[derive(Deserialize)]
 struct Question {
     bundle: BundleName,
@@ -66,8 +71,13 @@ impl AgentSocket {
         let listener = UnixListener::bind(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
         let socket = Arc::new(self);
+        let places = Arc::new(Semaphore::new(MOST_AT_ONCE));
         Ok(tokio::spawn(async move {
             loop {
+                // The others wait in the kernel, and cost the agent nothing.
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                    return;
+                };
                 match listener.accept().await {
                     Ok((stream, _)) => {
                         let socket = Arc::clone(&socket);
@@ -75,6 +85,7 @@ impl AgentSocket {
                             if let Err(error) = socket.serve(stream).await {
                                 tracing::debug!(%error, "the agent's socket");
                             }
+                            drop(place);
                         });
                     }
                     Err(error) => {
@@ -89,12 +100,13 @@ impl AgentSocket {
     async fn serve(&self, stream: UnixStream) -> io::Result<()> {
         let (reader, mut writer) = stream.into_split();
         let mut lines = BufReader::new(reader.take(64 * 1024)).lines();
-        while let Some(line) = lines.next_line().await? {
+        while let Some(line) = tokio::time::timeout(SILENCE, lines.next_line()).await?? {
             let answer = match self.answer(&line).await {
                 Ok(path) => json!({ "path": path }),
                 Err(error) => json!({ "error": error }),
             };
-            writer.write_all(format!("{answer}\n").as_bytes()).await?;
+            let answer = format!("{answer}\n");
+            tokio::time::timeout(SILENCE, writer.write_all(answer.as_bytes())).await??;
         }
         Ok(())
     }

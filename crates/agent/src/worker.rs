@@ -64,6 +64,7 @@ impl Worker {
         let (messages, inbox) = mpsc::unbounded_channel();
         let keeper = Keeper {
             launcher,
+            patience: PATIENCE,
             specs,
             inbox,
         };
@@ -136,8 +137,12 @@ impl Drop for CancelOnDrop<'_> {
 /// Who waits for which answer.
 type Waiting = HashMap<u64, oneshot::Sender<Result<Value, WorkerError>>>;
 
+/// How long a worker that is told to stop may wait for a database that is locked.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 struct Keeper {
     launcher: Launcher,
+    patience: Duration,
     specs: watch::Receiver<Option<Spec>>,
     inbox: mpsc::UnboundedReceiver<Message>,
 }
@@ -195,7 +200,7 @@ impl Keeper {
         };
         let mut waiting: Waiting = HashMap::new();
         let end = self.serve(input, output, &mut waiting).await;
-        if matches!(end, End::ToldToStop | End::AgentEnds) {
+        if matches!(end, End::ToldToStop | End::AgentEnds | End::Hung) {
             let _ = child.start_kill();
         }
         let status = child
@@ -209,6 +214,10 @@ impl Keeper {
         match end {
             End::AgentEnds => Err(()),
             End::ToldToStop => Ok(()),
+            End::Hung => {
+                tracing::warn!("the proof worker did not answer any more; it is started again");
+                Ok(())
+            }
             End::OutputClosed { was_ready: true } => {
                 tracing::warn!(%error, "it will be started again");
                 Ok(())
@@ -226,6 +235,8 @@ impl Keeper {
     ) -> End {
         let mut lines = BufReader::new(output).lines();
         let mut was_ready = false;
+        // By when it has to say something, because it was told to stop.
+        let mut heeds_by: Option<tokio::time::Instant> = None;
         // Apart: the worker may first want to be rid of a long answer.
         let (requests, waiting_requests) = mpsc::unbounded_channel();
         let writer = tokio::spawn(write_requests(input, waiting_requests));
@@ -234,6 +245,7 @@ impl Keeper {
             tokio::select! {
                 line = lines.next_line() => {
                     let Ok(Some(line)) = line else { return End::OutputClosed { was_ready } };
+                    heeds_by = None;
                     let Ok(message) = serde_json::from_str::<Value>(&line) else {
                         tracing::debug!(%line, "the worker said something that is no answer");
                         continue;
@@ -258,8 +270,10 @@ impl Keeper {
                     Some(Message::Cancel(id)) => if waiting.remove(&id).is_some() {
                         let cancel = json!({"id": format!("cancel-{id}"), "op": "cancel", "target": id});
                         let _ = requests.send(cancel);
+                        heeds_by.get_or_insert(tokio::time::Instant::now() + self.patience);
                     },
                 },
+                () = until(heeds_by) => return End::Hung,
                 changed = self.specs.changed() => {
                     return if changed.is_ok() { End::ToldToStop } else { End::AgentEnds };
                 }
@@ -287,8 +301,19 @@ impl Keeper {
     }
 }
 
+async fn until(end: Option<tokio::time::Instant>) {
+    match end {
+        Some(end) => tokio::time::sleep_until(end).await,
+        None => std::future::pending().await,
+    }
+}
+
 enum End {
-    OutputClosed { was_ready: bool },
+    OutputClosed {
+        was_ready: bool,
+    },
+    /// It was told to stop what it does, and said nothing for too long.
+    Hung,
     ToldToStop,
     AgentEnds,
 }
@@ -308,5 +333,62 @@ async fn write_requests(mut input: ChildStdin, mut requests: mpsc::UnboundedRece
         if input.write_all(line.as_bytes()).await.is_err() || input.flush().await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_does_not_heed_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let starts = folder.path().join("starts");
+        // Says that it is up, and never anything again.
+        let script = format!(
+            "echo >>{}; echo '{{\"event\":\"ready\"}}'; exec sleep 300",
+            starts.display()
+        );
+        let launcher = Launcher {
+            wrapper: ["sh", "-c", script.as_str(), "sh"].map(Into::into).to_vec(),
+            run: folder.path().to_owned(),
+            logs: folder.path().to_owned(),
+        };
+        let spec = Spec {
+            component: WORKER,
+            command: Vec::new(),
+            variables: BTreeMap::new(),
+            folder: folder.path().to_owned(),
+            user: None,
+            environment: None,
+            asked: updraft_model::Digest::of(b""),
+            hidden: logs::Hidden::default(),
+            grace: Duration::ZERO,
+            leaves_tasks: false,
+        };
+        let (_wanted, specs) = watch::channel(Some(spec));
+        let (messages, inbox) = mpsc::unbounded_channel();
+        let keeper = Keeper {
+            launcher,
+            patience: Duration::from_millis(50),
+            specs,
+            inbox,
+        };
+        let task = AbortOnDrop(tokio::spawn(keeper.keep()));
+        let started = || std::fs::read(&starts).map_or(0, |starts| starts.len());
+        while started() < 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let (answer, _answered) = oneshot::channel();
+        let request = json!({"id": 1, "op": "prove"});
+        let ask = Message::Ask(Ask { request, answer });
+        assert!(messages.send(ask).is_ok());
+        assert!(messages.send(Message::Cancel(1)).is_ok());
+        while started() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(task);
     }
 }

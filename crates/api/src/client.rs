@@ -114,7 +114,10 @@ impl ClientError {
             ),
             Self::Silent { .. } => Some("look at the network between, and try again".into()),
             Self::Unanswered { look, .. } => Some((*look).into()),
-            Self::NotUpdraft { .. } => Some("check the address with `updraft config`".into()),
+            Self::NotUpdraft { status, .. } if status.is_redirection() => {
+                Some("redirects are not followed; name the address that it leads to".into())
+            }
+            Self::NotUpdraft { .. } => Some("check the address with `updraft config`, and what stands between".into()),
             Self::Setup(_) | Self::Frames(_) => None,
         }
     }
@@ -171,6 +174,8 @@ impl Client {
             .user_agent(concat!("updraft/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))
             .tcp_nodelay(true)
+            // What is sent may be secret, and is for this control plane alone.
+            .redirect(reqwest::redirect::Policy::none())
             .tcp_keepalive(Duration::from_secs(30));
         if base.scheme() == "http" {
             if !connect.insecure_http && !is_loopback(&base) {

@@ -211,3 +211,28 @@ async fn where_nobody_listens_a_first_request_fails_in_about_a_second_and_says_t
     );
     assert_eq!(told.load(Ordering::SeqCst), 1);
 }
+
+#[tokio::test]
+async fn what_is_sent_goes_nowhere_else() {
+    let (elsewhere, came) = server(async |_| {}).await;
+    let to = elsewhere.address().to_string();
+    let (client, _) = server(move |mut connection| {
+        let answer = format!(
+            "HTTP/1.1 307 Temporary Redirect\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n"
+        );
+        async move {
+            let mut request = [0; 4096];
+            let _ = connection.read(&mut request).await;
+            let _ = connection.write_all(answer.as_bytes()).await;
+        }
+    })
+    .await;
+    let enroll = Enroll {
+        code: "secret".into(),
+        host: "here".into(),
+    };
+    let error = client.enroll(&enroll).await.err().unwrap();
+    assert!(error.to_string().contains("307"), "{error}");
+    assert!(error.help().unwrap().contains("redirects"), "{error:?}");
+    assert_eq!(came.load(Ordering::SeqCst), 0);
+}

@@ -107,6 +107,8 @@ pub(crate) enum LinkEnd {
     Inside,
     /// Nothing is there, or the links go in a circle.
     Dangling,
+    /// At a folder that the link is in: whoever walks the tree never ends.
+    Around,
     Outside,
 }
 
@@ -179,14 +181,16 @@ impl<'a> Tree<'a> {
             };
             match next {
                 Some(through) => target = through,
-                None => return self.end_at(&at.join("/")),
+                None => return self.end_at(path, &at.join("/")),
             }
         }
         LinkEnd::Dangling
     }
 
-    fn end_at(&self, path: &str) -> LinkEnd {
-        if path.is_empty() || self.folders.contains(path) || self.leaves.contains_key(path) {
+    fn end_at(&self, link: &str, path: &str) -> LinkEnd {
+        if path.is_empty() || folders_of(link).any(|folder| folder == path) {
+            LinkEnd::Around
+        } else if self.folders.contains(path) || self.leaves.contains_key(path) {
             LinkEnd::Inside
         } else {
             LinkEnd::Dangling
@@ -262,13 +266,13 @@ mod tests {
             };
             tree.follow(&entry.path, target)
         };
-        assert_eq!(end("a/up"), LinkEnd::Inside);
-        assert_eq!(end("a/b/deep"), LinkEnd::Inside);
+        assert_eq!(end("a/up"), LinkEnd::Around);
+        assert_eq!(end("a/b/deep"), LinkEnd::Around);
         assert_eq!(end("c"), LinkEnd::Inside);
         assert_eq!(end("loop1"), LinkEnd::Dangling);
         assert_eq!(end("sneaky"), LinkEnd::Outside);
         assert_eq!(end("a/twice"), LinkEnd::Outside);
-        assert_eq!(end("dot"), LinkEnd::Inside);
+        assert_eq!(end("dot"), LinkEnd::Around);
         assert_eq!(end("gone"), LinkEnd::Dangling);
         assert_eq!(end("abs"), LinkEnd::Outside);
         assert_eq!(end("via"), LinkEnd::Outside);

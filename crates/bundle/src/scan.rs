@@ -58,7 +58,7 @@ pub struct Scan {
     runs: Vec<Range<usize>>,
     manifest: Manifest,
     kept: HashMap<Digest, Bytes>,
-    dangling: Vec<String>,
+    links: OddLinks,
     work: ScanWork,
 }
 
@@ -126,7 +126,13 @@ impl Scan {
     /// Links that lead nowhere inside the bundle, perhaps because their target
     /// is left out. They are carried as they are.
     pub fn dangling(&self) -> &[String] {
-        &self.dangling
+        &self.links.dangling
+    }
+
+    /// Links to a folder that they are in: a tree with no end, for whoever
+    /// follows links. They are carried as they are.
+    pub fn circular(&self) -> &[String] {
+        &self.links.circular
     }
 
     pub fn work(&self) -> ScanWork {
@@ -196,7 +202,7 @@ struct Done {
     runs: Vec<Range<usize>>,
     layers: Vec<Layer>,
     kept: HashMap<Digest, Bytes>,
-    dangling: Vec<String>,
+    links: OddLinks,
     work: ScanWork,
 }
 
@@ -209,7 +215,7 @@ impl Done {
             runs: self.runs,
             manifest: Manifest::new(self.layers).expect("cut into few enough runs"),
             kept: self.kept,
-            dangling: self.dangling,
+            links: self.links,
             work: self.work,
         }
     }
@@ -232,7 +238,7 @@ impl Pass<'_> {
     fn run(&mut self) -> Result<(Done, bool), ScanError> {
         let mut seen = self.walk()?;
         let recalled = recall(&mut seen, self.cache);
-        let dangling = check_links(&seen)?;
+        let links = check_links(&seen)?;
         // Before the first read: whatever has a later time may change again
         // without its stat showing it.
         let read_at = stat::now();
@@ -275,7 +281,7 @@ impl Pass<'_> {
                 runs,
                 layers,
                 kept,
-                dangling,
+                links,
                 work,
             },
             learned,
@@ -446,10 +452,17 @@ fn recall(seen: &mut [Seen], cache: &Cache) -> bool {
     used == cache.files.len()
 }
 
-fn check_links(seen: &[Seen]) -> Result<Vec<String>, ScanError> {
+/// Links that are carried, and worth a word.
+#[derive(Debug, Default)]
+struct OddLinks {
+    dangling: Vec<String>,
+    circular: Vec<String>,
+}
+
+fn check_links(seen: &[Seen]) -> Result<OddLinks, ScanError> {
     let is_link = |seen: &&Seen| matches!(seen.kind, SeenKind::Known(EntryKind::Link { .. }));
     if !seen.iter().any(|seen| is_link(&seen)) {
-        return Ok(Vec::new());
+        return Ok(OddLinks::default());
     }
     // Only names and links matter here, so files that are not read yet are
     // stood in for.
@@ -472,21 +485,22 @@ fn check_links(seen: &[Seen]) -> Result<Vec<String>, ScanError> {
         .collect();
     // A name that is both shows that the folder was changed as it was listed.
     let tree = Tree::new(entries.iter()).map_err(|c| ScanError::Changed { path: c.file })?;
-    let mut dangling = Vec::new();
+    let mut links = OddLinks::default();
     for entry in &entries {
         let EntryKind::Link { target } = &entry.kind else {
             continue;
         };
         match tree.follow(&entry.path, target) {
             LinkEnd::Inside => {}
-            LinkEnd::Dangling => dangling.push(entry.path.clone()),
+            LinkEnd::Dangling => links.dangling.push(entry.path.clone()),
+            LinkEnd::Around => links.circular.push(entry.path.clone()),
             LinkEnd::Outside => {
                 let (path, target) = (entry.path.clone(), target.clone());
                 return Err(ScanError::LinkLeaves { path, target });
             }
         }
     }
-    Ok(dangling)
+    Ok(links)
 }
 
 /// A layer whose digest is certain.

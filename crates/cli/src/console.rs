@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::failure::{Failure, Result};
 use crate::output::fold::fold;
+use crate::output::tame::{tame, tame_line};
 
 pub(crate) const BOLD: Style = Style::new().bold();
 pub(crate) const DIM: Style = Style::new().dimmed();
@@ -158,7 +159,7 @@ impl Console {
 
     /// Begins a step that may take a while. One at a time.
     pub(crate) fn step(&mut self, what: impl Into<String>) -> Step {
-        let what = what.into();
+        let what = tame_line(&what.into());
         let bar = (self.statuses == Statuses::Live).then(|| {
             let bar = ProgressBar::new_spinner();
             let style = ProgressStyle::with_template("{spinner:.cyan} {wide_msg} {elapsed:.dim}")
@@ -187,12 +188,13 @@ impl Console {
     /// Shows what a step is busy with now: in place on a terminal, as a line
     /// on a pipe when it changed.
     pub(crate) fn update(&mut self, step: &mut Step, text: &str) {
+        let text = tame_line(text);
         if step.said == text {
             return;
         }
-        text.clone_into(&mut step.said);
+        step.said.clone_from(&text);
         match &step.bar {
-            Some(bar) => bar.set_message(text.to_owned()),
+            Some(bar) => bar.set_message(text),
             None => {
                 let _ = writeln!(self.status(), "  {text} …");
             }
@@ -250,26 +252,32 @@ impl Console {
         }
     }
 
-    /// Lines for a terminal, broken between words where they are too long for it.
-    fn folded(&self, to: To, text: &[u8]) -> Option<String> {
+    /// Text as a terminal gets it: tamed, and broken between words where lines
+    /// are too long for it.
+    fn shown(&self, to: To, text: &[u8]) -> Vec<u8> {
+        if to == To::Data && self.is_json() {
+            return text.to_owned();
+        }
         let width = match to {
             To::Status if io::stderr().is_terminal() => width(io::stderr()),
             To::Data if self.is_read_by_people() => self.width,
             To::Status | To::Data => None,
         };
+        let text = String::from_utf8_lossy(text);
+        let text = tame(&text);
         // What does not end a line is a question, or the beginning of one.
-        let text = std::str::from_utf8(text).ok()?;
-        width
-            .filter(|_| text.ends_with('\n'))
-            .map(|width| fold(text, Some(width)))
+        match width.filter(|_| text.ends_with('\n')) {
+            Some(width) => fold(&text, Some(width)).into_bytes(),
+            None => text.into_owned().into_bytes(),
+        }
     }
 
     fn write(&mut self, to: To, text: &[u8]) {
         if self.gone.contains(&to) {
             return;
         }
-        let folded = self.folded(to, text);
-        let text = folded.as_deref().map_or(text, str::as_bytes);
+        let shown = self.shown(to, text);
+        let text = shown.as_slice();
         let written = match to {
             To::Status => AutoStream::auto(io::stderr()).write_all(text),
             To::Data => {
@@ -321,6 +329,7 @@ impl Aside {
             return;
         }
         // Nobody is there to hear it, at worst.
+        let text = tame(text);
         let write = || drop(writeln!(AutoStream::auto(io::stderr()), "  {text}"));
         match self.bar.get() {
             Some(bar) => bar.suspend(write),

@@ -9,7 +9,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -124,7 +124,14 @@ pub fn realise(uv: &Uv, ask: &RealiseRequest<'_>) -> Result<Realised, RealiseErr
         return Ok(done);
     }
     fs::create_dir_all(ask.dir).map_err(failed)?;
-    let guard = File::create(ask.dir.join(format!(".{}.lock", key.folder()))).map_err(failed)?;
+    // Whoever can open it can hold it.
+    let guard = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(ask.dir.join(format!(".{}.lock", key.folder())))
+        .map_err(failed)?;
     take(&guard, uv.stop(), ask.say).map_err(failed)?;
     if let Some(done) = already_made(key, &folder, ask)? {
         return Ok(done);

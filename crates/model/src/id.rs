@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use uuid::Uuid;
+use uuid::{NoContext, Timestamp, Uuid};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is not {what}: expected an id starting with `{prefix}`")]
@@ -31,6 +31,24 @@ macro_rules! id {
             /// A new id; later ones sort after earlier ones.
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
+            }
+
+            /// A new id that sorts after this one, also when the clock went back.
+            pub fn after(earlier: Self) -> Self {
+                let new = Self::new();
+                if new.0.get_timestamp().map(|at| at.to_unix())
+                    > earlier.0.get_timestamp().map(|at| at.to_unix())
+                {
+                    return new;
+                }
+                let (seconds, nanos) = earlier.0.get_timestamp().map_or((0, 0), |at| at.to_unix());
+                let millis = u64::from(nanos / 1_000_000) + 1;
+                let next = Timestamp::from_unix(
+                    NoContext,
+                    seconds + millis / 1000,
+                    u32::try_from(millis % 1000).unwrap_or(0) * 1_000_000,
+                );
+                Self(Uuid::new_v7(next))
             }
         }
 
@@ -122,7 +140,13 @@ mod tests {
 
     #[test]
     fn later_ids_sort_after_earlier_ones() {
+        let ahead = Timestamp::from_unix(NoContext, 4_000_000_000, 999_000_000);
+        let ahead = DeployId(Uuid::new_v7(ahead));
+        let next = DeployId::after(ahead);
+        assert!(next > ahead, "also when the clock went back");
+        assert!(DeployId::after(next) > next);
         let (first, second) = (DeployId::new(), DeployId::new());
+        assert!(DeployId::after(first) > first);
         assert!(first < second);
         assert!(first.to_string() < second.to_string());
     }

@@ -20,7 +20,7 @@ use updraft_model::{DeploymentId, Digest};
 use updraft_store::{Store, StoreError};
 
 use crate::agent::Leases;
-use crate::app::{App, Parts, READERS};
+use crate::app::{App, Parts, READERS, UPLOAD_MEMORY};
 use crate::auth::{KeyError, Keys, KnownCallers, Lacking};
 use crate::backup::RESTORING;
 use crate::bundle::Shelf;
@@ -348,6 +348,7 @@ async fn open_app(config: ServerConfig, public_url: String) -> Result<App, Start
         news: News::default(),
         turns: Semaphore::new(ANSWERS_AT_ONCE),
         readers: Semaphore::new(READERS),
+        upload_memory: Semaphore::new(UPLOAD_MEMORY as usize),
         metrics: Metrics::new(),
         workspace,
         public_url,

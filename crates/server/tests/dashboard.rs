@@ -30,6 +30,21 @@ async fn sign_in(server: &TestServer, token: &str) -> reqwest::Response {
 }
 
 #[tokio::test]
+async fn another_site_signs_nobody_in_or_out() {
+    let server = TestServer::start().await;
+    for path in ["/sign-in", "/sign-out"] {
+        let form = browser()
+            .post(format!("{}{path}", server.url()))
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header("sec-fetch-site", "cross-site")
+            .body(format!("token={}&next=%2F", server.admin_token()));
+        let refused = form.send().await.unwrap();
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{path}");
+        assert!(!refused.headers().contains_key(header::SET_COOKIE));
+    }
+}
+
+#[tokio::test]
 async fn a_viewer_sees_a_failed_deploy_and_a_version_link_leads_to_it() {
     let server = TestServer::start().await;
     let deployment = server.deployment("shop").await;

@@ -1,6 +1,8 @@
 //! What survives: restarts, damage, time, and a move to another folder.
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use updraft_api::ErrorCode;
 use updraft_api::deploy::ComparisonOutcome;
+use updraft_api::deployment::DeploymentSettings;
 use updraft_model::{DeploymentId, DeploymentName, Digest, ProofOutcome, Role};
 use updraft_server::{BackupError, Server, StartError, backup, init_admin, restore, rotate_keys};
 use updraft_store::Store;
@@ -634,7 +637,39 @@ async fn a_full_disk_is_said_and_loses_nothing() {
     let admin = server.as_admin();
     let full = admin.upload_blobs(id, &large.pick(&created.missing)).await;
     let status = admin.status(&shop).await;
+
+    // Also the database can grow no more, says so each time, and goes on when
+    // there is room.
+    let filler = place.path().join("filler");
+    let mut room = File::create(&filler).unwrap();
+    while room.write_all(&[1; 4096]).is_ok() {}
+    let describe = |text: String| {
+        let settings = DeploymentSettings {
+            description: Some(text),
+            ..DeploymentSettings::default()
+        };
+        let (admin, shop) = (admin.clone(), shop.clone());
+        async move { admin.update_deployment(&shop, &settings).await }
+    };
+    let mut refused = 0;
+    for number in 0..200 {
+        match describe(format!("{number} {}", "long ".repeat(180))).await {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.code(), Some(ErrorCode::StorageFull), "{error}");
+                refused += 1;
+            }
+        }
+        if refused == 3 {
+            break;
+        }
+    }
+    assert_eq!(refused, 3, "the disk is not full");
+    drop(room);
+    std::fs::remove_file(&filler).unwrap();
+    let described = describe("short".into()).await;
     server.stop().await;
+    assert_eq!(described.unwrap().description, "short");
     let full = full.unwrap_err();
     assert_eq!(full.code(), Some(ErrorCode::StorageFull), "{full}");
     assert!(full.help().is_some());

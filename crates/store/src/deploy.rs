@@ -82,9 +82,10 @@ pub struct NewDeploy {
 }
 
 impl NewDeploy {
-    pub fn into_deploy(self) -> Deploy {
+    /// The deploy that comes after `latest`: history goes by ids.
+    pub fn into_deploy(self, latest: Option<DeployId>) -> Deploy {
         Deploy {
-            id: DeployId::new(),
+            id: latest.map_or_else(DeployId::new, DeployId::after),
             deployment: self.deployment,
             kind: self.kind,
             state: DeployState::Created,
@@ -182,6 +183,18 @@ impl Read {
         .await?
         .map(|row| Deploy::from_row(&row))
         .transpose()
+    }
+
+    /// The newest of a Deployment.
+    pub async fn latest_deploy(
+        &mut self,
+        deployment: DeploymentId,
+    ) -> Result<Option<DeployId>, StoreError> {
+        let rows = sql("SELECT id FROM deploy WHERE deployment_id = $1 ORDER BY id DESC LIMIT 1")
+            .bind(deployment)
+            .all(&mut self.on)
+            .await?;
+        rows.first().map(|row| row.get("id")).transpose()
     }
 
     /// A Deployment's deploys, newest first, older than a given one.

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlitePool, Transaction};
+use sqlx::{AssertSqlSafe, Connection as _, PgPool, Postgres, SqlitePool, Transaction};
 
 use crate::sql::Connection;
 
@@ -101,6 +101,15 @@ impl Store {
             .min_connections(1)
             .max_lifetime(None)
             .idle_timeout(None)
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    // Behind the rollback of a transaction that was dropped.
+                    connection.ping().await?;
+                    // SQLite has rolled back by itself when its disk was full, and
+                    // a connection that missed it can begin no other transaction.
+                    Ok(!connection.is_in_transaction())
+                })
+            })
             .connect_with(options.clone())
             .await?;
         migrations::on_sqlite(&write, file).await?;

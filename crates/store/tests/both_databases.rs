@@ -249,7 +249,7 @@ async fn keeps_deploys_with_every_transition() {
     for Database { store, .. } in &databases().await {
         let mut tx = store.begin().await.unwrap();
         let shop = deployment(&mut tx, "shop").await;
-        let mut deploy = new_deploy(shop.id, "first").into_deploy();
+        let mut deploy = new_deploy(shop.id, "first").into_deploy(None);
         tx.insert_deploy(&deploy).await.unwrap();
         let wanted = release("first");
         tx.insert_release(shop.id, &wanted, now()).await.unwrap();
@@ -314,7 +314,7 @@ async fn keeps_deploys_with_every_transition() {
         drop(tx);
 
         let mut tx = store.begin().await.unwrap();
-        let second = new_deploy(shop.id, "second").into_deploy();
+        let second = new_deploy(shop.id, "second").into_deploy(None);
         tx.insert_deploy(&second).await.unwrap();
         tx.commit().await.unwrap();
         let mut read = store.read().await.unwrap();
@@ -346,7 +346,7 @@ async fn keeps_deploys_with_every_transition() {
         // The same key is the same deploy.
         let mut tx = store.begin().await.unwrap();
         assert!(
-            tx.insert_deploy(&new_deploy(shop.id, "second").into_deploy())
+            tx.insert_deploy(&new_deploy(shop.id, "second").into_deploy(None))
                 .await
                 .is_err()
         );

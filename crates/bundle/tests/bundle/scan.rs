@@ -249,6 +249,7 @@ fn links_are_kept_unless_they_leave() {
     let scan = project.scan();
     assert_eq!(scan.entries().len(), 4);
     assert_eq!(scan.dangling(), ["dags/.#lock"]);
+    assert_eq!(scan.circular(), ["dags/up"]);
 
     for target in ["/etc/passwd", "../../outside", "up/../x"] {
         project.link("dags/bad", target);

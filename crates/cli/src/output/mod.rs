@@ -5,4 +5,5 @@ pub(crate) mod fold;
 pub(crate) mod names;
 pub(crate) mod size;
 pub(crate) mod table;
+pub(crate) mod tame;
 pub(crate) mod time;

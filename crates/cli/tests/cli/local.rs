@@ -167,6 +167,14 @@ fn a_missing_or_empty_dags_folder_is_refused_before_anything_is_asked() {
         error: `[SANDBOX]/here/dags` has no files
         help: to take all DAGs away on purpose, give --allow-empty
         "#);
+        sandbox.write("here/dags/team/a.py", "");
+        std::os::unix::fs::symlink("..", sandbox.path("here/dags/team/up")).unwrap();
+        assert_snapshot!(sandbox.run(&["deploy", "--dags"]), @r#"
+        exit code 3
+        --- stderr
+        error: the link `team/up` in `[SANDBOX]/here/dags` leads to a folder that it is in, which ends Airflow's DAG processor
+        help: remove it, or name it in `.updraftignore`
+        "#);
     });
 }
 

@@ -8,7 +8,7 @@ mod pages;
 
 use askama::Template;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Form};
@@ -104,6 +104,14 @@ pub(crate) async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
+    if request.method() == Method::POST && is_from_elsewhere(request.headers()) {
+        return ApiError {
+            code: ErrorCode::Forbidden,
+            message: "this form was sent by another site".into(),
+            help: None,
+        }
+        .into_response();
+    }
     if needs != Needs::Nothing {
         let from = request.uri().path_and_query();
         let from = encode(from.map_or("/", |path| path.as_str()));
@@ -118,6 +126,12 @@ pub(crate) async fn guard(
         };
     }
     next.run(request).await
+}
+
+/// Whether another site has the browser ask; programs do not say.
+fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site");
+    site.is_some_and(|site| site == "cross-site")
 }
 
 /// Pages only show; an agent's token shows nothing.
@@ -211,8 +225,10 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
 /// A path of this site, so that a crafted link cannot send somebody elsewhere
 /// after signing in.
 fn local(next: &str) -> &str {
-    let stays =
-        next.starts_with('/') && !next.starts_with("//") && !next.contains(['\\', '\r', '\n']);
+    let stays = next.starts_with('/')
+        && !next.starts_with("//")
+        && !next.contains('\\')
+        && !next.contains(char::is_control);
     if stays { next } else { "/" }
 }
 
@@ -322,6 +338,8 @@ mod tests {
             "https://example.org",
             "//example.org",
             "/\\example.org",
+            "/\t/example.org",
+            "/\u{1}x",
             "",
             "x",
         ] {

@@ -399,7 +399,7 @@ async fn take_back(
         created_at: now,
         returns_to: Some(proven.deploy),
     };
-    let mut rollback = new.into_deploy();
+    let mut rollback = new.into_deploy(tx.latest_deploy(deployment.id).await?);
     tx.insert_deploy(&rollback).await?;
     rollback.state = rollback.state.accept()?;
     let files = files_between(app, tx, Some(&wanted), &release).await?;

@@ -114,7 +114,8 @@ async fn record(
     new: NewDeploy,
     offer: &Offer,
 ) -> Result<Deploy, DeployError> {
-    let mut deploy = new.into_deploy();
+    let latest = tx.latest_deploy(new.deployment).await?;
+    let mut deploy = new.into_deploy(latest);
     deploy.state = deploy.state.upload()?;
     let manifests = offer.manifests.iter();
     let texts = manifests.map(|(digest, manifest)| (*digest, manifest.text.as_str()));

@@ -67,7 +67,7 @@ pub(crate) async fn rollback(
         created_at: now,
         returns_to: Some(returns_to),
     };
-    let mut deploy = new.into_deploy();
+    let mut deploy = new.into_deploy(tx.latest_deploy(id).await?);
     tx.insert_deploy(&deploy).await?;
     deploy.state = deploy.state.accept()?;
     // Of its own, so that no evidence of the earlier time counts for this one.

@@ -14,7 +14,7 @@ use updraft_store::{Deploy, DeployParts, Read};
 
 use super::DeployError;
 use super::held::to_send;
-use crate::app::App;
+use crate::app::{App, UPLOAD_MEMORY};
 use crate::auth::Caller;
 
 /// A client that sends nothing for this long is gone.
@@ -97,6 +97,12 @@ impl Receipt {
         body: Body,
     ) -> Result<(), DeployError> {
         let limit = self.named.values().copied().max().unwrap_or(0);
+        // One blob, and what waits to be written. Who comes later is not read
+        // from until there is room.
+        let most_held = limit + (MOST_UNWRITTEN as u64).min(self.named.values().sum());
+        let mebibytes = u32::try_from(most_held >> 20).unwrap_or(UPLOAD_MEMORY);
+        let mebibytes = mebibytes.clamp(1, UPLOAD_MEMORY);
+        let _memory = app.upload_memory.acquire_many(mebibytes).await;
         // Each blob once or twice, with its head; more is no upload of this deploy.
         let most: u64 = self.named.values().map(|size| 2 * (size + 64)).sum();
         let mut received = 0;

@@ -312,7 +312,11 @@ class Bundle:
             ).all()
             dags = session.execute(
                 select(DagModel.bundle_version, func.count())
-                .where(DagModel.bundle_name == self.name, DagModel.bundle_version.is_not(None))
+                .where(
+                    DagModel.bundle_name == self.name,
+                    DagModel.bundle_version.is_not(None),
+                    DagModel.is_stale.is_(False),
+                )
                 .group_by(DagModel.bundle_version)
             ).all()
         return {

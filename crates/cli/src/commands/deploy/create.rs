@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use updraft_api::deploy::{
     Comparison, ComparisonOutcome, CreateDeploy, DeployView, Parts, PlanRequest,
 };
-use updraft_api::{Client, ErrorCode};
+use updraft_api::{Client, ClientError, ErrorCode};
 use updraft_bundle::{Scan, ScanOptions};
 use updraft_model::{BundleName, DeployId, DeploymentName, Digest, GitState, Release};
 use updraft_project::{ImageHalf, Project, ProjectError};
@@ -38,6 +38,7 @@ use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
 use crate::output::deploy_ref;
 use crate::output::size::things;
+use crate::output::tame::tame_line;
 
 /// Deploy the project here: send what differs, and wait until Airflow has it
 ///
@@ -255,7 +256,9 @@ impl Deploy<'_> {
         if next == Next::Accept {
             let asked = Instant::now();
             let accepted = tokio::select! {
-                accepted = self.client.accept_deploy(deploy.id) => accepted?,
+                accepted = self.client.accept_deploy(deploy.id) => {
+                    accepted.map_err(|error| perhaps_accepted(error, self.deployment))?
+                }
                 () = interrupt.came() => return Err(unknown_end(self.deployment)),
             };
             failpoint("cli.accepted");
@@ -612,6 +615,18 @@ pub(super) fn unknown_end(deployment: &DeploymentName) -> Failure {
     ))
 }
 
+/// The answer to the request that accepts may be what got lost.
+pub(super) fn perhaps_accepted(error: ClientError, deployment: &DeploymentName) -> Failure {
+    let is_lost = error.is_transient();
+    let failure = Failure::from(error);
+    if is_lost {
+        return failure.help(format!(
+            "it may have been accepted: `updraft status {deployment}` shows it, and the same command again is safe"
+        ));
+    }
+    failure
+}
+
 /// Scans `dags/`; an empty one is refused, because it takes all DAGs away.
 fn scan_dags(project: &Project, cache: Option<PathBuf>, allow_empty: bool) -> Result<Scan> {
     let refuse = |what: &str| {
@@ -643,6 +658,18 @@ fn scan_dags(project: &Project, cache: Option<PathBuf>, allow_empty: bool) -> Re
     let scan = updraft_bundle::scan(&project.dags(), &options)?;
     if scan.entries().is_empty() && !allow_empty {
         return Err(refuse("has no files"));
+    }
+    if let Some(link) = scan.circular().first() {
+        return Err(Failure::new(
+            Exit::Refused,
+            format!(
+                "the link `{}` in `{}` leads to a folder that it is in, which ends Airflow's DAG processor",
+                tame_line(link),
+                project.dags().display()
+            ),
+        )
+        .code("link_circular")
+        .help("remove it, or name it in `.updraftignore`"));
     }
     Ok(scan)
 }

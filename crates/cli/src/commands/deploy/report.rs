@@ -12,6 +12,7 @@ use crate::console::{BOLD, Console, DIM, GREEN, RED, YELLOW};
 use crate::exit::Exit;
 use crate::output::deploy_ref;
 use crate::output::size::{bytes, count, things};
+use crate::output::tame::tame_line;
 use crate::output::time::duration;
 
 /// Names that are listed before the rest is only counted.
@@ -447,6 +448,7 @@ pub(crate) fn write_names(
         ("-", RED, removed),
     ] {
         for name in names.iter().take(MOST_NAMES) {
+            let name = tame_line(name);
             writeln!(to, "{indent}{colour}{mark}{colour:#} {name}")?;
         }
         if names.len() > MOST_NAMES {

@@ -5,7 +5,7 @@ use updraft_api::deploy::RollbackRequest;
 use updraft_model::{DeployState, DeploymentName};
 use uuid::Uuid;
 
-use super::create::{PatienceArgs, unknown_end};
+use super::create::{PatienceArgs, perhaps_accepted, unknown_end};
 use super::follow::follow;
 use super::report::{Outcome, milliseconds, nothing_to_do};
 use crate::cli::OutputArgs;
@@ -63,7 +63,9 @@ pub(crate) async fn run(args: &RollbackArgs, cx: &Context, out: &mut Console) ->
         key: Uuid::now_v7().to_string(),
     };
     let deploy = tokio::select! {
-        deploy = client.roll_back(&name, &ask) => deploy?,
+        deploy = client.roll_back(&name, &ask) => {
+            deploy.map_err(|error| perhaps_accepted(error, &name))?
+        }
         () = interrupt.came() => return Err(unknown_end(&name)),
     };
     let accepted = started.elapsed();

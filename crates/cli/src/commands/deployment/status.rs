@@ -190,7 +190,12 @@ fn write_agent(
     if !agent.isolation.is_empty() {
         writeln!(to, "    users    {}", agent.isolation)?;
     }
-    let Some(airflow) = &agent.airflow else {
+    // One that somebody else runs may not say what it is.
+    let known = agent
+        .airflow
+        .as_ref()
+        .filter(|airflow| !airflow.version.is_empty());
+    let Some(airflow) = known else {
         return Ok(());
     };
     let url = airflow
