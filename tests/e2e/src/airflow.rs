@@ -1,12 +1,15 @@
 //! Airflow's own REST API, as any client sees it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::wait_for;
+
+/// Airflow 2's web server needs most of a minute, and more on a busy machine.
+const STARTED_AGAIN: Duration = Duration::from_secs(150);
 
 pub struct Airflow {
     runtime: tokio::runtime::Runtime,
@@ -96,18 +99,18 @@ impl Airflow {
         matches!(self.access, Access::Password(..))
     }
 
-    /// Reads. On a busy machine a web server may not answer in time, and is
-    /// asked again.
+    /// Reads. On a busy machine a web server may not answer in time, or end and
+    /// be started again by its agent: it is asked again for as long as that takes.
     pub fn get(&self, path: &str) -> Result<Value> {
         let unanswered = |error: &anyhow::Error| error.is::<reqwest::Error>();
-        let mut answer = self.api(Method::GET, path, None);
-        for _ in 0..3 {
-            if !answer.as_ref().is_err_and(unanswered) {
-                break;
+        let begun = Instant::now();
+        loop {
+            let answer = self.api(Method::GET, path, None);
+            if !answer.as_ref().is_err_and(unanswered) || begun.elapsed() > STARTED_AGAIN {
+                return answer;
             }
-            answer = self.api(Method::GET, path, None);
+            std::thread::sleep(Duration::from_millis(500));
         }
-        answer
     }
 
     /// The task ids of a DAG's newest version.

@@ -576,16 +576,17 @@ impl Installation {
 
     /// The ends of the logs, for a failed test.
     pub fn logs(&self) -> String {
-        ["server.log", "agent.log", "airflow.log"]
-            .map(|log| {
-                let text = std::fs::read_to_string(self.root.join(log)).unwrap_or_default();
+        const TOLD: [&str; 5] = ["server", "agent", "airflow", "api-server", "webserver"];
+        let mut ends = Vec::new();
+        for (path, text) in self.every_log().unwrap_or_default() {
+            let name = path.file_stem().and_then(|name| name.to_str());
+            if name.is_some_and(|name| TOLD.contains(&name)) {
                 let lines: Vec<_> = text.lines().collect();
-                format!(
-                    "--- {log}\n{}",
-                    lines[lines.len().saturating_sub(40)..].join("\n")
-                )
-            })
-            .join("\n")
+                let end = lines[lines.len().saturating_sub(40)..].join("\n");
+                ends.push(format!("--- {}\n{end}", path.display()));
+            }
+        }
+        ends.join("\n")
     }
 }
 
