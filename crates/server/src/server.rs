@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum_server::Handle;
 use axum_server::accept::NoDelayAcceptor;
@@ -259,10 +259,18 @@ fn open_data_dir(config: &ServerConfig) -> Result<File, StartError> {
         .write(true)
         .open(path.join("lock"))
         .map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StartError::DataDirInUse(path.clone())),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
+    // One that is just ending has it for a moment more, and so has a process that
+    // it was about to start.
+    let end = Instant::now() + Duration::from_secs(1);
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(TryLockError::WouldBlock) => return Err(StartError::DataDirInUse(path.clone())),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
     }
 }
 
