@@ -18,7 +18,6 @@ use updraft_model::{AgentId, DeploymentId, Runtime, Scope};
 use crate::airflow::components;
 use crate::airflow::rest::{AirflowRest, AirflowRestError};
 use crate::airflow::secrets::Secrets;
-use crate::airflow::settings::MARK;
 use crate::config::AgentConfig;
 use crate::control::{ControlPlane, Poller, Reporter};
 use crate::converge::{Converge, Memory};
@@ -468,11 +467,7 @@ impl RunningAgent {
         self.halt();
         let _ = (&mut self.work).await;
         if let Some(made) = self.shared.made() {
-            let sign = Sign {
-                mark: format!("{MARK}={}", made.disk.root().display()),
-                home: made.disk.airflow_home(),
-            };
-            stop_all(&made.launcher, components::ALL, &sign).await;
+            stop_all(&made.launcher, components::ALL, &Sign::of(&made.disk)).await;
         }
         blocking_ended(Duration::from_secs(5)).await;
     }

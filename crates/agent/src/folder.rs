@@ -9,15 +9,22 @@ use crate::airflow::components::{API_SERVER, WEBSERVER};
 use crate::airflow::secrets::Secrets;
 use crate::disk::{Disk, deployment_of};
 use crate::files;
+use crate::runtime::identity::{Sign, family};
 use crate::runtime::record::Record;
 
-/// Whether the web server of an Airflow that this agent started still runs.
+/// Whether anything of an Airflow that an agent here started still runs: its web
+/// server, or what that left behind, may hold the port.
 pub fn is_running(root: &Path) -> bool {
-    disks(root).any(|disk| {
-        [API_SERVER, WEBSERVER].iter().any(|component| {
+    // The sign of a process has the full path.
+    let Ok(root) = std::path::absolute(root) else {
+        return false;
+    };
+    disks(&root).any(|disk| {
+        let web_server = [API_SERVER, WEBSERVER].iter().any(|component| {
             let record = disk.run().join(format!("{component}.json"));
             Record::read_alive(&record).is_some()
-        })
+        });
+        web_server || !family(&[], Some(&Sign::of(&disk))).is_empty()
     })
 }
 
@@ -58,7 +65,9 @@ pub(crate) fn sweep(root: &Path) {
 /// The folders of Deployments in it.
 fn disks(root: &Path) -> impl Iterator<Item = Disk> {
     let folders = std::fs::read_dir(root).into_iter().flatten().flatten();
-    folders.map(|folder| Disk::at(folder.path()))
+    folders
+        .filter(|folder| folder.path().is_dir())
+        .map(|folder| Disk::at(folder.path()))
 }
 
 #[cfg(test)]
@@ -66,6 +75,26 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::airflow::settings::MARK;
+
+    #[test]
+    fn what_an_airflow_left_behind_still_runs() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::at(root.path().join("dep_1"));
+        fs::create_dir_all(disk.root()).unwrap();
+        assert!(!is_running(root.path()));
+        // Without a record of it, as a web server's child has none.
+        let mut left = std::process::Command::new("sleep")
+            .arg("300")
+            .env(MARK, disk.root())
+            .spawn()
+            .unwrap();
+        let running = is_running(root.path());
+        left.kill().unwrap();
+        left.wait().unwrap();
+        assert!(running);
+        assert!(!is_running(root.path()));
+    }
 
     #[test]
     fn what_a_killed_agent_began_to_write_is_removed() {

@@ -252,24 +252,18 @@ impl Console {
         }
     }
 
-    /// Text as a terminal gets it: tamed, and broken between words where lines
-    /// are too long for it.
+    /// Text as it is printed: tamed, and statuses broken between words where a
+    /// terminal is too narrow. Results are copied, so their lines stay whole.
     fn shown(&self, to: To, text: &[u8]) -> Vec<u8> {
         if to == To::Data && self.is_json() {
             return text.to_owned();
         }
-        let width = match to {
-            To::Status if io::stderr().is_terminal() => width(io::stderr()),
-            To::Data if self.is_read_by_people() => self.width,
-            To::Status | To::Data => None,
-        };
         let text = String::from_utf8_lossy(text);
         let text = tame(&text);
-        // What does not end a line is a question, or the beginning of one.
-        match width.filter(|_| text.ends_with('\n')) {
-            Some(width) => fold(&text, Some(width)).into_bytes(),
-            None => text.into_owned().into_bytes(),
+        if to == To::Status && io::stderr().is_terminal() {
+            return fold(&text, width(io::stderr())).into_bytes();
         }
+        text.into_owned().into_bytes()
     }
 
     fn write(&mut self, to: To, text: &[u8]) {

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use updraft_model::Digest;
 use updraft_project::PythonVersion;
@@ -21,6 +21,11 @@ use crate::uv::Uv;
 
 /// What no environment has had for so long is removed.
 const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Begins the name of a folder of what is about to be kept.
+const NEW: &str = ".new-";
+/// Nobody takes this long to keep something; what is there was left by a crash.
+const KEEPING: Duration = Duration::from_secs(3600);
 
 /// The compiled files of one version of Python.
 pub(crate) struct Bytecode {
@@ -75,7 +80,7 @@ impl Bytecode {
         }
         fs::create_dir_all(&self.folder)?;
         let new = tempfile::Builder::new()
-            .prefix(".new-")
+            .prefix(NEW)
             .tempdir_in(&self.folder)?;
         let mut ready = Vec::new();
         for module in compiled {
@@ -134,12 +139,22 @@ impl Bytecode {
     }
 
     fn remove_unused(&self) -> io::Result<()> {
-        let long_ago = SystemTime::now().checked_sub(KEPT_FOR);
         for folder in fs::read_dir(&self.folder)? {
-            for kept in fs::read_dir(folder?.path())? {
+            let folder = folder?;
+            if folder
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(NEW.as_bytes())
+            {
+                if is_older(&folder.metadata()?, KEEPING) {
+                    fs::remove_dir_all(folder.path())?;
+                }
+                continue;
+            }
+            for kept in fs::read_dir(folder.path())? {
                 let kept = kept?;
                 let metadata = kept.metadata()?;
-                if metadata.nlink() == 1 && metadata.modified().ok() < long_ago {
+                if metadata.nlink() == 1 && is_older(&metadata, KEPT_FOR) {
                     fs::remove_file(kept.path())?;
                 }
             }
@@ -154,6 +169,11 @@ impl Module {
         let fits = !source.contains(['\n', '\t']);
         fits.then(|| format!("{source}\t{compiled}\n"))
     }
+}
+
+fn is_older(file: &fs::Metadata, age: Duration) -> bool {
+    let changed = file.modified().ok();
+    changed.is_some_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > age))
 }
 
 /// A copy where no link can be: on another file system, or past the number of

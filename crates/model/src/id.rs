@@ -33,15 +33,15 @@ macro_rules! id {
                 Self(Uuid::now_v7())
             }
 
-            /// A new id that sorts after this one, also when the clock went back.
+            /// A new id of a later millisecond than this one, also when the clock
+            /// went back: ids of one millisecond look alike when they are short.
             pub fn after(earlier: Self) -> Self {
+                let time = |id: Self| id.0.get_timestamp().map_or((0, 0), |at| at.to_unix());
                 let new = Self::new();
-                if new.0.get_timestamp().map(|at| at.to_unix())
-                    > earlier.0.get_timestamp().map(|at| at.to_unix())
-                {
+                if time(new) > time(earlier) {
                     return new;
                 }
-                let (seconds, nanos) = earlier.0.get_timestamp().map_or((0, 0), |at| at.to_unix());
+                let (seconds, nanos) = time(earlier);
                 let millis = u64::from(nanos / 1_000_000) + 1;
                 let next = Timestamp::from_unix(
                     NoContext,

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::airflow::settings::MARK;
+use crate::disk::Disk;
+
 /// A process that is not mistaken for a later one with the same number: its
 /// number, when it started, and during which boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,6 +158,15 @@ pub(crate) struct Sign {
     pub(crate) mark: String,
     /// The folder that they work in.
     pub(crate) home: PathBuf,
+}
+
+impl Sign {
+    pub(crate) fn of(disk: &Disk) -> Self {
+        Self {
+            mark: format!("{MARK}={}", disk.root().display()),
+            home: disk.airflow_home(),
+        }
+    }
 }
 
 /// Every process that runs, but this one.

@@ -108,7 +108,7 @@ pub(crate) async fn guard(
         return ApiError {
             code: ErrorCode::Forbidden,
             message: "this form was sent by another site".into(),
-            help: None,
+            help: Some("open this control plane's own page, and sign in or out there".into()),
         }
         .into_response();
     }
@@ -183,7 +183,7 @@ pub(crate) async fn sign_in(
             Ok(([(header::SET_COOKIE, cookie)], Redirect::to(next)).into_response())
         }
         Err(error) => {
-            let problem = Some(format!("No: {error}."));
+            let problem = Some(format!("Not signed in: {error}."));
             page(
                 StatusCode::UNAUTHORIZED,
                 &SignInPage {

@@ -13,7 +13,7 @@ pub(crate) struct AgentsNow {
     /// Hosts of agents whose lease ran out, but for those that came back as
     /// another agent.
     pub(crate) lost: Vec<String>,
-    /// What one is busy with, and for which generation.
+    /// What one is busy with, for the newest generation that any has seen.
     pub(crate) activity: Option<(i64, String)>,
 }
 
@@ -29,11 +29,12 @@ pub(crate) fn agents_now(app: &App, agents: &[Agent]) -> AgentsNow {
         .collect();
     hosts.sort_unstable();
     hosts.dedup();
-    let activity = connected.iter().find_map(|agent| {
+    let activities = connected.iter().filter_map(|agent| {
         let report: Report = serde_json::from_str(&agent.report).ok()?;
         let problem = report.problem.map(|problem| problem.message);
         Some((report.generation, problem.or(report.activity)?))
     });
+    let activity = activities.max_by_key(|(generation, _)| *generation);
     AgentsNow {
         connected: u32::try_from(connected.len()).unwrap_or(u32::MAX),
         lost: hosts,

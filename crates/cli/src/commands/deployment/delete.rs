@@ -61,5 +61,6 @@ async fn confirm(name: &DeploymentName) -> Result<()> {
     Err(Failure::new(
         Exit::Refused,
         format!("`{name}` was not deleted: that is not its name"),
-    ))
+    )
+    .help("type the name as it is shown, or give --yes"))
 }

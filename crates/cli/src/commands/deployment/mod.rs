@@ -8,8 +8,6 @@ pub(crate) mod show;
 pub(crate) mod status;
 pub(crate) mod update;
 
-use std::time::Duration;
-
 use updraft_api::deployment::DeploymentSettings;
 use updraft_model::{AfterFailure, Runtime};
 
@@ -75,8 +73,8 @@ pub(crate) struct SettingsArgs {
     after_failure: Option<AfterFailureArg>,
 
     /// How long a deploy may take to be proven, as in 90s, 10m or 2h (a new Deployment: 5m)
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
-    proof_timeout: Option<Duration>,
+    #[arg(long, value_name = "TIME", value_parser = proof_timeout)]
+    proof_timeout: Option<u32>,
 
     /// How many earlier Releases agents keep on disk (a new Deployment: 10)
     #[arg(long, value_name = "COUNT")]
@@ -98,6 +96,14 @@ pub(crate) struct SettingsArgs {
     environment: environment::EnvironmentArgs,
 }
 
+fn proof_timeout(text: &str) -> Result<u32, String> {
+    let given = u32::try_from(seconds(text)?.as_secs());
+    given
+        .ok()
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(|| "it has to be at least 1s".into())
+}
+
 impl SettingsArgs {
     pub(crate) async fn read(&self) -> Result<DeploymentSettings> {
         Ok(DeploymentSettings {
@@ -105,9 +111,7 @@ impl SettingsArgs {
                 AfterFailureArg::Keep => AfterFailure::Keep,
                 AfterFailureArg::Rollback => AfterFailure::Rollback,
             }),
-            proof_timeout_s: self
-                .proof_timeout
-                .map(|timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX)),
+            proof_timeout_s: self.proof_timeout,
             keep_releases: self.keep_releases,
             runtime: self.runtime.map(|runtime| match runtime {
                 RuntimeArg::Process => Runtime::Process,
