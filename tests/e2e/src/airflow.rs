@@ -1,5 +1,6 @@
 //! Airflow's own REST API, as any client sees it.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -172,6 +173,33 @@ impl Airflow {
                 Ok(matches!(run["state"].as_str(), Some("success" | "failed")).then_some(run))
             },
         )
+    }
+
+    /// Waits until the run has ended, well, and gives it.
+    pub fn wait_for_success(&self, dag: &str, run: &str) -> Result<Value> {
+        let ended = self.wait_for_run(dag, run)?;
+        if ended["state"] != "success" {
+            bail!("{ended:#}\n{}", self.what_went_wrong(dag, run)?);
+        }
+        Ok(ended)
+    }
+
+    /// The run's tasks that did not succeed, each with its log.
+    fn what_went_wrong(&self, dag: &str, run: &str) -> Result<String> {
+        let tasks = format!("/dags/{dag}/dagRuns/{run}/taskInstances");
+        let listed = self.get(&tasks)?;
+        let listed = listed["task_instances"].as_array().context("no tasks")?;
+        let mut told = String::new();
+        for task in listed.iter().filter(|task| task["state"] != "success") {
+            let (id, tried) = (task["task_id"].as_str(), &task["try_number"]);
+            let id = id.context("the task has no id")?;
+            let log = format!("{tasks}/{id}/logs/{tried}?map_index={}", task["map_index"]);
+            let log = self
+                .get(&log)
+                .map_or_else(|error| error.to_string(), |log| log.to_string());
+            let _ = writeln!(told, "{id}: {task:#}\n{log}");
+        }
+        Ok(told)
     }
 
     /// Has every task of a run executed once more.

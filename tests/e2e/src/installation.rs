@@ -576,7 +576,14 @@ impl Installation {
 
     /// The ends of the logs, for a failed test.
     pub fn logs(&self) -> String {
-        const TOLD: [&str; 5] = ["server", "agent", "airflow", "api-server", "webserver"];
+        const TOLD: [&str; 6] = [
+            "server",
+            "agent",
+            "airflow",
+            "api-server",
+            "webserver",
+            "scheduler",
+        ];
         let mut ends = Vec::new();
         for (path, text) in self.every_log().unwrap_or_default() {
             let name = path.file_stem().and_then(|name| name.to_str());

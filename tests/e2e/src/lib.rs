@@ -14,13 +14,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Waits until `look` finds something.
+/// Waits until `look` finds something. It looks less and less often: each look
+/// at an Airflow keeps it from what it is about.
 pub fn wait_for<T>(
     what: &str,
     at_most: Duration,
     mut look: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let start = Instant::now();
+    let mut pause = Duration::from_millis(50);
     loop {
         if let Some(found) = look()? {
             return Ok(found);
@@ -28,7 +30,8 @@ pub fn wait_for<T>(
         if start.elapsed() > at_most {
             bail!("waited {at_most:?} for {what}");
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(pause);
+        pause = Duration::from_millis(500).min(pause * 3 / 2);
     }
 }
 

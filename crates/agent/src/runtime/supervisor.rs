@@ -709,8 +709,16 @@ mod tests {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        let command = std::fs::read(format!("/proc/{}/cmdline", next.process.pid)).unwrap();
-        assert!(String::from_utf8_lossy(&command).contains("400"));
+        // The record is the wrapper's, which becomes the component a moment later.
+        let becomes = async {
+            let command = format!("/proc/{}/cmdline", next.process.pid);
+            while !String::from_utf8_lossy(&std::fs::read(&command).unwrap()).contains("400") {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), becomes)
+            .await
+            .unwrap();
     }
 
     #[tokio::test]

@@ -35,8 +35,7 @@ fn steps(names: &str) -> String {
 pub(crate) fn the_project_of_dev_init_runs(_: &mut Installation, airflow: &Airflow) -> Result<()> {
     for id in ["example_basic", "example_advanced", "halves"] {
         let run = airflow.trigger(id)?;
-        let ended = airflow.wait_for_run(id, &run)?;
-        ensure!(ended["state"] == "success", "{ended:#}");
+        airflow.wait_for_success(id, &run)?;
     }
     Ok(())
 }
@@ -86,8 +85,7 @@ pub(crate) fn a_changed_function_body_runs_next(
         installation.project.write("dags/body.py", &file)?;
         let digest = bundle_digest(&live(installation)?);
         let run = airflow.trigger("body")?;
-        let ended = airflow.wait_for_run("body", &run)?;
-        ensure!(ended["state"] == "success", "{ended:#}");
+        let ended = airflow.wait_for_success("body", &run)?;
         ensure!(
             airflow.is_airflow_2() || ended["bundle_version"] == digest.as_str(),
             "{ended:#} is not on {digest}"
@@ -157,8 +155,7 @@ pub(crate) fn a_run_ends_on_the_code_it_began_with(
         (run, &old, began_with),
         (airflow.trigger("lasting")?, &new, "new"),
     ] {
-        let ended = airflow.wait_for_run("lasting", &run)?;
-        ensure!(ended["state"] == "success", "{ended:#}");
+        let ended = airflow.wait_for_success("lasting", &run)?;
         ensure!(
             airflow.is_airflow_2() || ended["bundle_version"] == digest.as_str(),
             "{ended:#} is not on {digest}"

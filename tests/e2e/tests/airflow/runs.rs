@@ -97,8 +97,7 @@ pub(crate) fn dag_code_reads_no_secret(
         .write_python_dag("curious", &head, CURIOUS.trim())?;
     live(installation)?;
     let run = airflow.trigger("curious")?;
-    let ended = airflow.wait_for_run("curious", &run)?;
-    ensure!(ended["state"] == "success", "{ended:#}");
+    airflow.wait_for_success("curious", &run)?;
     let found = airflow.returned("curious", &run, "step")?;
     let none = found == json!([]) || found == "[]";
     let said = installation.updraft(&["status"])?.expect_code(0)?;
@@ -198,8 +197,7 @@ pub(crate) fn a_version_stays_as_long_as_a_run_needs_it(
     wait_until_removed(&loose)?;
     ensure!(held.is_dir(), "{} went", held.display());
     std::fs::write(&gate, "")?;
-    let ended = airflow.wait_for_run("holding", &run)?;
-    ensure!(ended["state"] == "success", "{ended:#}");
+    airflow.wait_for_success("holding", &run)?;
     let returned = airflow.returned("holding", &run, "step")?.to_string();
     ensure!(returned.contains("first"), "{returned}");
     wait_until_removed(&held)?;
@@ -230,11 +228,8 @@ pub(crate) fn a_cleared_run_gets_its_version_back(
     wait_for("the run to begin again", Duration::from_secs(60), || {
         Ok((airflow.run("history", &run)?["state"] != "success").then_some(()))
     })?;
-    let ended = airflow.wait_for_run("history", &run)?;
-    ensure!(
-        ended["state"] == "success" && ended["bundle_version"] == digest.as_str(),
-        "{ended:#}"
-    );
+    let ended = airflow.wait_for_success("history", &run)?;
+    ensure!(ended["bundle_version"] == digest.as_str(), "{ended:#}");
     let returned = airflow.returned("history", &run, "step")?.to_string();
     ensure!(returned.contains("as it was"), "{returned}");
     ensure!(folder.exists(), "it ran without {}", folder.display());
