@@ -63,6 +63,30 @@ def test_a_slow_parse_of_the_old_version_does_not_bring_it_back(site: Site) -> N
     assert time.monotonic() - began > 10, "the old parse was not running during the switch"
 
 
+@pytest.mark.smoke
+def test_an_old_parse_that_writes_in_the_middle_of_the_proof_is_no_evidence(site: Site) -> None:
+    site.deploy({"a.py": dag("a", "zero"), "b.py": dag("b", "zero")})
+    old, go = site.folder / "old", site.folder / "go-on"
+    waits = f"""
+        import os, time
+        open({str(old)!r}, "w").write(str(os.getpid()))
+        while not os.path.exists({str(go)!r}): time.sleep(0.05)
+        """
+    site.switch({"a.py": dag("a", "one", top=waits), "b.py": dag("b", "zero")})
+    wait_until("the processor parses the old version", lambda: old.exists() and old.read_text())
+    # The second file ends once the old parse of the first has, which was let go after the new one was written.
+    lets_go = f"""
+        import os, time
+        open({str(go)!r}, "w").close()
+        for _ in range(400):
+            if os.path.exists("/proc/" + open({str(old)!r}).read()): time.sleep(0.05)
+        """
+    proof = site.deploy({"a.py": dag("a", "two"), "b.py": dag("b", "zero", top=lets_go)}, processes=1)
+
+    assert proof["outcome"] == "proven"
+    assert site.tasks("a") == {"two"}
+
+
 @needs_versions
 def test_what_the_processor_parses_at_the_same_time_ends_neither(site: Site) -> None:
     # Each round the processor finds new files by itself, and the next deploy changes what it is about to write.
@@ -265,6 +289,15 @@ def test_a_removed_file_takes_its_dag_along(site: Site) -> None:
 
     assert proof["dags"]["removed"] == ["goes", "part_b"]
     assert _live_dags(site) == {"stays", "part_a"}
+
+
+@needs_versions
+def test_a_dag_that_is_gone_holds_no_version(site: Site) -> None:
+    site.deploy({"goes.py": dag("goes", "one")})
+    proof = site.deploy({"comes.py": dag("comes", "one")})
+    assert proof["dags"]["removed"] == ["goes"]
+    holds = site.worker.ask("status", bundle=BUNDLE)["holds"]
+    assert set(holds["dags"]) == {proof["version"]}
 
 
 def test_data_files_and_listed_folders_are_dependencies(site: Site) -> None:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class _Dag:
     dag_id: str
+    hash: str
+    """Of what our own child wrote. What is stored by now may be somebody else's."""
 
 
 class Bundle:
@@ -118,18 +120,7 @@ class Bundle:
             DagFileProcessor.update_import_errors(
                 file_last_changed={}, import_errors=crashed, processor_subdir=str(settings.DAGS_FOLDER)
             )
-        # Of a DAG that cannot be serialised a child hears only while it writes.
-        errors = self.import_errors()
-        for result in results:
-            result.errors.update({path: text for path, text in errors.items() if path == result.file})
-        wanted = [dag.dag_id for result in results for dag in result.dags]
-        with create_session() as session:
-            rows = session.execute(
-                select(SerializedDagModel.dag_id, SerializedDagModel.dag_hash).where(
-                    SerializedDagModel.dag_id.in_(wanted)
-                )
-            ).all()
-        return {row[0]: row[1] for row in rows}
+        return {dag.dag_id: dag.hash for result in results for dag in result.dags}
 
     def retire(self, gone: Iterable[str], vanished: Iterable[str]) -> None:
         gone, vanished = set(gone), set(vanished)
@@ -278,23 +269,34 @@ class _Child:
         settings.configure_orm()
         recorder = Recorder(*roots)
         parse = DagFileProcessor._get_dagbag
+        serialise = SerializedDagModel.__init__
+        bags: list[Any] = []
+        hashes: dict[str, str] = {}
 
-        def report_dagbag(path: str) -> Any:
+        def remember_bag(path: str) -> Any:
             bag = parse(path)
+            bags.append(bag)
             seen = recorder.finish().to_json()
-            found = {"dags": sorted(bag.dags), "errors": bag.import_errors, "seen": seen}
-            self._say({**found, "imported": recorder.imported()})
+            self._say(dags=sorted(bag.dags), errors=bag.import_errors, seen=seen, imported=recorder.imported())
             return bag
 
-        DagFileProcessor._get_dagbag = report_dagbag
+        def remember_hash(row: SerializedDagModel, dag: Any, *arguments: Any, **named: Any) -> None:
+            serialise(row, dag, *arguments, **named)
+            hashes[dag.dag_id] = str(row.dag_hash)
+
+        DagFileProcessor._get_dagbag = remember_bag
+        SerializedDagModel.__init__ = remember_hash
         recorder.start()
         processor = DagFileProcessor(
             dag_ids=None, dag_directory=str(settings.DAGS_FOLDER), log=logging.getLogger("airflow.processor")
         )
         processor.process_file(str(self._bundle.root / self.file), callback_requests=[])
+        # By now its errors are also those of DAGs that could not be stored.
+        for bag in bags:
+            self._say(errors=bag.import_errors, hashes=hashes)
 
-    def _say(self, message: dict[str, Any]) -> None:
-        self._report.write(json.dumps(message).encode())
+    def _say(self, **message: Any) -> None:
+        self._report.write(json.dumps(message).encode() + b"\n")
         self._report.flush()
 
     def is_finished(self) -> bool:
@@ -308,16 +310,19 @@ class _Child:
         return self._status is not None
 
     def kill(self) -> None:
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        if self._status is None:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
         self._report.close()
 
     def result(self) -> Parsed:
         self._report.seek(0)
-        report = self._report.read()
+        lines = self._report.read().splitlines()
         self._report.close()
+        told: dict[str, Any] = {}
         try:
-            told = json.loads(report)
+            for line in lines:
+                told |= json.loads(line)
             seen = Seen.from_json(told["seen"])
             import_early(told["imported"])
         except (ValueError, KeyError, TypeError):
@@ -325,7 +330,9 @@ class _Child:
             return Parsed(self.file, errors={self.file: error}, seen=Seen({self.file}, everything=True), crashed=True)
         seen.files.add(self.file)
         errors = {self._bundle._relative(path): text for path, text in told["errors"].items()}
-        return Parsed(self.file, [_Dag(dag) for dag in told["dags"]], errors, seen=seen)
+        # One that was parsed and not written has no hash, and is done again.
+        hashes = told.get("hashes", {})
+        return Parsed(self.file, [_Dag(dag, hashes.get(dag, "")) for dag in told["dags"]], errors, seen=seen)
 
     def _ending(self) -> str:
         if self._killed:
