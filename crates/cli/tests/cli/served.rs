@@ -5,8 +5,9 @@ use std::process::Stdio;
 
 use insta::assert_snapshot;
 use serde_json::json;
+use updraft_api::deploy::CreateDeploy;
 use updraft_model::Digest;
-use updraft_testkit::SmallDisk;
+use updraft_testkit::{SmallDisk, Tree};
 
 use crate::common::filters;
 use crate::common::stand_in::Answer;
@@ -320,6 +321,52 @@ fn a_later_deploy_makes_an_earlier_one_12() {
     let text = format!("error: {by} took the place of ");
     assert!(printed.stderr.contains(&text), "{printed}");
     drop(agent);
+}
+
+#[test]
+fn who_is_superseded_by_the_same_content_learns_how_that_went() {
+    let world = World::new();
+    let agent = world.agent(Answer::Proven);
+    world.deploy(&[]).ended_with(0);
+    // Somebody else is about to deploy the same, and a moment later accepted.
+    let text = "# second\n";
+    world.write_dag("orders", text);
+    let tree = Tree::of([("orders.py", text)]);
+    let name = DEPLOYMENT.parse().unwrap();
+    let (runtime, client) = world.client();
+    let ask = CreateDeploy {
+        parts: updraft_testkit::parts(Some(&tree), None),
+        description: String::new(),
+        git: None,
+        key: "somebody else".into(),
+    };
+    let other = runtime.block_on(client.create_deploy(&name, &ask)).unwrap();
+    let blobs = tree.pick(&other.missing);
+    let other = other.deploy.unwrap().id;
+    runtime
+        .block_on(client.upload_blobs(other, &blobs))
+        .unwrap();
+
+    agent.answer(Answer::Silence);
+    let own = world
+        .sandbox
+        .command(&["deploy", "--dags", "-o", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_history(&world, 3);
+    runtime.block_on(client.accept_deploy(other)).unwrap();
+    agent.answer(Answer::Proven);
+    let printed = own.wait_with_output().unwrap();
+    let printed = world.sandbox.printed(printed).ended_with(0);
+    let json = printed.json();
+    assert_eq!(json["outcome"], "live", "{printed}");
+    assert_eq!(json["deploy"]["id"], other.to_string(), "{printed}");
+    assert!(
+        printed.stderr.contains("with the same content"),
+        "{printed}"
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Waiting until a deploy has ended, and saying meanwhile what is going on.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use updraft_api::deploy::DeployView;
@@ -10,6 +11,7 @@ use crate::console::{Console, Step};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
+use crate::output::deploy_ref;
 use crate::output::size::things;
 
 /// How long one request waits for news. What agents are busy with, and whether
@@ -75,7 +77,8 @@ impl Ending {
     }
 }
 
-/// Follows an accepted deploy to its end.
+/// Follows an accepted deploy to its end, or that of the one that took its place
+/// with the same content: two that deploy the same at once both learn how it went.
 ///
 /// A control plane that restarts meanwhile is waited for.
 pub(crate) async fn follow(
@@ -92,7 +95,19 @@ pub(crate) async fn follow(
     let ending = loop {
         // One that failed and is taken back for it moves to its end at once.
         if let Some(ending) = ending_of(&deploy.state) {
-            break ending;
+            match heir(client, &deploy).await {
+                Ok(Some(heir)) => {
+                    let (old, new) = (deploy_ref::short(deploy.id), deploy_ref::short(heir.id));
+                    writeln!(
+                        out.status(),
+                        "{new} took the place of {old}, with the same content"
+                    )?;
+                    deploy = heir;
+                    continue;
+                }
+                Ok(None) => break ending,
+                Err(error) => break Ending::Lost(error.into()),
+            }
         }
         if !said_on_disk && let Some(took) = on_disk_after(&deploy) {
             said_on_disk = true;
@@ -175,6 +190,17 @@ fn ending_of(state: &DeployState) -> Option<Ending> {
         DeployState::Expired { .. } => Some(Ending::Expired),
         DeployState::RolledBack { .. } => Some(Ending::RolledBack),
     }
+}
+
+/// What took the deploy's place, if that is the same once more.
+async fn heir(client: &Client, deploy: &DeployView) -> Result<Option<DeployView>, ClientError> {
+    let DeployState::Superseded { by, .. } = &deploy.state else {
+        return Ok(None);
+    };
+    let heir = client.deploy(*by).await?;
+    let releases = deploy.release.as_ref().zip(heir.release.as_ref());
+    let is_same = releases.is_some_and(|(own, its)| own.same_content(its));
+    Ok(is_same.then_some(heir))
 }
 
 /// What is going on, in one line.

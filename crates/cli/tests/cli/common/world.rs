@@ -8,6 +8,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::runtime::Runtime;
 use updraft_api::Client;
 use updraft_api::client::Connect;
 use updraft_model::{DeploymentName, Digest};
@@ -96,9 +97,8 @@ impl World {
         Agent::start(&self.url, code.trim(), answer)
     }
 
-    /// Changes a byte of every blob in the store, and reads each once, so that
-    /// the control plane has noticed.
-    pub(crate) fn damage_blobs(&self) {
+    /// The control plane without the command line, and what runs its requests.
+    pub(crate) fn client(&self) -> (Runtime, Client) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -108,6 +108,13 @@ impl World {
             ..Connect::default()
         };
         let client = Client::new(&connect, Some(self.token.clone())).unwrap();
+        (runtime, client)
+    }
+
+    /// Changes a byte of every blob in the store, and reads each once, so that
+    /// the control plane has noticed.
+    pub(crate) fn damage_blobs(&self) {
+        let (runtime, client) = self.client();
         let name: DeploymentName = DEPLOYMENT.parse().unwrap();
         for path in self.blob_files() {
             let mut bytes = std::fs::read(&path).unwrap();
