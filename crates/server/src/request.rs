@@ -17,6 +17,7 @@ use updraft_api::{ErrorBody, ErrorCode, VERSION, VERSION_HEADER};
 use uuid::Uuid;
 
 use crate::app::App;
+use crate::dashboard;
 use crate::error::{ApiError, status_of};
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -92,7 +93,7 @@ async fn with_error_body(mut response: Response, id: &str, is_page: bool) -> Res
         .headers()
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
-    if !(status.is_client_error() || status.is_server_error()) || is_html || is_page {
+    if !(status.is_client_error() || status.is_server_error()) || is_html {
         return response;
     }
     // Made by the framework: a text, or nothing.
@@ -101,7 +102,12 @@ async fn with_error_body(mut response: Response, id: &str, is_page: bool) -> Res
         .ok()
         .and_then(|bytes| String::from_utf8(bytes.into()).ok())
         .unwrap_or_default();
-    render(from_framework(status, &text), id)
+    let error = from_framework(status, &text);
+    if is_page {
+        dashboard::nowhere(error, id)
+    } else {
+        render(error, id)
+    }
 }
 
 fn from_framework(status: StatusCode, text: &str) -> ApiError {

@@ -45,6 +45,27 @@ async fn another_site_signs_nobody_in_or_out() {
 }
 
 #[tokio::test]
+async fn where_nothing_is_a_browser_gets_a_page_and_a_program_an_error() {
+    let server = TestServer::start().await;
+    for path in ["/nothing", "/deployments/shop/nothing", "/api/v1/nothing"] {
+        let ask = browser().get(format!("{}{path}", server.url()));
+        let ask = ask.header(header::ACCEPT, "text/html,*/*");
+        let answer = ask.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
+        let headers = answer.headers();
+        let kind = headers[header::CONTENT_TYPE].to_str().unwrap();
+        let is_page = kind.starts_with("text/html");
+        assert_eq!(is_page, !path.starts_with("/api/"), "{path}: {kind}");
+        assert_eq!(
+            headers.contains_key(header::CONTENT_SECURITY_POLICY),
+            is_page
+        );
+        let body = answer.text().await.unwrap();
+        assert!(body.contains("there is nothing at this address"), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn a_viewer_sees_a_failed_deploy_and_a_version_link_leads_to_it() {
     let server = TestServer::start().await;
     let deployment = server.deployment("shop").await;

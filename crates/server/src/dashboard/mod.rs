@@ -296,8 +296,7 @@ pub(crate) async fn style() -> impl IntoResponse {
     (headers, include_str!("../../templates/style.css"))
 }
 
-/// Makes errors pages. Nothing from elsewhere is loaded, framed or told where
-/// somebody came from.
+/// Makes errors pages, and closes them.
 pub(crate) async fn finish(request: Request, next: Next) -> Response {
     let id = request.headers().get(&REQUEST_ID).cloned();
     let mut response = next.run(request).await;
@@ -305,6 +304,16 @@ pub(crate) async fn finish(request: Request, next: Next) -> Response {
         let id = id.as_ref().and_then(|id| id.to_str().ok());
         response = error_page(error, id.unwrap_or_default());
     }
+    closed(response)
+}
+
+/// An error of an address where no page is.
+pub(crate) fn nowhere(error: ApiError, request_id: &str) -> Response {
+    closed(error_page(error, request_id))
+}
+
+/// Nothing from elsewhere is loaded, framed or told where somebody came from.
+fn closed(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let fixed = [
         (
