@@ -160,16 +160,14 @@ impl Environments {
                 let realised = match realise(&uv, &ask(run_as)) {
                     // No Python that the other user can run: Airflow runs as this
                     // one then, and `isolation` says so.
-                    Err(RealiseError::Python(_) | RealiseError::Broken { .. })
-                        if run_as.is_some() && or_own =>
-                    {
+                    Err(RealiseError::Python(_)) if run_as.is_some() && or_own => {
                         realise(&uv, &ask(None))
                     }
                     other => other,
                 };
                 realised.map_err(|error| realise_failed(&error))
             };
-            let kept = || before.and_then(|made| reopen(&environments, made.environment));
+            let kept = || before.and_then(|made| reopen(&environments, made.environment, run_as));
             let realised = kept_or_made(airflow_runs, kept, make)?;
             Ok(Environment {
                 digest: image,
@@ -233,6 +231,7 @@ fn realise_failed(error: &RealiseError) -> EnvironmentError {
     }
     match error {
         RealiseError::Offline(_)
+        | RealiseError::Compile { .. }
         | RealiseError::Io { .. }
         | RealiseError::NotTried { .. }
         | RealiseError::Uv(_)

@@ -5,12 +5,13 @@
 //! source, and the next environment gets a link to it. The digest is of what is
 //! read here: what a package says about its files may be another one's.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use updraft_model::Digest;
 use updraft_project::PythonVersion;
@@ -19,8 +20,12 @@ use crate::flush::flush;
 use crate::process;
 use crate::uv::Uv;
 
-/// What no environment has had for so long is removed.
+/// What no environment has had for so long is removed; of copies it is not known
+/// who has them.
 const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Where Python looks for compiled files.
+const CACHE: &str = "__pycache__";
 
 /// Begins the name of a folder of what is about to be kept.
 const NEW: &str = ".new-";
@@ -36,8 +41,8 @@ pub(crate) struct Bytecode {
 
 /// A source, and where Python looks for it compiled.
 pub(crate) struct Module {
-    source: PathBuf,
-    compiled: PathBuf,
+    source: String,
+    compiled: String,
     digest: Digest,
 }
 
@@ -50,30 +55,43 @@ impl Bytecode {
         }
     }
 
-    /// Compiles what a venv has installed, without running any of it: uv's own
-    /// way would start its Python with all that packages add to its start.
-    /// Answers with what was not kept yet.
-    pub(crate) fn compile(&self, uv: &Uv, venv: &Path, stdin: Stdio) -> io::Result<Vec<Module>> {
+    /// Compiles what a venv has installed, without running any of it, its own
+    /// `python` included: that too may be of a package's making. Answers with
+    /// what was compiled here.
+    ///
+    /// Compiled files that came along go: nobody says what they were made of.
+    pub(crate) fn compile(
+        &self,
+        uv: &Uv,
+        python: &Path,
+        venv: &Path,
+        stdin: Stdio,
+    ) -> io::Result<Vec<Module>> {
         let mut modules = Vec::new();
         self.find(&venv.join("lib"), &mut modules)?;
         modules.retain(|module| self.link(module).is_err());
-        let list: String = modules.iter().filter_map(Module::line).collect();
-        if !list.is_empty() {
-            let mut listed = tempfile::NamedTempFile::new_in(venv)?;
-            listed.write_all(list.as_bytes())?;
-            let mut python = Command::new(venv.join("bin/python"));
-            process::for_probe(&mut python)
-                .args(["-I", "-S", "-c", include_str!("bytecode/compile.py")])
-                .arg(listed.path())
-                .current_dir("/")
-                .stdin(stdin);
-            // Without them Airflow only starts more slowly.
-            uv.run(&mut python)?;
+        if modules.is_empty() {
+            return Ok(modules);
         }
+        let mut listed = tempfile::NamedTempFile::new_in(venv)?;
+        for module in &modules {
+            listed.write_all(module.line().as_bytes())?;
+        }
+        let mut python = Command::new(python);
+        process::for_probe(&mut python)
+            .args(["-I", "-S", "-c", include_str!("bytecode/compile.py")])
+            .arg(listed.path())
+            .current_dir("/")
+            .stdin(stdin);
+        // Without them Airflow only starts more slowly.
+        let finished = uv.run(&mut python)?;
+        let written: HashSet<&str> = finished.stdout.lines().collect();
+        modules.retain(|module| written.contains(module.compiled.as_str()));
         Ok(modules)
     }
 
     /// Keeps what was compiled, whole or not at all, for the next environment.
+    /// What is kept already stays as it is.
     pub(crate) fn keep(&self, compiled: &[Module]) -> io::Result<()> {
         if compiled.is_empty() {
             return Ok(());
@@ -85,17 +103,20 @@ impl Bytecode {
         let mut ready = Vec::new();
         for module in compiled {
             let name = new.path().join(module.digest.hex());
-            match link_or_copy(&module.compiled, &name) {
+            match link_or_copy(Path::new(&module.compiled), &name) {
                 Ok(()) => ready.push((name, self.kept(module.digest))),
-                // It does not compile, or another module is the same.
-                Err(error) if is_no_matter(&error) => {}
+                // Another module is the same.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
         }
         flush(&File::open(new.path())?)?;
         for (name, kept) in ready {
             fs::create_dir_all(kept.parent().unwrap_or(&self.folder))?;
-            fs::rename(name, kept)?;
+            match fs::hard_link(name, kept) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
         }
         self.remove_unused()
     }
@@ -104,16 +125,26 @@ impl Bytecode {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
             let (path, kind) = (entry.path(), entry.file_type()?);
-            if kind.is_dir() {
+            if entry.file_name() == CACHE {
+                if kind.is_dir() {
+                    fs::remove_dir_all(path)?;
+                } else {
+                    fs::remove_file(path)?;
+                }
+            } else if kind.is_dir() {
                 self.find(&path, modules)?;
             } else if kind.is_file()
-                && path.extension().is_some_and(|extension| extension == "py")
-                && let Some(stem) = path.file_stem().and_then(|stem| stem.to_str())
+                && let Some(source) = path.to_str()
+                && let Some(stem) = path.file_name().and_then(|name| name.to_str())
+                && let Some(stem) = stem.strip_suffix(".py")
+                // They separate what is listed.
+                && !source.contains(['\n', '\r', '\t'])
             {
+                let folder = &source[..source.len() - stem.len() - ".py".len()];
                 modules.push(Module {
-                    compiled: folder.join(format!("__pycache__/{stem}.{}.pyc", self.tag)),
+                    compiled: format!("{folder}{CACHE}/{stem}.{}.pyc", self.tag),
                     digest: Digest::of(&fs::read(&path)?),
-                    source: path,
+                    source: source.to_owned(),
                 });
             }
         }
@@ -122,12 +153,13 @@ impl Bytecode {
 
     fn link(&self, module: &Module) -> io::Result<()> {
         let kept = self.kept(module.digest);
-        match link_or_copy(&kept, &module.compiled) {
+        let compiled = Path::new(&module.compiled);
+        match link_or_copy(&kept, compiled) {
             // The first of its folder, or not kept.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 fs::metadata(&kept)?;
-                fs::create_dir_all(module.compiled.parent().unwrap_or(&kept))?;
-                link_or_copy(&kept, &module.compiled)
+                fs::create_dir_all(compiled.parent().unwrap_or(&kept))?;
+                link_or_copy(&kept, compiled)
             }
             linked => linked,
         }
@@ -164,16 +196,16 @@ impl Bytecode {
 }
 
 impl Module {
-    fn line(&self) -> Option<String> {
-        let (source, compiled) = (self.source.to_str()?, self.compiled.to_str()?);
-        let fits = !source.contains(['\n', '\t']);
-        fits.then(|| format!("{source}\t{compiled}\n"))
+    fn line(&self) -> String {
+        format!("{}\t{}\n", self.source, self.compiled)
     }
 }
 
+/// Whether it was made, linked or unlinked longer ago.
 fn is_older(file: &fs::Metadata, age: Duration) -> bool {
-    let changed = file.modified().ok();
-    changed.is_some_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > age))
+    let changed = u64::try_from(file.ctime()).unwrap_or_default();
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    now.saturating_sub(Duration::from_secs(changed)) > age
 }
 
 /// A copy where no link can be: on another file system, or past the number of

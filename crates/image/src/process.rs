@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 /// How a program ended, with its output as text.
 #[derive(Debug)]
@@ -57,15 +57,19 @@ impl Stop {
         Ok(child)
     }
 
-    /// How it ended, once it has.
+    /// How it ended, once it has. What it left running ends with it: as long as
+    /// nobody has waited for the first process, the group's number is its own.
     fn ended(&self, child: &mut Child) -> io::Result<Option<ExitStatus>> {
         let mut work = self.work();
-        let ended = child.try_wait()?;
-        if ended.is_some() {
-            let group = group(child);
-            work.running.retain(|running| Some(*running) != group);
+        if let Some(group) = group(child) {
+            let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+            if rustix::process::waitid(WaitId::Pid(group), look)?.is_none() {
+                return Ok(None);
+            }
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+            work.running.retain(|running| *running != group);
         }
-        Ok(ended)
+        child.wait().map(Some)
     }
 
     fn work(&self) -> MutexGuard<'_, Work> {
@@ -296,6 +300,16 @@ mod tests {
         let error = work.join().unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Interrupted);
         let stat = format!("/proc/{}/stat", child.trim());
+        while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {}
+    }
+
+    #[test]
+    fn what_a_program_leaves_behind_ends_with_it_and_is_not_waited_for() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 300 & echo $!"]);
+        let finished = run(&mut command).unwrap();
+        assert!(finished.success);
+        let stat = format!("/proc/{}/stat", finished.stdout.trim());
         while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {}
     }
 

@@ -75,6 +75,8 @@ pub enum RealiseError {
     Broken { folder: PathBuf, complaint: String },
     #[error("could not try whether `{}` runs", python.display())]
     NotTried { python: PathBuf, source: io::Error },
+    #[error("could not compile what was installed in `{}`", folder.display())]
+    Compile { folder: PathBuf, source: io::Error },
     #[error("could not write to `{}`", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("could not run uv")]
@@ -97,7 +99,9 @@ impl RealiseError {
                 "its Python may have been removed; remove the folder, and it is made again"
             }
             Self::NotTried { .. } => "see whether this machine is out of memory or of processes",
-            Self::Io { .. } => "check the folder's permissions and the space left on the disk",
+            Self::Compile { .. } | Self::Io { .. } => {
+                "check the folder's permissions and the space left on the disk"
+            }
             Self::Uv(_) => "check that uv is still installed, or name it in `UPDRAFT_UV`",
         }
     }
@@ -124,14 +128,8 @@ pub fn realise(uv: &Uv, ask: &RealiseRequest<'_>) -> Result<Realised, RealiseErr
         return Ok(done);
     }
     fs::create_dir_all(ask.dir).map_err(failed)?;
-    // Whoever can open it can hold it.
-    let guard = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(ask.dir.join(format!(".{}.lock", key.folder())))
-        .map_err(failed)?;
+    let guard = ask.dir.join(format!(".{}.lock", key.folder()));
+    let guard = lock_file(&guard).map_err(failed)?;
     take(&guard, uv.stop(), ask.say).map_err(failed)?;
     if let Some(done) = already_made(key, &folder, ask)? {
         return Ok(done);
@@ -183,8 +181,16 @@ pub fn realise(uv: &Uv, ask: &RealiseRequest<'_>) -> Result<Realised, RealiseErr
     (ask.say)("checking what was installed");
     let bytecode = Bytecode::of(interpreter.version, ask.cache);
     let compiled = bytecode
-        .compile(uv, &folder, held(&guard).map_err(failed)?)
-        .map_err(failed)?;
+        .compile(
+            uv,
+            &interpreter.path,
+            &folder,
+            held(&guard).map_err(failed)?,
+        )
+        .map_err(|source| RealiseError::Compile {
+            folder: folder.clone(),
+            source,
+        })?;
     if ask.run_as.is_some() {
         make_readable(&folder).map_err(failed)?;
     }
@@ -199,19 +205,32 @@ pub fn realise(uv: &Uv, ask: &RealiseRequest<'_>) -> Result<Realised, RealiseErr
 }
 
 /// An environment that is there, by its name alone: one that an earlier release
-/// of ours made has another than this one would give it.
-pub fn reopen(dir: &Path, key: Digest) -> Option<Realised> {
+/// of ours made has another than this one would give it. Its Python is tried as
+/// the user that Airflow runs as: it may be of a package's making.
+pub fn reopen(dir: &Path, key: Digest, run_as: Option<RunAs>) -> Option<Realised> {
     let folder = dir.join(key.folder());
     let record = fs::read(folder.join(COMPLETE)).ok()?;
     let record = serde_json::from_slice(&record).ok()?;
-    python::runs(&folder.join("bin/python"), None)
+    python::runs(&folder.join("bin/python"), run_as)
         .is_ok_and(|runs| runs)
         .then(|| realised(key, &folder, record, true))
 }
 
+/// Whoever can open it can hold it.
+pub(crate) fn lock_file(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
 /// Takes the lock on an environment. Whoever works on it holds it, also a uv
 /// whose agent was killed.
-fn take(guard: &File, stop: &Stop, say: &dyn Fn(&str)) -> io::Result<()> {
+pub(crate) fn take(guard: &File, stop: &Stop, say: &dyn Fn(&str)) -> io::Result<()> {
     let mut said = false;
     loop {
         match guard.try_lock() {

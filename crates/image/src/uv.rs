@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use crate::process::{self, Finished, Stop};
 use crate::python::{self, RunAs};
+use crate::realise::{lock_file, take};
 
 /// Older ones lack options that are used here.
 const OLDEST: (u32, u32) = (0, 6);
@@ -93,8 +94,8 @@ impl Uv {
             source,
         };
         fs::create_dir_all(folder.join("bin")).map_err(failed)?;
-        let lock = File::create(folder.join("lock")).map_err(failed)?;
-        lock.lock().map_err(failed)?;
+        let lock = lock_file(&folder.join("lock")).map_err(failed)?;
+        take(&lock, stop, say).map_err(failed)?;
         // Somebody else may have installed it while this one waited.
         if let Ok(found) = Self::at(&program, cache, stop) {
             return Ok(found);

@@ -98,7 +98,9 @@ fn installs_uv_into_the_cache_also_when_two_ask_at_once() {
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                let say = |_: &str| *said.lock().unwrap() += 1;
+                let say = |text: &str| {
+                    *said.lock().unwrap() += u32::from(text.starts_with("installing"));
+                };
                 let uv = Uv::find_or_install_in(dir.path(), &Stop::default(), &say).unwrap();
                 assert!(uv.program().starts_with(dir.path()));
             });
@@ -310,13 +312,30 @@ fn an_environment_is_readable_and_not_writable_for_another_user() {
     );
 }
 
-/// A package without a wheel, whose build says who it was and what it knew.
+/// A build that says who it was and what it knew, and puts itself in the place
+/// of the environment's Python and of its compiled files.
+const SETUP: &str = r#"
+import glob, os
+from setuptools import setup
+
+with open("telling.py", "w") as telling:
+    telling.write(f"WHO = {os.getuid()}\nKNEW = {sorted(os.environ)}\n")
+for python in glob.glob("FOLDER/environments/*/bin/python"):
+    os.remove(python)
+    with open(python, "w") as script:
+        script.write('#!/bin/sh\nid -u >>FOLDER/told\nexec python3 "$@"\n')
+    os.chmod(python, 0o755)
+for library in glob.glob("FOLDER/environments/*/lib/*/site-packages"):
+    if not os.path.lexists(library + "/__pycache__"):
+        os.symlink("FOLDER/elsewhere", library + "/__pycache__")
+setup(name="telling", version="1.0", py_modules=["telling"])
+"#;
+
+/// A package without a wheel.
 fn telling_sdist(folder: &Path) -> PathBuf {
     let source = folder.join("telling-1.0");
     fs::create_dir(&source).unwrap();
-    let setup = "import os\nfrom setuptools import setup\n\
-        open('telling.py', 'w').write(f'WHO = {os.getuid()}\\nKNEW = {sorted(os.environ)}\\n')\n\
-        setup(name='telling', version='1.0', py_modules=['telling'])\n";
+    let setup = SETUP.replace("FOLDER", folder.to_str().unwrap());
     fs::write(source.join("setup.py"), setup).unwrap();
     let metadata = "Metadata-Version: 1.0\nName: telling\nVersion: 1.0\n";
     fs::write(source.join("PKG-INFO"), metadata).unwrap();
@@ -352,6 +371,11 @@ fn what_has_no_wheel_is_built_as_airflows_user_and_is_not_theirs_afterwards() {
     );
     let envs = dir.path().join("environments");
     fs::create_dir(&envs).unwrap();
+    let (told, elsewhere) = (dir.path().join("told"), dir.path().join("elsewhere"));
+    fs::write(&told, "").unwrap();
+    let anybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    fs::set_permissions(&told, anybody).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
     let ask = RealiseRequest {
         config: &config,
         dir: &envs,
@@ -378,6 +402,13 @@ fn what_has_no_wheel_is_built_as_airflows_user_and_is_not_theirs_afterwards() {
     assert!(!text.contains("CARGO"), "{text}");
     let metadata = fs::metadata(&installed).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&metadata), 0);
+    // What it left is run by nobody else, and nothing was written through its link.
+    let told = fs::read_to_string(told).unwrap();
+    assert!(told.lines().next().is_some(), "its `python` was not tried");
+    assert!(told.lines().all(|user| user == "65534"), "{told}");
+    assert_eq!(fs::read_dir(elsewhere).unwrap().count(), 0);
+    let compiled = library.path().join("site-packages/__pycache__");
+    assert!(compiled.symlink_metadata().unwrap().is_dir());
     assert_eq!(
         std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o022,
         0
