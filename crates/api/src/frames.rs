@@ -92,6 +92,12 @@ impl FrameReader {
         Ok(Some((digest, self.buffer.split_to(length).freeze())))
     }
 
+    /// The length of a blob of which a part has come.
+    pub fn coming(&self) -> Option<u64> {
+        let length = self.buffer.get(HEADER - 8..HEADER)?;
+        length.try_into().ok().map(u64::from_be_bytes)
+    }
+
     /// Says whether the body ended where a blob did.
     pub fn finish(self) -> Result<(), FrameError> {
         if self.buffer.is_empty() {

@@ -13,14 +13,12 @@ use crate::agent::Leases;
 use crate::auth::{Keys, KnownCallers};
 use crate::bundle::Shelf;
 use crate::config::ServerConfig;
+use crate::deploy::UploadRoom;
 use crate::metrics::Metrics;
 use crate::news::News;
 
 /// Archives that are read at once: each is a thread, with its bytes in memory.
 pub(crate) const READERS: usize = 4;
-
-/// MiB of memory for all uploads together.
-pub(crate) const UPLOAD_MEMORY: u32 = 512;
 
 /// The control plane's parts; cheap to clone.
 #[derive(Clone)]
@@ -38,8 +36,7 @@ pub struct Parts {
     pub(crate) news: News,
     /// How many agents that wait are answered at once.
     pub(crate) turns: Semaphore,
-    /// What uploads may hold in memory, in MiB, whoever sends them.
-    pub(crate) upload_memory: Semaphore,
+    pub(crate) upload_room: UploadRoom,
     /// How many archives are read at once, whoever sent them.
     pub(crate) readers: Semaphore,
     pub(crate) leases: Leases,

@@ -20,11 +20,12 @@ use updraft_model::{DeploymentId, Digest};
 use updraft_store::{Store, StoreError};
 
 use crate::agent::Leases;
-use crate::app::{App, Parts, READERS, UPLOAD_MEMORY};
+use crate::app::{App, Parts, READERS};
 use crate::auth::{KeyError, Keys, KnownCallers, Lacking};
 use crate::backup::RESTORING;
 use crate::bundle::Shelf;
 use crate::config::ServerConfig;
+use crate::deploy::UploadRoom;
 use crate::metrics::Metrics;
 use crate::news::News;
 use crate::router::{Route, router};
@@ -356,7 +357,7 @@ async fn open_app(config: ServerConfig, public_url: String) -> Result<App, Start
         news: News::default(),
         turns: Semaphore::new(ANSWERS_AT_ONCE),
         readers: Semaphore::new(READERS),
-        upload_memory: Semaphore::new(UPLOAD_MEMORY as usize),
+        upload_room: UploadRoom::new(),
         metrics: Metrics::new(),
         workspace,
         public_url,

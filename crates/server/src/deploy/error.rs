@@ -54,8 +54,10 @@ pub(crate) enum DeployError {
     BlobGone { digest: Digest, deployment: String },
     #[error("no Release of the Deployment `{deployment}` names the blob {digest}")]
     BlobUnknown { digest: Digest, deployment: String },
-    #[error("the upload stopped coming")]
+    #[error("the upload stopped coming, or came slower than 64 KiB a second")]
     UploadStopped,
+    #[error("other uploads fill the memory that this control plane has for them")]
+    NoRoom,
     #[error("the connection broke during the upload")]
     UploadBroke,
     #[error("the upload is larger than the {most} bytes that this deploy can need")]
@@ -120,7 +122,7 @@ impl Problem for DeployError {
             Self::BlobsMissing { .. } => ErrorCode::BlobsMissing,
             Self::BlobGone { .. } => ErrorCode::BlobCorrupt,
             Self::BlobUnknown { .. } => ErrorCode::BlobNotFound,
-            Self::UploadStopped | Self::UploadBroke => ErrorCode::Unavailable,
+            Self::UploadStopped | Self::NoRoom | Self::UploadBroke => ErrorCode::Unavailable,
             Self::Layer { source, .. } => match source {
                 LayerError::WrongDigest { .. } => ErrorCode::BlobCorrupt,
                 LayerError::Source { .. } => ErrorCode::Internal,
@@ -199,7 +201,7 @@ impl Problem for DeployError {
             Self::BlobGone { .. } => {
                 Some("deploy the same files again: what is missing is sent again".into())
             }
-            Self::UploadStopped | Self::UploadBroke => {
+            Self::UploadStopped | Self::NoRoom | Self::UploadBroke => {
                 Some("try again: what arrived whole is kept".into())
             }
             Self::Layer { source, .. } => Some(source.help().into()),

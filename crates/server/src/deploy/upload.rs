@@ -1,12 +1,15 @@
 //! Blobs on their way in.
 
 use std::collections::{BTreeMap, HashSet};
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use tokio::time::{Instant, timeout_at};
 use updraft_api::frames::FrameReader;
 use updraft_bundle::failpoint;
 use updraft_model::{DeployId, Digest, Timestamp};
@@ -14,11 +17,14 @@ use updraft_store::{Deploy, DeployParts, Read};
 
 use super::DeployError;
 use super::held::to_send;
-use crate::app::{App, UPLOAD_MEMORY};
+use super::room::Room;
+use crate::app::App;
 use crate::auth::Caller;
 
 /// A client that sends nothing for this long is gone.
 const IDLE: Duration = Duration::from_secs(60);
+/// Bytes per second that a blob has to come with, as long as it takes up room.
+const SLOWEST: u64 = 64 << 10;
 /// Bytes that wait for the disk at once.
 const MOST_UNWRITTEN: usize = 64 << 20;
 const MOST_WRITERS: usize = 16;
@@ -97,26 +103,22 @@ impl Receipt {
         body: Body,
     ) -> Result<(), DeployError> {
         let limit = self.named.values().copied().max().unwrap_or(0);
-        // One blob, and what waits to be written. Who comes later is not read
-        // from until there is room.
-        let most_held = limit + (MOST_UNWRITTEN as u64).min(self.named.values().sum());
-        let mebibytes = u32::try_from(most_held >> 20).unwrap_or(UPLOAD_MEMORY);
-        let mebibytes = mebibytes.clamp(1, UPLOAD_MEMORY);
-        let _memory = app.upload_memory.acquire_many(mebibytes).await;
         // Each blob once or twice, with its head; more is no upload of this deploy.
         let most: u64 = self.named.values().map(|size| 2 * (size + 64)).sum();
         let mut received = 0;
         let mut frames = FrameReader::new(limit);
         let mut chunks = body.into_data_stream();
-        let mut writing = FuturesUnordered::new();
-        let mut unwritten = 0;
+        let mut writes = Writes::new(app);
         for (digest, bytes) in manifests {
-            unwritten += bytes.len();
-            writing.push(keep(app, digest, bytes, true));
+            writes.begin(digest, bytes, true, None);
         }
         let mut touched = app.now();
+        // The room of a blob that is in the middle of coming, and until when it has come.
+        let mut coming: Option<(Room<'_>, Instant)> = None;
         loop {
-            let chunk = tokio::time::timeout(IDLE, chunks.next())
+            let due = coming.as_ref().map(|(_, due)| *due);
+            let idle = Instant::now() + IDLE;
+            let chunk = timeout_at(due.map_or(idle, |due| due.min(idle)), chunks.next())
                 .await
                 .map_err(|_| DeployError::UploadStopped)?;
             let Some(chunk) = chunk else { break };
@@ -132,6 +134,7 @@ impl Receipt {
             }
             frames.push(&chunk);
             while let Some((digest, bytes)) = frames.next_unverified()? {
+                let room = coming.take().map(|(room, _)| room);
                 if !self.named.contains_key(&digest) {
                     return Err(DeployError::NotNamed {
                         id: self.deploy,
@@ -142,23 +145,81 @@ impl Receipt {
                 if !self.missing.remove(&digest) {
                     continue;
                 }
-                unwritten += bytes.len();
-                writing.push(keep(app, digest, bytes, self.absent.contains(&digest)));
-                while writing.len() >= MOST_WRITERS || unwritten > MOST_UNWRITTEN {
-                    match writing.try_next().await? {
-                        Some((digest, length)) => {
-                            unwritten -= length;
-                            self.written.push(digest);
-                        }
-                        None => break,
-                    }
+                let room = match room {
+                    Some(room) => room,
+                    None => writes.room(bytes.len() as u64, &mut self.written).await?,
+                };
+                writes.begin(digest, bytes, self.absent.contains(&digest), Some(room));
+                while writes.are_many() {
+                    writes.end_one(&mut self.written).await?;
                 }
             }
+            if coming.is_none()
+                && let Some(length) = frames.coming()
+            {
+                let room = writes.room(length, &mut self.written).await?;
+                let takes = Duration::from_secs(length / SLOWEST);
+                coming = Some((room, Instant::now() + IDLE + takes));
+            }
         }
-        while let Some((digest, _)) = writing.try_next().await? {
-            self.written.push(digest);
-        }
+        while writes.end_one(&mut self.written).await? {}
         Ok(frames.finish()?)
+    }
+}
+
+/// Blobs that are being written.
+struct Writes<'a> {
+    app: &'a App,
+    begun: FuturesUnordered<BoxFuture<'a, Result<(Digest, usize), DeployError>>>,
+    unwritten: usize,
+}
+
+impl<'a> Writes<'a> {
+    fn new(app: &'a App) -> Self {
+        Self {
+            app,
+            begun: FuturesUnordered::new(),
+            unwritten: 0,
+        }
+    }
+
+    fn begin(&mut self, digest: Digest, bytes: Bytes, is_absent: bool, room: Option<Room<'a>>) {
+        self.unwritten += bytes.len();
+        let app = self.app;
+        self.begun.push(Box::pin(async move {
+            let written = keep(app, digest, bytes, is_absent).await;
+            drop(room);
+            written
+        }));
+    }
+
+    fn are_many(&self) -> bool {
+        self.begun.len() >= MOST_WRITERS || self.unwritten > MOST_UNWRITTEN
+    }
+
+    /// Waits for one of them; false when there is none.
+    async fn end_one(&mut self, written: &mut Vec<Digest>) -> Result<bool, DeployError> {
+        let Some((digest, length)) = self.begun.try_next().await? else {
+            return Ok(false);
+        };
+        self.unwritten -= length;
+        written.push(digest);
+        Ok(true)
+    }
+
+    /// Room for one more. Meanwhile these go on: it may be theirs.
+    async fn room(
+        &mut self,
+        size: u64,
+        written: &mut Vec<Digest>,
+    ) -> Result<Room<'a>, DeployError> {
+        let mut room = pin!(self.app.upload_room.take(size));
+        loop {
+            tokio::select! {
+                room = &mut room => return room,
+                ended = self.end_one(written), if !self.begun.is_empty() => drop(ended?),
+            }
+        }
     }
 }
 
