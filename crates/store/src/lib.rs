@@ -83,6 +83,15 @@ impl DerefMut for Write {
     }
 }
 
+/// Whether a connection may be used again. SQLite has rolled back by itself when
+/// a disk was full, and one that missed it begins no transaction of its own any
+/// more: what it reads stays as it was.
+async fn is_good(connection: &mut sqlx::SqliteConnection) -> sqlx::Result<bool> {
+    // Behind the rollback of a transaction that was dropped.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
+}
+
 impl Store {
     /// Opens a SQLite file, makes it if need be, and brings it up to date;
     /// a copy of what it was is left beside it when that changes it.
@@ -101,15 +110,7 @@ impl Store {
             .min_connections(1)
             .max_lifetime(None)
             .idle_timeout(None)
-            .after_release(|connection, _| {
-                Box::pin(async move {
-                    // Behind the rollback of a transaction that was dropped.
-                    connection.ping().await?;
-                    // SQLite has rolled back by itself when its disk was full, and
-                    // a connection that missed it can begin no other transaction.
-                    Ok(!connection.is_in_transaction())
-                })
-            })
+            .after_release(|connection, _| Box::pin(is_good(connection)))
             .connect_with(options.clone())
             .await?;
         migrations::on_sqlite(&write, file).await?;
@@ -118,6 +119,7 @@ impl Store {
             .min_connections(1)
             .max_lifetime(None)
             .idle_timeout(None)
+            .after_release(|connection, _| Box::pin(is_good(connection)))
             .connect_with(options.create_if_missing(false).read_only(true))
             .await?;
         Ok(Self {
