@@ -128,10 +128,15 @@ pub(crate) async fn guard(
     next.run(request).await
 }
 
-/// Whether another site has the browser ask; programs do not say.
+/// Whether another site has the browser ask; programs do not say. On plain http
+/// browsers name only where the form was, and nothing rewrites `Host` on the way.
 fn is_from_elsewhere(headers: &HeaderMap) -> bool {
-    let site = headers.get("sec-fetch-site");
-    site.is_some_and(|site| site == "cross-site")
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(site) = text(HeaderName::from_static("sec-fetch-site")) {
+        return site == "cross-site";
+    }
+    let origin = text(header::ORIGIN).map(|origin| origin.strip_prefix("http://"));
+    origin.is_some_and(|origin| origin.is_none() || origin != text(header::HOST))
 }
 
 /// Pages only show; an agent's token shows nothing.
