@@ -104,7 +104,10 @@ pub(crate) struct Conflict {
 /// Where a link ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LinkEnd {
+    /// At a file of the tree.
     Inside,
+    /// At a folder of the tree: whoever follows links comes to it twice.
+    Folder,
     /// Nothing is there, or the links go in a circle.
     Dangling,
     /// At a folder that the link is in: whoever walks the tree never ends.
@@ -190,7 +193,9 @@ impl<'a> Tree<'a> {
     fn end_at(&self, link: &str, path: &str) -> LinkEnd {
         if path.is_empty() || folders_of(link).any(|folder| folder == path) {
             LinkEnd::Around
-        } else if self.folders.contains(path) || self.leaves.contains_key(path) {
+        } else if self.folders.contains(path) {
+            LinkEnd::Folder
+        } else if self.leaves.contains_key(path) {
             LinkEnd::Inside
         } else {
             LinkEnd::Dangling
@@ -268,7 +273,7 @@ mod tests {
         };
         assert_eq!(end("a/up"), LinkEnd::Around);
         assert_eq!(end("a/b/deep"), LinkEnd::Around);
-        assert_eq!(end("c"), LinkEnd::Inside);
+        assert_eq!(end("c"), LinkEnd::Folder);
         assert_eq!(end("loop1"), LinkEnd::Dangling);
         assert_eq!(end("sneaky"), LinkEnd::Outside);
         assert_eq!(end("a/twice"), LinkEnd::Outside);

@@ -135,6 +135,11 @@ impl Scan {
         &self.links.circular
     }
 
+    /// Links to another folder of the bundle. They are carried as they are.
+    pub fn to_folders(&self) -> &[String] {
+        &self.links.to_folders
+    }
+
     pub fn work(&self) -> ScanWork {
         self.work
     }
@@ -457,6 +462,7 @@ fn recall(seen: &mut [Seen], cache: &Cache) -> bool {
 struct OddLinks {
     dangling: Vec<String>,
     circular: Vec<String>,
+    to_folders: Vec<String>,
 }
 
 fn check_links(seen: &[Seen]) -> Result<OddLinks, ScanError> {
@@ -492,6 +498,7 @@ fn check_links(seen: &[Seen]) -> Result<OddLinks, ScanError> {
         };
         match tree.follow(&entry.path, target) {
             LinkEnd::Inside => {}
+            LinkEnd::Folder => links.to_folders.push(entry.path.clone()),
             LinkEnd::Dangling => links.dangling.push(entry.path.clone()),
             LinkEnd::Around => links.circular.push(entry.path.clone()),
             LinkEnd::Outside => {

@@ -246,9 +246,12 @@ fn links_are_kept_unless_they_leave() {
     project.link("dags/same.py", "a.py");
     project.link("dags/up", "..");
     project.link("dags/.#lock", "me@host.1234");
+    project.write("common/b.py", "x");
+    project.link("dags/shared", "../common");
     let scan = project.scan();
-    assert_eq!(scan.entries().len(), 4);
+    assert_eq!(scan.entries().len(), 6);
     assert_eq!(scan.dangling(), ["dags/.#lock"]);
+    assert_eq!(scan.to_folders(), ["dags/shared"]);
     assert_eq!(scan.circular(), ["dags/up"]);
 
     for target in ["/etc/passwd", "../../outside", "up/../x"] {
