@@ -100,7 +100,8 @@ impl AgentSocket {
     async fn serve(&self, stream: UnixStream) -> io::Result<()> {
         let (reader, mut writer) = stream.into_split();
         let mut lines = BufReader::new(reader.take(64 * 1024)).lines();
-        while let Some(line) = tokio::time::timeout(SILENCE, lines.next_line()).await?? {
+        // One each: whoever asks and asks keeps no place.
+        if let Some(line) = tokio::time::timeout(SILENCE, lines.next_line()).await?? {
             let answer = match self.answer(&line).await {
                 Ok(path) => json!({ "path": path }),
                 Err(error) => json!({ "error": error }),

@@ -152,7 +152,7 @@ impl ClientError {
 
     /// Whether the request cannot have got there: nobody listens, or there is
     /// no such name.
-    fn never_arrived(&self) -> bool {
+    pub fn never_arrived(&self) -> bool {
         matches!(self, Self::Unreachable { source, .. } if source.is_connect())
     }
 }

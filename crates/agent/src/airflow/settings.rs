@@ -280,6 +280,9 @@ fn defaults(ask: &SettingsFor<'_>) -> Variables {
             processors.clamp(1, 8).to_string(),
         ),
         ("AIRFLOW__DAG_PROCESSOR__PRINT_STATS_INTERVAL", "0".into()),
+        // After the default 5 s a task gives up on a busy API server, asks again
+        // to begin, hears that it runs already, and fails.
+        ("AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT", "30".into()),
     ]);
     if let Some(url) = ask.metadata_db_url {
         variables.insert("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN".into(), url.to_owned());

@@ -85,7 +85,7 @@ pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Resu
     config.external = external(args)?;
 
     // What listens there may be the Airflow of the agent before this one.
-    let is_ours = before == Some(config.airflow_port) && updraft_agent::is_running(root);
+    let is_ours = updraft_agent::listens(root, config.airflow_port);
     if config.external.is_none() && !is_ours {
         port::must_be_free("Airflow", config.airflow_port, "--airflow-port")?;
     }

@@ -437,6 +437,13 @@ impl Deploy<'_> {
     /// Compares; makes the Environment where the Deployment has no image yet.
     async fn plan(&self, read: Read, step: &mut Step, out: &mut Console) -> Result<Planned> {
         let mut parts = dags_part(&read.scan)?;
+        if let Some(link) = read.scan.to_folders().first() {
+            out.warn(&format!(
+                "the link `{}` leads to a folder that Airflow also finds by itself, and then its DAG processor \
+                 ends: name one of them in `.airflowignore`",
+                tame_line(link)
+            ));
+        }
         let comparison = self.compare(&parts, &read.scan).await?;
         let half = read.half.await?;
         if let Some(wanted) = &comparison.wanted {
@@ -617,7 +624,7 @@ pub(super) fn unknown_end(deployment: &DeploymentName) -> Failure {
 
 /// The answer to the request that accepts may be what got lost.
 pub(super) fn perhaps_accepted(error: ClientError, deployment: &DeploymentName) -> Failure {
-    let is_lost = error.is_transient();
+    let is_lost = error.is_transient() && !error.never_arrived();
     let failure = Failure::from(error);
     if is_lost {
         return failure.help(format!(

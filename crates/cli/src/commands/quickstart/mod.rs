@@ -166,7 +166,7 @@ async fn prepare(args: &QuickstartArgs, cx: &Context, out: &mut Console) -> Resu
         root: data_dir(args.data_dir.as_deref(), &project)?,
     };
     // A quickstart that was killed leaves its Airflow, and the next takes it over.
-    if !updraft_agent::is_running(&folders.agent()) {
+    if !updraft_agent::listens(&folders.agent(), args.airflow_port) {
         port::must_be_free("Airflow", args.airflow_port, "--airflow-port")?;
     }
     logging::to_file(&folders.log())
