@@ -7,10 +7,12 @@ use std::path::Path;
 use updraft_image::is_any_made;
 use updraft_model::DeploymentId;
 
+use crate::airflow::components::{API_SERVER, WEBSERVER};
 use crate::airflow::secrets::Secrets;
 use crate::disk::{Disk, deployment_of};
 use crate::files;
 use crate::runtime::identity::{Sign, family};
+use crate::runtime::record::Record;
 
 /// Whether an Airflow that an agent here started listens on a port of loopback:
 /// its web server, or what that left behind.
@@ -21,6 +23,14 @@ pub fn listens(root: &Path, port: u16) -> bool {
     };
     let sockets = listening(port);
     disks(&root).any(|disk| {
+        let web_server = [API_SERVER, WEBSERVER].iter().any(|component| {
+            let record = disk.run().join(format!("{component}.json"));
+            Record::read_alive(&record).is_some()
+        });
+        // Files of another user's processes cannot be looked at everywhere.
+        if web_server && !sockets.is_empty() {
+            return true;
+        }
         let processes = family(&[], Some(&Sign::of(&disk)));
         processes
             .iter()
