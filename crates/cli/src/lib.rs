@@ -23,3 +23,4 @@ pub use cli::{main, reference as cli_reference};
 pub use config::reference as configuration_reference;
 pub use exit::{Exit, reference as exit_code_reference};
 pub use failpoint::FAILPOINTS;
+pub use updraft_check::reference as check_reference;

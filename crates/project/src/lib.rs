@@ -24,5 +24,6 @@ pub use project::{Project, ProjectError, SETTINGS_FILE};
 pub use requirements::{Requirements, RequirementsError};
 pub use scaffold::{Scaffold, ScaffoldError, Scaffolded, project_name_for, scaffold};
 pub use settings::{
-    ByteSize, DeploySettings, PreviewSettings, Settings, SettingsError, TargetSettings,
+    ByteSize, CheckLevel, CheckSettings, DeploySettings, PreviewSettings, Settings, SettingsError,
+    TargetSettings,
 };

@@ -1,10 +1,11 @@
 //! `updraft.toml`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
 use serde::de::{self, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use updraft_model::{DeploymentName, nearest};
 
 /// What `updraft.toml` says.
@@ -17,6 +18,7 @@ pub struct Settings {
     /// The control plane's address.
     pub server: Option<String>,
     pub deploy: DeploySettings,
+    pub check: CheckSettings,
     /// Which branch belongs to which Deployment, first match first.
     pub targets: Vec<TargetSettings>,
     pub preview: Option<PreviewSettings>,
@@ -33,6 +35,35 @@ pub struct DeploySettings {
     pub max_bundle: Option<ByteSize>,
     /// Most files in a bundle.
     pub max_files: Option<u64>,
+}
+
+/// `[check]`: what the check says of the project's files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckSettings {
+    /// The level of a rule, by its code.
+    #[serde(default)]
+    pub levels: BTreeMap<String, CheckLevel>,
+}
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckLevel {
+    Off,
+    Warning,
+    /// The check fails.
+    Error,
+}
+
+impl fmt::Display for CheckLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
 }
 
 /// `[[target]]`: a branch and its Deployment.
@@ -68,6 +99,8 @@ struct File {
     #[serde(default)]
     deploy: DeploySettings,
     #[serde(default)]
+    check: CheckSettings,
+    #[serde(default)]
     target: Vec<TargetSettings>,
     preview: Option<PreviewSettings>,
 }
@@ -98,7 +131,7 @@ impl SettingsError {
     pub fn help(&self) -> &'static str {
         match self {
             Self::UnknownKey { .. } => {
-                "the sections are `[project]`, `[deploy]`, `[[target]]` and `[preview]`"
+                "the sections are `[project]`, `[deploy]`, `[check]`, `[[target]]` and `[preview]`"
             }
             Self::Invalid { .. } => "correct the line; the file is TOML",
             Self::Twice(_) => "keep one of the two",
@@ -128,6 +161,7 @@ impl Settings {
             deployment: once("deployment", file.deployment, file.project.deployment)?,
             server: once("server", file.server, file.project.server)?,
             deploy: file.deploy,
+            check: file.check,
             targets: file.target,
             preview: file.preview,
         })
@@ -232,6 +266,8 @@ mod tests {
             [deploy]
             max_file = "50MB"
             max_bundle = 1000
+            [check.levels]
+            UPD302 = "error"
             [[target]]
             branch = "main"
             deployment = "sales-prod"
@@ -249,6 +285,7 @@ mod tests {
         );
         assert_eq!(settings.deploy.max_file, Some(ByteSize(50 << 20)));
         assert_eq!(settings.deploy.max_bundle, Some(ByteSize(1000)));
+        assert_eq!(settings.check.levels["UPD302"], CheckLevel::Error);
         assert_eq!(settings.targets[0].branch, "main");
         assert_eq!(
             settings.preview.expect("there").expire.as_deref(),

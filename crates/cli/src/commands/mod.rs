@@ -61,7 +61,7 @@ impl Command {
             Self::Restore(args) => args.output.output,
             Self::Config(args) => args.output.output,
             Self::Version(args) => args.output.output,
-            Self::Dev(dev::DevCommand::Init(args)) => args.output.output,
+            Self::Dev(command) => command.format(),
             Self::Quickstart(_) | Self::Completions(_) => Format::Text,
         }
     }
@@ -87,7 +87,7 @@ impl Command {
             Self::Version(args) if !args.with_server => Some(settings::version::run_plain(out)),
             Self::Completions(args) => Some(settings::completions::run(args, out)),
             Self::Logout(args) => Some(session::logout::run(args, cx, out)),
-            Self::Dev(dev::DevCommand::Init(args)) => Some(dev::init::run(args, cx, out)),
+            Self::Dev(command) => Some(command.run(cx, out)),
             _ => None,
         }
     }

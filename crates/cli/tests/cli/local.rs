@@ -45,6 +45,7 @@ fn every_command_has_help_that_fits_a_narrow_terminal() {
         &["agent"],
         &["quickstart"],
         &["dev", "init"],
+        &["dev", "check"],
     ] {
         let help = sandbox.run(&[command, &["-h"]].concat()).ended_with(0);
         let longest = help.stdout.lines().map(|line| line.chars().count()).max();
@@ -605,4 +606,89 @@ fn init_takes_the_folder_and_the_python_that_are_named() {
         help: check the path; `updraft dev init` makes a project
         "#);
     });
+}
+
+/// A project whose DAG files have one error and one warning.
+fn project_to_check() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.write("here/updraft.toml", "[project]\nname = \"shop\"\n");
+    sandbox.write("here/Dockerfile", "FROM apache/airflow:3.3.2-python3.12\n");
+    sandbox.write("here/dags/sales/broken.py", "def total(:\n    pass\n");
+    sandbox.write(
+        "here/dags/stock.py",
+        "from airflow.sdk import DAG, Variable\n\nPATH = Variable.get(\"path\")\n",
+    );
+    sandbox.write("here/dags/good.py", "X = 1\n");
+    sandbox
+}
+
+#[test]
+fn a_check_tells_each_finding_with_its_line_and_an_error_is_17() {
+    let sandbox = project_to_check();
+    filters().bind(|| {
+        assert_snapshot!(sandbox.run(&["dev", "check"]).ended_with(17), @"");
+    });
+    let only_warned = sandbox.run(&["dev", "check", "dags/stock.py", "dags/good.py"]);
+    let only_warned = only_warned.ended_with(0);
+    let last = only_warned.stdout.lines().last().unwrap();
+    assert!(
+        last.contains("0 errors, 1 warning in 2 DAG files"),
+        "{last}"
+    );
+    std::fs::remove_file(sandbox.path("here/dags/sales/broken.py")).unwrap();
+    std::fs::remove_file(sandbox.path("here/dags/stock.py")).unwrap();
+    let clean = sandbox.run(&["dev", "check"]).ended_with(0);
+    assert!(
+        clean.stdout.contains("1 DAG file, nothing found"),
+        "{clean}"
+    );
+}
+
+#[test]
+fn a_check_is_one_object_of_json() {
+    let sandbox = project_to_check();
+    let printed = sandbox.run(&["dev", "check", "-o", "json"]).ended_with(17);
+    let json = printed.json();
+    assert_eq!(json["files"], 3);
+    assert_eq!((&json["errors"], &json["warnings"]), (&1.into(), &1.into()));
+    let found = &json["findings"][1];
+    assert_eq!(found["rule"], "UPD302", "{json:#}");
+    assert_eq!(found["level"], "warning");
+    assert_eq!(found["file"], "dags/stock.py");
+    assert_eq!((&found["line"], &found["column"]), (&3.into(), &8.into()));
+    assert_eq!(found["text"], "PATH = Variable.get(\"path\")");
+}
+
+#[test]
+fn levels_of_rules_come_from_the_project() {
+    let sandbox = project_to_check();
+    std::fs::remove_file(sandbox.path("here/dags/sales/broken.py")).unwrap();
+    for (levels, code) in [("UPD302 = \"error\"", 17), ("UPD302 = \"off\"", 0)] {
+        sandbox.write("here/updraft.toml", &format!("[check.levels]\n{levels}\n"));
+        sandbox.run(&["dev", "check"]).ended_with(code);
+    }
+    for (levels, says) in [
+        ("UPD312 = \"off\"", "no rule `UPD312`"),
+        ("UPD302 = \"loud\"", "line 2"),
+    ] {
+        sandbox.write("here/updraft.toml", &format!("[check.levels]\n{levels}\n"));
+        let refused = sandbox.run(&["dev", "check"]).ended_with(3);
+        assert!(refused.stderr.contains(says), "{refused}");
+    }
+}
+
+#[test]
+fn a_check_of_what_is_no_dag_file_is_refused() {
+    let sandbox = project_to_check();
+    for (path, says) in [
+        ("Dockerfile", "has no DAG files"),
+        ("nowhere.py", "cannot be found"),
+        ("/etc", "is not in the project"),
+    ] {
+        let refused = sandbox.run(&["dev", "check", path]).ended_with(3);
+        assert!(refused.stderr.contains(says), "{refused}");
+    }
+    std::fs::remove_file(sandbox.path("here/Dockerfile")).unwrap();
+    let refused = sandbox.run(&["dev", "check"]).ended_with(3);
+    assert!(refused.stderr.contains("Dockerfile"), "{refused}");
 }

@@ -23,6 +23,11 @@ fn reference_of_exit_codes_is_up_to_date() {
 }
 
 #[test]
+fn reference_of_checks_is_up_to_date() {
+    reference("checks.md", &updraft_cli::check_reference());
+}
+
+#[test]
 fn reference_of_settings_is_up_to_date() {
     reference("configuration.md", &updraft_cli::configuration_reference());
 }

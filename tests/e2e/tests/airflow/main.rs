@@ -39,6 +39,7 @@ macro_rules! scenarios {
 /// scenarios among others, of the group `runs`.
 const ON_EACH_RELEASE: &[(&str, Scenario)] = scenarios![
     releases::the_project_of_dev_init_runs,
+    releases::airflows_own_examples_pass_the_check,
     releases::an_added_task_is_there_when_live_is_printed,
     releases::a_changed_helper_changes_the_dags_that_import_it,
     releases::a_changed_function_body_runs_next,

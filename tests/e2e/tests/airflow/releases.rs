@@ -40,6 +40,21 @@ pub(crate) fn the_project_of_dev_init_runs(_: &mut Installation, airflow: &Airfl
     Ok(())
 }
 
+pub(crate) fn airflows_own_examples_pass_the_check(
+    installation: &mut Installation,
+    _: &Airflow,
+) -> Result<()> {
+    let examples = installation.airflow_examples()?;
+    let folder = installation.project.root().join("dags/examples");
+    updraft_e2e::copy_tree(&examples, &folder)?;
+    let checked = installation.updraft(&["dev", "check", "-o", "json"])?;
+    std::fs::remove_dir_all(&folder)?;
+    let checked = checked.expect_code(0)?.json()?;
+    ensure!(checked["files"].as_u64() > Some(40), "{checked:#}");
+    ensure!(checked["findings"] == json!([]), "{checked:#}");
+    Ok(())
+}
+
 pub(crate) fn an_added_task_is_there_when_live_is_printed(
     installation: &mut Installation,
     airflow: &Airflow,

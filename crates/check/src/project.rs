@@ -1,0 +1,38 @@
+//! What files say together.
+
+use std::collections::BTreeMap;
+
+use crate::finding::Found;
+use crate::module::{DagId, Facts};
+use crate::rule::Rule;
+
+/// Finds ids that two DAGs have; told of each but the first.
+pub(crate) fn duplicates<'a>(files: &[(&'a str, &'a Facts)]) -> Vec<(&'a str, Found)> {
+    let mut by_id: BTreeMap<&str, Vec<(&str, &DagId)>> = BTreeMap::new();
+    for (file, facts) in files {
+        for dag in &facts.dags {
+            by_id.entry(&dag.id).or_default().push((file, dag));
+        }
+    }
+    let mut found = Vec::new();
+    for (id, dags) in by_id {
+        let mut dags = dags.into_iter();
+        let Some((first, at)) = dags.next() else {
+            continue;
+        };
+        found.extend(dags.map(|(file, dag)| {
+            let message = format!(
+                "`{id}` is also the id of a DAG in {first}:{}",
+                at.place.line
+            );
+            let found = Found {
+                rule: Rule::DuplicateDag,
+                place: dag.place,
+                text: dag.text.clone(),
+                message,
+            };
+            (file, found)
+        }));
+    }
+    found
+}

@@ -1,0 +1,192 @@
+//! What is looked for. A code never changes its meaning.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use updraft_model::nearest;
+use updraft_project::CheckLevel as Level;
+
+macro_rules! rules {
+    ($($name:ident = $code:literal, $level:ident, $title:literal, $why:literal, $help:literal, $bad:literal, $good:literal;)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Rule {
+            $(#[doc = $title] $name,)*
+        }
+
+        impl Rule {
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+
+            /// The level that it has unless a project says otherwise.
+            pub const fn level(self) -> Level {
+                match self { $(Self::$name => Level::$level,)* }
+            }
+
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+
+            const fn why(self) -> &'static str {
+                match self { $(Self::$name => $why,)* }
+            }
+
+            /// What to do about it, in one sentence.
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$name => $help,)* }
+            }
+
+            const fn examples(self) -> (&'static str, &'static str) {
+                match self { $(Self::$name => ($bad, $good),)* }
+            }
+        }
+    };
+}
+
+rules! {
+    Unreadable = "UPD001", Error,
+        "A file that cannot be read as Python",
+        "It is no text in the encoding that it declares, is larger than 4 MB, or nests so deeply that parsers give up on it.",
+        "save it as UTF-8, and keep generated data in files of its own",
+        "# coding: utf-8\nNAME = \"<bytes that are no UTF-8>\"",
+        "NAME = \"café\"";
+    Syntax = "UPD002", Error,
+        "A syntax error in the Python that the Deployment runs",
+        "Airflow cannot import the file, and its DAGs are gone until it can.",
+        "mend it, or have the Dockerfile name a Python that knows this syntax",
+        "def f(:\n    pass",
+        "def f():\n    pass";
+    DuplicateDag = "UPD101", Error,
+        "A `dag_id` that is there twice",
+        "Airflow keeps one of the two, and not always the same.",
+        "give one of them another id",
+        "DAG(\"sales\")\n# and in another file\nDAG(\"sales\")",
+        "DAG(\"sales\")\n# and in another file\nDAG(\"sales_monthly\")";
+    Session = "UPD301", Warning,
+        "A session with the metadata database while the file is imported",
+        "The file is parsed again and again: each time it asks the database that the scheduler needs. Airflow 3 lets no task do it.",
+        "ask within a task, through the REST API or a hook",
+        "with create_session() as session:\n    NAMES = session.query(DagModel.dag_id).all()",
+        "@task\ndef names():\n    return client.dags.list()";
+    Variable = "UPD302", Warning,
+        "`Variable.get` while the file is imported",
+        "It asks the metadata database, or a secrets backend that is paid by the question, at each parse.",
+        "read it within a task, or as `{{ var.value.name }}` in a templated field",
+        "PATH = Variable.get(\"path\")",
+        "BashOperator(task_id=\"list\", bash_command=\"ls {{ var.value.path }}\")";
+    Connection = "UPD303", Warning,
+        "A connection or a hook while the file is imported",
+        "It asks the metadata database or a secrets backend at each parse, and many hooks connect to what is behind it.",
+        "make the hook within the task that needs it",
+        "HOOK = PostgresHook(\"sales\")",
+        "@task\ndef load():\n    hook = PostgresHook(\"sales\")";
+    Network = "UPD304", Warning,
+        "A request over the network while the file is imported",
+        "A service that is slow or away takes all DAGs of the file with it.",
+        "ask within a task",
+        "REGIONS = requests.get(\"https://example.org/regions\").json()",
+        "@task\ndef regions():\n    return requests.get(\"https://example.org/regions\").json()";
+    FileRead = "UPD305", Warning,
+        "A file that is read while the DAG file is imported",
+        "It is read again at each parse, on whichever machine parses.",
+        "read it within a task; where it decides which tasks there are, keep it small and beside the DAG file, and say `# noqa: UPD305`",
+        "ROWS = pandas.read_csv(\"/data/rows.csv\")",
+        "@task\ndef rows():\n    return pandas.read_csv(\"/data/rows.csv\")";
+    ChangingStart = "UPD401", Warning,
+        "A start or end date that changes with each parse",
+        "Airflow stores a new version of the DAG each time, and a schedule that moves along may never come due.",
+        "name a date: `datetime(2026, 1, 1)`",
+        "DAG(\"sales\", start_date=datetime.now() - timedelta(days=1))",
+        "DAG(\"sales\", start_date=datetime(2026, 1, 1))";
+    ChangingId = "UPD402", Warning,
+        "An id, a name or a tag that changes with each parse",
+        "Each parse makes another DAG or task, and what ran before belongs to none of them.",
+        "name it after what it does",
+        "DAG(f\"sales_{uuid4()}\")",
+        "DAG(\"sales\")";
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no rule `{name}`{}", .nearest.map(|rule| format!("; is it `{rule}`?")).unwrap_or_default())]
+pub struct UnknownRule {
+    name: String,
+    nearest: Option<Rule>,
+}
+
+impl FromStr for Rule {
+    type Err = UnknownRule;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRule> {
+        let of = |code: &str| Self::ALL.iter().copied().find(|rule| rule.code() == code);
+        of(text).ok_or_else(|| UnknownRule {
+            name: text.to_owned(),
+            nearest: nearest(text, Self::ALL.iter().map(|rule| rule.code())).and_then(of),
+        })
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl Serialize for Rule {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.code())
+    }
+}
+
+impl<'de> Deserialize<'de> for Rule {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let code = String::deserialize(deserializer)?;
+        code.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What a project says about levels.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Levels(BTreeMap<Rule, Level>);
+
+impl Levels {
+    /// Takes codes with their levels, as `updraft.toml` has them.
+    pub fn new<'a>(named: impl IntoIterator<Item = (&'a str, Level)>) -> Result<Self, UnknownRule> {
+        let named = named.into_iter();
+        let named = named.map(|(code, level)| Ok((code.parse()?, level)));
+        named.collect::<Result<_, _>>().map(Self)
+    }
+
+    pub fn of(&self, rule: Rule) -> Level {
+        self.0.get(&rule).copied().unwrap_or(rule.level())
+    }
+}
+
+/// The page `docs/reference/checks.md`.
+pub fn reference() -> String {
+    use fmt::Write;
+
+    let mut page = String::from(
+        "# Checks\n\n\
+         Made from `crates/check/src/rule.rs` by `make docs`. `updraft dev check` looks for these in the DAG files of a project, \
+         without starting Python.\n\n\
+         A rule's level can be changed in `updraft.toml`, to `\"error\"`, `\"warning\"` or `\"off\"`:\n\n\
+         ```toml\n[check.levels]\nUPD302 = \"error\"\n```\n\n\
+         and a line can be excused, with the reason beside it: `# noqa: UPD302`.\n",
+    );
+    for rule in Rule::ALL {
+        let (bad, good) = rule.examples();
+        let _ = write!(
+            page,
+            "\n## {rule}: {}\n\n{} Level: {}.\n\nWhat to do: {}.\n\n```python\n# Not so\n{bad}\n```\n\n```python\n# But so\n{good}\n```\n",
+            rule.title(),
+            rule.why(),
+            rule.level(),
+            rule.help(),
+        );
+    }
+    page
+}

@@ -1,0 +1,338 @@
+//! The check of whole folders.
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use insta::assert_snapshot;
+use updraft_check::{Checked, Level, Levels, Options, check, dag_files};
+use updraft_project::PythonVersion;
+
+struct Project(tempfile::TempDir);
+
+impl Project {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let project = Self(tempfile::tempdir().unwrap());
+        for (path, text) in files {
+            project.write(path, text);
+        }
+        project
+    }
+
+    fn root(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, path: &str, bytes: impl AsRef<[u8]>) {
+        let path = self.root().join("dags").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    fn files(&self, airflow: &str) -> Vec<String> {
+        dag_files(self.root(), &airflow.parse().unwrap()).unwrap()
+    }
+
+    fn check_with(&self, levels: &Levels, minor: u8) -> Checked {
+        let options = Options {
+            root: self.root(),
+            python: PythonVersion::new(3, minor),
+            levels,
+            cache: Some(self.root().join("cache/check.json")),
+        };
+        check(&self.files("3.3.2"), options).unwrap()
+    }
+
+    fn check(&self) -> Checked {
+        self.check_with(&Levels::default(), 12)
+    }
+}
+
+fn told(checked: &Checked) -> String {
+    checked.findings.iter().fold(String::new(), |mut text, it| {
+        let (file, place) = (&it.file, it.place);
+        let _ = writeln!(
+            text,
+            "{file}:{}:{}: {} {}: {}",
+            place.line, place.column, it.level, it.rule, it.message
+        );
+        let line: String = it.text.trim().chars().take(60).collect();
+        if !line.is_empty() {
+            let _ = writeln!(text, "    {line}");
+        }
+        text
+    })
+}
+
+const HEAD: &str = "\
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+import pandas as pd
+import pendulum
+import requests
+from airflow.models import Variable as V
+from airflow.providers.postgres.hooks.postgres import PostgresHook
+from airflow.sdk import DAG, dag, task
+from airflow.hooks.base import BaseHook
+from airflow.utils.session import create_session
+";
+
+/// What is found has its line at the end of a file that begins like this.
+fn after_head(text: &str) -> String {
+    format!("{HEAD}{text}")
+}
+
+#[test]
+fn each_failure_is_told_with_its_line() {
+    let project = Project::new(&[
+        ("syntax.py", "def f(:\n    pass\n"),
+        (
+            "newer.py",
+            "type A = int\ndef f[T](x: T): ...\nx = f'{'a'}'\n",
+        ),
+        ("first.py", "from airflow.sdk import DAG\nDAG('sales')\n"),
+        (
+            "second.py",
+            "from airflow import DAG\nwith DAG(dag_id='sales'):\n    pass\n",
+        ),
+        (
+            "third.py",
+            "from airflow.decorators import dag\n@dag(schedule=None)\ndef sales():\n    pass\nsales()\n",
+        ),
+        (
+            "session.py",
+            &after_head("with create_session() as session:\n    pass\n"),
+        ),
+        (
+            "variable.py",
+            &after_head("@dag()\ndef build():\n    path = V.get('path')\nbuild()\n"),
+        ),
+        (
+            "connection.py",
+            &after_head("HOST = BaseHook.get_connection('db').host\n"),
+        ),
+        (
+            "hook.py",
+            &after_head("class Table:\n    hook = PostgresHook('db')\n"),
+        ),
+        (
+            "network.py",
+            &after_head("for page in requests.get('http://x').json():\n    pass\n"),
+        ),
+        (
+            "files.py",
+            &after_head("A = open('a')\nB = pd.read_csv('b')\nC = Path('c').read_text()\n"),
+        ),
+        (
+            "start.py",
+            &after_head(
+                "today = datetime.now() - timedelta(days=1)\nDAG('s', start_date=today)\n\
+                 default_args = {'start_date': pendulum.today()}\n",
+            ),
+        ),
+        (
+            "id.py",
+            &after_head("DAG(f'x_{uuid4()}', tags=[str(datetime.utcnow())])\n"),
+        ),
+        ("empty.py", ""),
+    ]);
+    project.write("latin.py", b"# coding: latin-1\nNAME = 'caf\xe9'\n");
+    project.write("bytes.py", b"X = 1\nNAME = 'caf\xe9'\n");
+    project.write("deep.py", format!("x = {}1\n", "1+".repeat(100_000)));
+    let checked = project.check_with(&Levels::default(), 11);
+    assert_eq!(checked.files, 17);
+    assert_snapshot!(told(&checked), @r#"
+    dags/bytes.py:2:1: error UPD001: this is not UTF-8, and the file declares no other encoding
+    dags/connection.py:12:8: warning UPD303: `BaseHook.get_connection` is called while the file is imported
+        HOST = BaseHook.get_connection('db').host
+    dags/deep.py:1:3: error UPD001: this nests too deeply, or its bracket is not closed
+        x = 1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+
+    dags/files.py:12:5: warning UPD305: `open` is called while the file is imported
+        A = open('a')
+    dags/files.py:13:5: warning UPD305: `pd.read_csv` is called while the file is imported
+        B = pd.read_csv('b')
+    dags/files.py:14:5: warning UPD305: `Path('c').read_text` is called while the file is imported
+        C = Path('c').read_text()
+    dags/hook.py:13:12: warning UPD303: `PostgresHook` is called while the file is imported
+        hook = PostgresHook('db')
+    dags/id.py:12:5: warning UPD402: the id is another one at each parse, by `uuid4`
+        DAG(f'x_{uuid4()}', tags=[str(datetime.utcnow())])
+    dags/id.py:12:21: warning UPD402: `tags` is another one at each parse, by `datetime.utcnow`
+        DAG(f'x_{uuid4()}', tags=[str(datetime.utcnow())])
+    dags/network.py:12:13: warning UPD304: `requests.get` is called while the file is imported
+        for page in requests.get('http://x').json():
+    dags/newer.py:1:1: error UPD002: Cannot use `type` alias statement on Python 3.11 (syntax was added in Python 3.12)
+        type A = int
+    dags/newer.py:2:6: error UPD002: Cannot use type parameter lists on Python 3.11 (syntax was added in Python 3.12)
+        def f[T](x: T): ...
+    dags/newer.py:3:8: error UPD002: Cannot reuse outer quote character in f-strings on Python 3.11 (syntax was added in Python 3.12)
+        x = f'{'a'}'
+    dags/second.py:2:17: error UPD101: `sales` is also the id of a DAG in dags/first.py:2
+        with DAG(dag_id='sales'):
+    dags/session.py:12:6: warning UPD301: `create_session` is called while the file is imported
+        with create_session() as session:
+    dags/start.py:13:10: warning UPD401: `start_date` is another one at each parse, by `datetime.now`
+        DAG('s', start_date=today)
+    dags/start.py:14:31: warning UPD401: `start_date` is another one at each parse, by `pendulum.today`
+        default_args = {'start_date': pendulum.today()}
+    dags/syntax.py:1:7: error UPD002: Expected a parameter or the end of the parameter list
+        def f(:
+    dags/third.py:3:5: error UPD101: `sales` is also the id of a DAG in dags/first.py:2
+        def sales():
+    dags/variable.py:14:12: warning UPD302: `V.get` is called while the file is imported
+        path = V.get('path')
+    "#);
+}
+
+#[test]
+fn what_runs_later_and_what_is_excused_is_not_told() {
+    let project = Project::new(&[(
+        "good.py",
+        &after_head(
+            r#"
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    open("never")
+X = V.get("x")  # noqa: UPD302 it is cheap here
+Y = lambda: V.get("y")
+
+def open_later(path=None):
+    return open(path)
+
+@dag(start_date=datetime(2026, 1, 1))
+def build():
+    @task
+    def load():
+        hook = PostgresHook("db")
+        return requests.get("http://x"), V.get("z"), datetime.now()
+    load()
+
+build()
+
+if __name__ == "__main__":
+    requests.get("http://x")
+"#,
+        ),
+    )]);
+    assert_eq!(told(&project.check()), "");
+}
+
+#[test]
+fn ids_count_when_they_are_there_whatever_happens() {
+    let project = Project::new(&[
+        (
+            "a.py",
+            "from airflow.sdk import DAG, dag\nif x:\n    DAG('one')\nelse:\n    DAG('one')\n",
+        ),
+        (
+            "b.py",
+            "from airflow.sdk import DAG\nfor name in names:\n    DAG('one')\n",
+        ),
+        (
+            "c.py",
+            "from airflow.sdk import dag\n@dag\ndef two():\n    pass\n",
+        ),
+        (
+            "d.py",
+            "from airflow.sdk import dag\n@dag('two')\ndef other():\n    pass\nother()\n",
+        ),
+        ("e.py", "from elsewhere import DAG\nDAG('two')\n"),
+    ]);
+    assert_eq!(told(&project.check()), "");
+}
+
+#[test]
+fn a_project_changes_levels() {
+    let project = Project::new(&[(
+        "a.py",
+        "from airflow.models import Variable\nX = Variable.get('x')\nopen('a')\n",
+    )]);
+    let levels = Levels::new([("UPD302", Level::Error), ("UPD305", Level::Off)]).unwrap();
+    let checked = project.check_with(&levels, 12);
+    assert_eq!((checked.findings.len(), checked.errors()), (1, 1));
+    let unknown = Levels::new([("UPD303x", Level::Off)]).unwrap_err();
+    assert_eq!(
+        unknown.to_string(),
+        "there is no rule `UPD303x`; is it `UPD303`?"
+    );
+}
+
+#[test]
+fn contents_are_read_once() {
+    let project = Project::new(&[("a.py", "open('a')\n"), ("b.py", "x = 1\n")]);
+    assert_eq!(project.check().known, 0);
+    let again = project.check();
+    assert_eq!((again.known, again.findings.len()), (2, 1));
+    // The same size, and another file's content.
+    project.write("b.py", "open('a')\n");
+    project.write("c.py", "y = 1\n");
+    let again = project.check();
+    assert_eq!((again.known, again.findings.len()), (2, 2));
+    // Another Python may know another syntax.
+    assert_eq!(project.check_with(&Levels::default(), 13).known, 0);
+    // A cache that is not whole is none.
+    project.write("../cache/check.json", "{\"holds");
+    assert_eq!(project.check().known, 0);
+    assert_eq!(project.check().known, 3);
+}
+
+#[test]
+fn airflow_decides_what_is_looked_at() {
+    let project = Project::new(&[
+        (".airflowignore", "# not these\nlegacy/\n*_draft.py\n"),
+        (".updraftignore", "local.py\n"),
+        ("a.py", ""),
+        ("sub/b.py", ""),
+        ("sub/c_draft.py", ""),
+        ("legacy/d.py", ""),
+        ("local.py", ""),
+        ("notes.txt", ""),
+    ]);
+    assert_eq!(project.files("3.3.2"), ["dags/a.py", "dags/sub/b.py"]);
+    project.write(".airflowignore", "leg.cy\n.*_draft");
+    assert_eq!(project.files("2.11.2"), ["dags/a.py", "dags/sub/b.py"]);
+}
+
+#[test]
+fn no_file_takes_the_others_along() {
+    let project = Project::new(&[("good.py", "open('a')\n")]);
+    for (number, text) in [
+        "1+".repeat(300_000) + "1",
+        "f".to_owned() + &"()".repeat(300_000),
+        "(".repeat(100_000),
+        "[".repeat(4_000) + &"]".repeat(4_000),
+        "1+".repeat(4_900) + "1",
+        "if x:\n".to_owned() + &"  if x:\n".repeat(2_000),
+        (0..400).fold(String::new(), |text, depth| {
+            text + &" ".repeat(depth) + "if x:\n"
+        }) + &" ".repeat(400)
+            + "pass\n",
+        "x = 1\n".repeat(100_000),
+        "\t\x0c\x0bx = \\\n".into(),
+        "f'{".repeat(500),
+        "'''".into(),
+        "\u{2028}\u{0}".into(),
+        "é = ñ = 'ü'  # noqa\n".repeat(3),
+    ]
+    .iter()
+    .enumerate()
+    {
+        project.write(&format!("hostile_{number}.py"), text);
+    }
+    project.write("large.py", vec![b'#'; 5_000_000]);
+    let checked = project.check();
+    assert_eq!(checked.files, 15);
+    assert!(checked.findings.iter().any(|it| it.file == "dags/good.py"));
+    let of = |file: &str| {
+        let found = checked.findings.iter().find(|it| it.file == file);
+        found.map(|it| it.rule.code())
+    };
+    for number in 0..3 {
+        assert_eq!(of(&format!("dags/hostile_{number}.py")), Some("UPD001"));
+    }
+    assert_eq!(of("dags/hostile_4.py"), None);
+    assert_eq!(of("dags/hostile_7.py"), None);
+    assert_eq!(of("dags/large.py"), Some("UPD001"));
+}

@@ -1,0 +1,212 @@
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use updraft_check::{
+    Checked, DagFilesError, Finding, Level, Levels, Options, UnknownRule, check, dag_files,
+};
+use updraft_model::Digest;
+use updraft_project::{AirflowVersion, Project, PythonVersion};
+
+use crate::cli::OutputArgs;
+use crate::console::{Console, DIM, GREEN, RED, YELLOW};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+
+use crate::output::size::things;
+use crate::output::time::duration;
+
+/// Check the DAG files, without starting Python
+///
+/// Finds syntax that the Deployment's Python does not know, ids that are there
+/// twice, work that does not belong where a file is imported, and values that
+/// change with each parse. docs/reference/checks.md explains each rule.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArgs {
+    /// Files and folders to tell of (default: all of dags/)
+    paths: Vec<PathBuf>,
+
+    /// Read every file, also those that did not change since the last check
+    #[arg(long)]
+    no_cache: bool,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+pub(crate) fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
+    let started = Instant::now();
+    let project = cx.project()?;
+    let levels = &project.settings().check.levels;
+    let levels = Levels::new(levels.iter().map(|(code, level)| (code.as_str(), *level)))?;
+    let (airflow, python) = versions(project)?;
+    let files = dag_files(project.root(), &airflow)?;
+    let wanted = only(&args.paths, project, &files)?;
+    let cache = Context::cache_dir().filter(|_| !args.no_cache);
+    let mut checked = check(
+        &files,
+        Options {
+            root: project.root(),
+            python,
+            levels: &levels,
+            cache: cache.map(|dir| cache_file(&dir, project)),
+        },
+    )
+    .map_err(|error| Failure::new(Exit::Internal, "could not check the files").cause(&error))?;
+    // What two files say together is known only when all were read.
+    if let Some(wanted) = &wanted {
+        checked
+            .findings
+            .retain(|finding| wanted.contains(finding.file.as_str()));
+        checked.files = wanted.len();
+    }
+    let exit = match checked.errors() {
+        0 => Exit::Success,
+        _ => Exit::CheckFailed,
+    };
+    if out.is_json() {
+        out.json(&json!({
+            "airflow_version": airflow.to_string(),
+            "python_version": python.to_string(),
+            "files": checked.files,
+            "errors": checked.errors(),
+            "warnings": checked.findings.len() - checked.errors(),
+            "findings": checked.findings,
+        }))?;
+    } else {
+        print(&checked, started.elapsed(), out)?;
+    }
+    Ok(exit)
+}
+
+/// What the Dockerfile says that the files run on.
+fn versions(project: &Project) -> Result<(AirflowVersion, PythonVersion)> {
+    let dockerfile = project.dockerfile()?;
+    let dockerfile = dockerfile.ok_or(updraft_project::ProjectError::NoDockerfile)?;
+    let base = dockerfile
+        .airflow()
+        .map_err(updraft_project::ProjectError::from)?;
+    Ok((base.version, base.python))
+}
+
+fn cache_file(cache: &Path, project: &Project) -> PathBuf {
+    let key = Digest::of(project.root().as_os_str().as_bytes()).short();
+    cache.join("check").join(format!("{key}.json"))
+}
+
+/// Those of the files that the command line names; none when it names nothing.
+fn only<'a>(
+    paths: &[PathBuf],
+    project: &Project,
+    files: &'a [String],
+) -> Result<Option<BTreeSet<&'a str>>> {
+    if paths.is_empty() {
+        return Ok(None);
+    }
+    let mut wanted = BTreeSet::new();
+    for path in paths {
+        let refuse = |what: &str| {
+            let message = format!("`{}` {what}", path.display());
+            Failure::new(Exit::Refused, message).code("no_dag_file")
+        };
+        let full = path
+            .canonicalize()
+            .map_err(|error| refuse("cannot be found").cause(&error))?;
+        let root = project.root();
+        let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+        let below = full
+            .strip_prefix(root)
+            .map_err(|_| refuse("is not in the project"))?;
+        let found = files
+            .iter()
+            .filter(|file| Path::new(file).starts_with(below));
+        let before = wanted.len();
+        wanted.extend(found.map(String::as_str));
+        if wanted.len() == before {
+            return Err(refuse("has no DAG files")
+                .help("DAG files are the Python files in `dags/` that `.airflowignore` leaves"));
+        }
+    }
+    Ok(Some(wanted))
+}
+
+fn print(checked: &Checked, took: Duration, out: &mut Console) -> Result<()> {
+    let mut told = BTreeSet::new();
+    let mut file = "";
+    for finding in &checked.findings {
+        if !file.is_empty() && file != finding.file {
+            writeln!(out.data())?;
+        }
+        file = &finding.file;
+        let explain = told.insert(finding.rule);
+        print_finding(finding, explain, out)?;
+    }
+    let took = duration(took);
+    let files = things(checked.files as u64, "DAG file");
+    let errors = checked.errors();
+    let warnings = checked.findings.len() - errors;
+    if checked.findings.is_empty() {
+        writeln!(
+            out.data(),
+            "{GREEN}✓{GREEN:#} {files}, nothing found ({took})"
+        )?;
+        return Ok(());
+    }
+    let style = if errors > 0 { RED } else { YELLOW };
+    writeln!(
+        out.data(),
+        "\n{style}{}, {}{style:#} in {files} ({took})",
+        things(errors as u64, "error"),
+        things(warnings as u64, "warning"),
+    )?;
+    Ok(())
+}
+
+fn print_finding(finding: &Finding, explain: bool, out: &mut Console) -> Result<()> {
+    let Finding {
+        rule,
+        level,
+        file,
+        place,
+        text,
+        message,
+        help,
+    } = finding;
+    let style = match level {
+        Level::Error => RED,
+        Level::Warning | Level::Off => YELLOW,
+    };
+    let mut data = out.data();
+    writeln!(
+        data,
+        "{file}:{}:{}: {style}{level} {rule}{style:#}: {message}",
+        place.line, place.column
+    )?;
+    let text = text.trim();
+    if !text.is_empty() {
+        writeln!(data, "  {DIM}|{DIM:#} {text}")?;
+    }
+    if explain {
+        writeln!(data, "  {DIM}={DIM:#} {help}")?;
+    }
+    Ok(())
+}
+
+impl From<UnknownRule> for Failure {
+    fn from(error: UnknownRule) -> Self {
+        let message = format!("in `[check.levels]` of `updraft.toml`: {error}");
+        Self::new(Exit::Refused, message)
+            .code("unknown_rule")
+            .help("docs/reference/checks.md lists the rules")
+    }
+}
+
+impl From<DagFilesError> for Failure {
+    fn from(error: DagFilesError) -> Self {
+        Self::from_error(Exit::Refused, &error).help("check `dags/` and its `.airflowignore`")
+    }
+}
