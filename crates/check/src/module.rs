@@ -200,7 +200,7 @@ impl<'a> Reader<'a> {
         }
         let callee = name.as_deref().unwrap_or_else(|| self.written(&call.func));
         let last = callee.rsplit('.').next().unwrap_or(callee).to_owned();
-        if is_dag(name.as_deref()) {
+        if is_airflows(name.as_deref(), "DAG") {
             self.note_dag(&call.arguments, None);
         }
         if makes_a_part(&last) {
@@ -322,7 +322,7 @@ impl<'a> Reader<'a> {
                 other => other,
             };
             let name = self.names.of(called);
-            name.is_some_and(|name| name.starts_with("airflow.") && name.ends_with(".dag"))
+            is_airflows(name.as_deref(), "dag")
         });
         let Some(dag) = dag else { return };
         match &dag.expression {
@@ -423,8 +423,16 @@ fn is_elsewhere(test: &Expr) -> bool {
     }
 }
 
-fn is_dag(name: Option<&str>) -> bool {
-    name.is_some_and(|name| name.starts_with("airflow.") && name.ends_with(".DAG"))
+/// Whether a full name is that of something in one of Airflow's modules.
+fn is_airflows(name: Option<&str>, last: &str) -> bool {
+    let parts = name.and_then(|name| name.rsplit_once('.'));
+    parts.is_some_and(|(module, name)| {
+        name == last
+            && module
+                .split('.')
+                .next()
+                .is_some_and(|first| first == "airflow")
+    })
 }
 
 /// Whether something of this name takes part in a DAG's serialised form.

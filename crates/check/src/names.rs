@@ -13,12 +13,11 @@ impl Names {
     pub(crate) fn import(&mut self, import: &StmtImport) {
         for alias in &import.names {
             let module = alias.name.as_str();
-            match &alias.asname {
-                Some(name) => self.bind(name.as_str(), Some(module.to_owned())),
-                None => {
-                    let first = module.split('.').next().unwrap_or(module);
-                    self.bind(first, Some(first.to_owned()));
-                }
+            if let Some(name) = &alias.asname {
+                self.bind(name.as_str(), Some(module.to_owned()));
+            } else {
+                let first = module.split('.').next().unwrap_or(module);
+                self.bind(first, Some(first.to_owned()));
             }
         }
     }

@@ -19,9 +19,9 @@ pub(crate) struct NoText {
 }
 
 fn no_text(before: &[u8], why: impl Into<String>) -> NoText {
-    let lines = before.iter().filter(|byte| **byte == b'\n').count();
+    let lines = before.split(|byte| *byte == b'\n').count();
     NoText {
-        line: u32::try_from(lines + 1).unwrap_or(u32::MAX),
+        line: u32::try_from(lines).unwrap_or(u32::MAX),
         why: why.into(),
     }
 }

@@ -220,7 +220,7 @@ fn settings_that_are_not_valid_are_named_with_their_line() {
         exit code 3
         --- stderr
         error: line 3 of `updraft.toml`: there is no setting `deploymnt` (did you mean `deployment`?)
-        help: the sections are `[project]`, `[deploy]`, `[[target]]` and `[preview]`
+        help: the sections are `[project]`, `[deploy]`, `[check]`, `[[target]]` and `[preview]`
         "#);
     });
     sandbox.write("here/updraft.toml", "");
@@ -626,7 +626,19 @@ fn project_to_check() -> Sandbox {
 fn a_check_tells_each_finding_with_its_line_and_an_error_is_17() {
     let sandbox = project_to_check();
     filters().bind(|| {
-        assert_snapshot!(sandbox.run(&["dev", "check"]).ended_with(17), @"");
+        assert_snapshot!(sandbox.run(&["dev", "check"]).ended_with(17), @r#"
+        exit code 17
+        --- stdout
+        dags/sales/broken.py:1:11: error UPD002: Expected a parameter or the end of the parameter list
+          | def total(:
+          = mend it, or have the Dockerfile name a Python that knows this syntax
+
+        dags/stock.py:3:8: warning UPD302: `Variable.get` is called while the file is imported
+          | PATH = Variable.get("path")
+          = read it within a task, or as `{{ var.value.name }}` in a templated field
+
+        1 error, 1 warning in 3 DAG files ([TIME])
+        "#);
     });
     let only_warned = sandbox.run(&["dev", "check", "dags/stock.py", "dags/good.py"]);
     let only_warned = only_warned.ended_with(0);
