@@ -10,6 +10,7 @@
 
 mod bytecode;
 mod environment;
+mod exclusive;
 mod flush;
 mod lock;
 mod process;

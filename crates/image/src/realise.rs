@@ -9,10 +9,9 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use updraft_model::Digest;
@@ -20,9 +19,10 @@ use updraft_project::PythonVersion;
 
 use crate::bytecode::Bytecode;
 use crate::environment::EnvironmentConfig;
+use crate::exclusive;
 use crate::flush::flush;
 use crate::lock::{Lock, LockError, LockRequest, lock};
-use crate::process::{self, Finished, Stop};
+use crate::process::{self, Finished};
 use crate::python::{self, Interpreter, PythonError, PythonRequest, RunAs, nearest_python};
 use crate::uv::Uv;
 use crate::wheel;
@@ -129,8 +129,7 @@ pub fn realise(uv: &Uv, ask: &RealiseRequest<'_>) -> Result<Realised, RealiseErr
     }
     fs::create_dir_all(ask.dir).map_err(failed)?;
     let guard = ask.dir.join(format!(".{}.lock", key.folder()));
-    let guard = lock_file(&guard).map_err(failed)?;
-    take(&guard, uv.stop(), ask.say).map_err(failed)?;
+    let guard = exclusive::take(&guard, uv.stop(), ask.say).map_err(failed)?;
     if let Some(done) = already_made(key, &folder, ask)? {
         return Ok(done);
     }
@@ -214,39 +213,6 @@ pub fn reopen(dir: &Path, key: Digest, run_as: Option<RunAs>) -> Option<Realised
     python::runs(&folder.join("bin/python"), run_as)
         .is_ok_and(|runs| runs)
         .then(|| realised(key, &folder, record, true))
-}
-
-/// Whoever can open it can hold it.
-pub(crate) fn lock_file(path: &Path) -> io::Result<File> {
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    Ok(file)
-}
-
-/// Takes the lock on an environment. Whoever works on it holds it, also a uv
-/// whose agent was killed.
-pub(crate) fn take(guard: &File, stop: &Stop, say: &dyn Fn(&str)) -> io::Result<()> {
-    let mut said = false;
-    loop {
-        match guard.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(fs::TryLockError::Error(error)) => return Err(error),
-            Err(fs::TryLockError::WouldBlock) if stop.is_requested() => {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            Err(fs::TryLockError::WouldBlock) => {}
-        }
-        if !said {
-            say("waiting for an installation that is under way");
-            said = true;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// The lock as a program's standard input: the program holds it until it ends.

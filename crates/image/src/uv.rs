@@ -7,9 +7,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::exclusive;
 use crate::process::{self, Finished, Stop};
 use crate::python::{self, RunAs};
-use crate::realise::{lock_file, take};
 
 /// Older ones lack options that are used here.
 const OLDEST: (u32, u32) = (0, 6);
@@ -94,8 +94,7 @@ impl Uv {
             source,
         };
         fs::create_dir_all(folder.join("bin")).map_err(failed)?;
-        let lock = lock_file(&folder.join("lock")).map_err(failed)?;
-        take(&lock, stop, say).map_err(failed)?;
+        let _lock = exclusive::take(&folder.join("lock"), stop, say).map_err(failed)?;
         // Somebody else may have installed it while this one waited.
         if let Ok(found) = Self::at(&program, cache, stop) {
             return Ok(found);

@@ -13,9 +13,9 @@ use crate::agent::Leases;
 use crate::auth::{Keys, KnownCallers};
 use crate::bundle::Shelf;
 use crate::config::ServerConfig;
-use crate::deploy::UploadRoom;
 use crate::metrics::Metrics;
 use crate::news::News;
+use crate::room::UploadRoom;
 
 /// Archives that are read at once: each is a thread, with its bytes in memory.
 pub(crate) const READERS: usize = 4;

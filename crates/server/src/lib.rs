@@ -23,6 +23,7 @@ mod news;
 mod openapi;
 mod probes;
 mod request;
+mod room;
 mod router;
 mod server;
 

@@ -25,9 +25,9 @@ use crate::auth::{KeyError, Keys, KnownCallers, Lacking};
 use crate::backup::RESTORING;
 use crate::bundle::Shelf;
 use crate::config::ServerConfig;
-use crate::deploy::UploadRoom;
 use crate::metrics::Metrics;
 use crate::news::News;
+use crate::room::UploadRoom;
 use crate::router::{Route, router};
 use crate::{jobs, openapi};
 

@@ -17,9 +17,9 @@ use updraft_store::{Deploy, DeployParts, Read};
 
 use super::DeployError;
 use super::held::to_send;
-use super::room::Room;
 use crate::app::App;
 use crate::auth::Caller;
+use crate::room::Room;
 
 /// A client that sends nothing for this long is gone.
 const IDLE: Duration = Duration::from_secs(60);
@@ -216,7 +216,7 @@ impl<'a> Writes<'a> {
         let mut room = pin!(self.app.upload_room.take(size));
         loop {
             tokio::select! {
-                room = &mut room => return room,
+                room = &mut room => return room.ok_or(DeployError::NoRoom),
                 ended = self.end_one(written), if !self.begun.is_empty() => drop(ended?),
             }
         }

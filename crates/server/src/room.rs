@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::DeployError;
-
 /// What room is counted in.
 const UNIT: u64 = 64 << 10;
 /// Blobs from this size on share room of their own, so that few large ones on
@@ -33,9 +31,9 @@ impl UploadRoom {
         }
     }
 
-    /// Room for one blob. One that is larger than all of it waits until it has
-    /// all of it.
-    pub(crate) async fn take(&self, size: u64) -> Result<Room<'_>, DeployError> {
+    /// Room for one blob; none, when there was none for too long. One that is
+    /// larger than all of it waits until it has all of it.
+    pub(crate) async fn take(&self, size: u64) -> Option<Room<'_>> {
         let (room, most) = if size < LARGE {
             (&self.small, ROOM_FOR_SMALL)
         } else {
@@ -43,7 +41,7 @@ impl UploadRoom {
         };
         let taken = room.acquire_many(units(size.min(most)));
         let taken = tokio::time::timeout(PATIENCE, taken).await;
-        taken.ok().and_then(Result::ok).ok_or(DeployError::NoRoom)
+        taken.ok()?.ok()
     }
 }
 
@@ -60,8 +58,7 @@ mod tests {
         let room = UploadRoom::new();
         let large = room.take(ROOM_FOR_LARGE + 1).await.unwrap();
         let small = room.take(LARGE - 1).await.unwrap();
-        let refused = room.take(LARGE).await.unwrap_err();
-        assert!(matches!(refused, DeployError::NoRoom));
+        assert!(room.take(LARGE).await.is_none());
         drop(large);
         drop(room.take(LARGE).await.unwrap());
         drop(small);
