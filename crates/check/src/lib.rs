@@ -17,6 +17,7 @@ mod module;
 mod names;
 mod noqa;
 mod project;
+pub mod report;
 mod rule;
 mod source;
 mod threads;

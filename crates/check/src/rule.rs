@@ -31,7 +31,8 @@ macro_rules! rules {
                 match self { $(Self::$name => $title,)* }
             }
 
-            const fn why(self) -> &'static str {
+            /// What goes wrong with it.
+            pub const fn why(self) -> &'static str {
                 match self { $(Self::$name => $why,)* }
             }
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use insta::assert_snapshot;
-use updraft_check::{Checked, Level, Levels, Options, check, dag_files};
+use updraft_check::{Checked, Level, Levels, Options, check, dag_files, report};
 use updraft_project::PythonVersion;
 
 struct Project(tempfile::TempDir);
@@ -293,6 +293,37 @@ fn airflow_decides_what_is_looked_at() {
     assert_eq!(project.files("3.3.2"), ["dags/a.py", "dags/sub/b.py"]);
     project.write(".airflowignore", "leg.cy\n.*_draft");
     assert_eq!(project.files("2.11.2"), ["dags/a.py", "dags/sub/b.py"]);
+}
+
+#[test]
+fn other_programs_get_what_they_understand() {
+    let project = Project::new(&[("odd, name%.py", "open('a')\n"), ("s.py", "def f(:\n")]);
+    let findings = project.check().findings;
+    assert_snapshot!(report::annotations(&findings, "etl/"), @r#"
+    ::warning file=etl/dags/odd%2C name%25.py,line=1,col=1,title=UPD305::`open` is called while the file is imported: read it within a task; where it decides which tasks there are, keep it small and beside the DAG file, and say `# noqa: UPD305`
+    ::error file=etl/dags/s.py,line=1,col=7,title=UPD002::Expected a parameter or the end of the parameter list: mend it, or have the Dockerfile name a Python that knows this syntax
+    ::error file=etl/dags/s.py,line=2,col=1,title=UPD002::unexpected EOF while parsing: mend it, or have the Dockerfile name a Python that knows this syntax
+    "#);
+    let sarif = report::sarif(&findings, "etl/");
+    let place = &sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
+    let file = &place["artifactLocation"]["uri"];
+    assert_eq!(file, "etl/dags/odd%2C%20name%25.py");
+    assert_eq!(place["region"]["startLine"], 1);
+    let rules = sarif["runs"][0]["tool"]["driver"]["rules"]
+        .as_array()
+        .unwrap();
+    let index = sarif["runs"][0]["results"][0]["ruleIndex"]
+        .as_u64()
+        .unwrap();
+    assert_eq!(rules[usize::try_from(index).unwrap()]["id"], "UPD305");
+    let quality = report::code_quality(&findings, "");
+    assert_eq!(quality[1]["location"]["path"], "dags/s.py");
+    assert_eq!(quality[1]["severity"], "critical");
+    // The same finding some lines further on is no new one.
+    project.write("odd, name%.py", "\n\nopen('a')\n");
+    let moved = report::code_quality(&project.check().findings, "");
+    assert_eq!(moved[0]["fingerprint"], quality[0]["fingerprint"]);
+    assert_ne!(moved[0]["location"], quality[0]["location"]);
 }
 
 #[test]

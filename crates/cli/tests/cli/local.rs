@@ -672,6 +672,35 @@ fn a_check_is_one_object_of_json() {
 }
 
 #[test]
+fn reports_name_files_from_the_repository() {
+    let mut sandbox = project_to_check();
+    std::fs::create_dir(sandbox.path(".git")).unwrap();
+    let reports = ["--sarif", "s.json", "--gitlab", "g.json"];
+    sandbox.set("GITHUB_ACTIONS", "true");
+    let checked = sandbox.run(&[&["dev", "check"][..], &reports].concat());
+    let checked = checked.ended_with(17);
+    let line = "::warning file=here/dags/stock.py,line=3,col=8,title=UPD302::";
+    assert!(checked.stdout.contains(line), "{checked}");
+    for (report, path) in [
+        (
+            "s.json",
+            "/runs/0/results/1/locations/0/physicalLocation/artifactLocation/uri",
+        ),
+        ("g.json", "/1/location/path"),
+    ] {
+        let text = std::fs::read_to_string(sandbox.path("here").join(report)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            json.pointer(path).unwrap(),
+            "here/dags/stock.py",
+            "{json:#}"
+        );
+    }
+    let refused = sandbox.run(&["dev", "check", "--sarif", "/nowhere/s.json"]);
+    assert!(refused.ended_with(1).stderr.contains("/nowhere/s.json"));
+}
+
+#[test]
 fn levels_of_rules_come_from_the_project() {
     let sandbox = project_to_check();
     std::fs::remove_file(sandbox.path("here/dags/sales/broken.py")).unwrap();

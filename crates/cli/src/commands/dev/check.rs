@@ -4,9 +4,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use updraft_check::{
-    Checked, DagFilesError, Finding, Level, Levels, Options, UnknownRule, check, dag_files,
+    Checked, DagFilesError, Finding, Level, Levels, Options, UnknownRule, check, dag_files, report,
 };
 use updraft_model::Digest;
 use updraft_project::{AirflowVersion, Project, PythonVersion};
@@ -33,6 +33,14 @@ pub(crate) struct CheckArgs {
     /// Read every file, also those that did not change since the last check
     #[arg(long)]
     no_cache: bool,
+
+    /// Also write the findings for code scanning
+    #[arg(long, value_name = "FILE", help_heading = "Reports")]
+    sarif: Option<PathBuf>,
+
+    /// Also write the findings for a GitLab merge request
+    #[arg(long, value_name = "FILE", help_heading = "Reports")]
+    gitlab: Option<PathBuf>,
 
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -64,6 +72,7 @@ pub(crate) fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Result<E
             .retain(|finding| wanted.contains(finding.file.as_str()));
         checked.files = wanted.len();
     }
+    write_reports(args, &checked.findings, project)?;
     let exit = match checked.errors() {
         0 => Exit::Success,
         _ => Exit::CheckFailed,
@@ -79,8 +88,36 @@ pub(crate) fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Result<E
         }))?;
     } else {
         print(&checked, started.elapsed(), out)?;
+        if std::env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true") {
+            let annotations = report::annotations(&checked.findings, &above(project));
+            write!(out.data(), "{annotations}")?;
+        }
     }
     Ok(exit)
+}
+
+fn write_reports(args: &CheckArgs, findings: &[Finding], project: &Project) -> Result<()> {
+    let above = above(project);
+    let sarif = || report::sarif(findings, &above);
+    let gitlab = || report::code_quality(findings, &above);
+    let wanted: [(_, &dyn Fn() -> Value); 2] = [(&args.sarif, &sarif), (&args.gitlab, &gitlab)];
+    for (file, report) in wanted {
+        let Some(file) = file else { continue };
+        let text = format!("{:#}\n", report());
+        std::fs::write(file, text).map_err(|error| Failure::file("write", file, &error))?;
+    }
+    Ok(())
+}
+
+/// The folders from the repository's to the project's, such as `etl/`.
+fn above(project: &Project) -> String {
+    let root = project.root().canonicalize().unwrap_or_default();
+    let repository = root.ancestors().find(|folder| folder.join(".git").exists());
+    let inside = repository.and_then(|repository| root.strip_prefix(repository).ok());
+    match inside.and_then(Path::to_str) {
+        None | Some("") => String::new(),
+        Some(inside) => format!("{inside}/"),
+    }
 }
 
 /// What the Dockerfile says that the files run on.
