@@ -220,3 +220,30 @@ fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
 fn is_no_matter(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From Python 3.14 on worker processes are no copies of the one that asks.
+    #[test]
+    fn compiles_where_workers_know_nothing_of_the_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("a.py");
+        let compiled = folder.path().join("a.pyc");
+        fs::write(&source, "A = 1\n").unwrap();
+        let listed = folder.path().join("listed");
+        let line = format!("{}\t{}\n", source.display(), compiled.display());
+        fs::write(&listed, line).unwrap();
+        let program = format!(
+            "import multiprocessing\nmultiprocessing.set_start_method('forkserver')\n{}",
+            include_str!("bytecode/compile.py")
+        );
+        let mut python = Command::new(crate::python::any().unwrap());
+        let python = python.args(["-I", "-S", "-c", &program]).arg(&listed);
+        let finished = process::run(python).unwrap();
+        assert!(finished.success, "{}", finished.complaint());
+        assert_eq!(finished.stdout.trim(), compiled.to_str().unwrap());
+        assert!(compiled.is_file());
+    }
+}
