@@ -20,12 +20,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use updraft_model::{AgentId, DeployId, DeploymentName, Digest, TokenId};
+use updraft_model::{AgentId, Checks, DeployId, DeploymentName, Digest, TokenId};
 use url::Url;
 
 use crate::agent::{FetchBlobs, Report, ReportAnswer, Wanted};
 use crate::deploy::{
-    Comparison, CreateDeploy, DeployView, Deploys, DiffView, PlanRequest, RollbackRequest,
+    AcceptDeploy, Comparison, CreateDeploy, DeployView, Deploys, DiffView, PlanRequest,
+    RollbackRequest, WithdrawDeploy,
 };
 use crate::deployment::{
     CreateDeployment, DeploymentSettings, DeploymentView, Deployments, StatusView,
@@ -354,12 +355,23 @@ impl Client {
         self.retried(send, None).await.map(drop)
     }
 
-    pub async fn accept_deploy(&self, deploy: DeployId) -> Result<DeployView, ClientError> {
-        self.post(
-            &format!("/api/v1/deploys/{deploy}/accept"),
-            &serde_json::json!({}),
-        )
-        .await
+    pub async fn accept_deploy(
+        &self,
+        deploy: DeployId,
+        checks: Option<Checks>,
+    ) -> Result<DeployView, ClientError> {
+        let path = format!("/api/v1/deploys/{deploy}/accept");
+        self.post(&path, &AcceptDeploy { checks }).await
+    }
+
+    /// Gives up a deploy that was not accepted yet.
+    pub async fn withdraw_deploy(
+        &self,
+        deploy: DeployId,
+        checks: Option<Checks>,
+    ) -> Result<DeployView, ClientError> {
+        let path = format!("/api/v1/deploys/{deploy}/withdraw");
+        self.post(&path, &WithdrawDeploy { checks }).await
     }
 
     pub async fn deploy(&self, deploy: DeployId) -> Result<DeployView, ClientError> {

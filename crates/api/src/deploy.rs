@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_bundle::LayerTable;
 use updraft_model::{
-    BundleName, DeployId, DeployKind, DeployState, DeploymentId, DeploymentName, Digest, Failure,
-    GitState, Proof, Release,
+    BundleName, CheckStage, Checks, DeployId, DeployKind, DeployState, DeploymentId,
+    DeploymentName, Digest, Failure, GitState, Proof, Release,
 };
 use utoipa::ToSchema;
 
@@ -44,7 +44,7 @@ pub struct CreateDeploy {
 }
 
 /// How given parts compare with the wanted Release.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Comparison {
     pub outcome: ComparisonOutcome,
     /// The wanted Release that the parts were compared with.
@@ -59,6 +59,25 @@ pub struct Comparison {
     /// bundle that the given one does not have: enough to name what differs.
     #[schema(value_type = Object)]
     pub replaced: BTreeMap<BundleName, Vec<LayerTable>>,
+    /// The checks without which the Deployment accepts no deploy.
+    #[serde(default)]
+    pub require: Vec<CheckStage>,
+}
+
+/// Asks to make a deploy's Release the wanted one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AcceptDeploy {
+    /// What was checked before, and how that went.
+    pub checks: Option<Checks>,
+}
+
+/// Gives a deploy up before it was accepted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct WithdrawDeploy {
+    /// The checks that failed.
+    pub checks: Option<Checks>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -83,7 +102,7 @@ pub struct FileChanges {
     pub removed: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeployView {
     pub id: DeployId,
     pub deployment: DeploymentId,
@@ -114,6 +133,9 @@ pub struct DeployView {
     /// The last proof, when the state went on and has it no more. Lists leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<Proof>,
+    /// What was checked before it, told by whoever deployed. Lists leave the findings out.
+    #[serde(default)]
+    pub checks: Option<Checks>,
     /// For a rollback, the deploy that it returns to.
     pub returns_to: Option<DeployId>,
     /// Whether an agent with a lease was there at the last look.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_model::{
-    AfterFailure, AgentId, DeployId, DeploymentId, DeploymentName, ImportError, Release, Runtime,
-    WorkspaceId,
+    AfterFailure, AgentId, CheckStage, DeployId, DeploymentId, DeploymentName, ImportError,
+    Release, Runtime, WorkspaceId,
 };
 use utoipa::ToSchema;
 
@@ -27,6 +27,8 @@ pub struct DeploymentSettings {
     /// The Airflow executor (default `LocalExecutor`).
     pub executor: Option<String>,
     pub description: Option<String>,
+    /// Checks without which no deploy is accepted; an empty list asks for none.
+    pub require: Option<Vec<CheckStage>>,
     /// Environment variables of Airflow's processes: a value sets, null removes.
     /// Kept encrypted, never given back by the API.
     pub environment: BTreeMap<String, Option<String>>,
@@ -51,6 +53,9 @@ pub struct DeploymentView {
     pub keep_releases: u32,
     pub runtime: Runtime,
     pub executor: String,
+    /// Checks without which no deploy is accepted.
+    #[serde(default)]
+    pub require: Vec<CheckStage>,
     /// The names of the environment variables; values are not given back.
     pub environment: Vec<String>,
     /// The newest accepted Release that was not undone.

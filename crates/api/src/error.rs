@@ -31,6 +31,10 @@ pub enum ErrorCode {
     DeployState,
     /// The deploy never became a Release that can be returned to.
     NotARollbackTarget,
+    /// The Deployment accepts no deploy without certain checks, and these are not they.
+    ChecksRequired,
+    /// The checks that a deploy names failed, or are of something else.
+    ChecksRefused,
     /// A bundle's archive or manifest was refused.
     BundleRefused,
     /// A blob's bytes are not those that its digest names.

@@ -127,6 +127,7 @@ fn exit_of_code(code: ErrorCode) -> Exit {
         | ErrorCode::ImageMissing
         | ErrorCode::DeployState
         | ErrorCode::NotARollbackTarget => Exit::Conflict,
+        ErrorCode::ChecksRequired | ErrorCode::ChecksRefused => Exit::CheckFailed,
         ErrorCode::StorageFull => Exit::StorageFull,
         ErrorCode::VersionSkew => Exit::VersionMismatch,
         ErrorCode::Unavailable => Exit::Unreachable,

@@ -4,6 +4,7 @@
 //! Start with [`Release`] (what a Deployment runs), [`DeployState`] (how one
 //! attempt to change that goes) and [`Proof`] (what Airflow answered).
 
+mod check;
 mod deploy;
 mod deployment;
 mod digest;
@@ -15,6 +16,7 @@ mod proof;
 mod release;
 mod role;
 
+pub use check::{CheckFinding, CheckStage, Checks, StageResult};
 pub use deploy::{DeployKind, DeployState, Failure, InvalidTransition};
 pub use deployment::{AfterFailure, Runtime};
 pub use digest::{Digest, InvalidDigest};

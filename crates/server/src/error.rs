@@ -90,7 +90,10 @@ pub(crate) const fn status_of(code: ErrorCode) -> StatusCode {
         | ErrorCode::DeployState
         | ErrorCode::NotARollbackTarget
         | ErrorCode::BlobsMissing => StatusCode::CONFLICT,
-        ErrorCode::BundleRefused | ErrorCode::BlobCorrupt => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorCode::BundleRefused
+        | ErrorCode::BlobCorrupt
+        | ErrorCode::ChecksRequired
+        | ErrorCode::ChecksRefused => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::LimitExceeded => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
         ErrorCode::VersionSkew => StatusCode::UPGRADE_REQUIRED,

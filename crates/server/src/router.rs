@@ -123,6 +123,7 @@ fn routes(app: &App) -> Routes {
     all.add(DEPLOYER, Short, routes!(deploy::http::rollback));
     all.add(DEPLOYER, Long, routes!(deploy::http::upload));
     all.add(DEPLOYER, Long, routes!(deploy::http::accept));
+    all.add(DEPLOYER, Short, routes!(deploy::http::withdraw));
     all.add(VIEWER, Long, routes!(deploy::http::show));
     all.add(VIEWER, Short, routes!(deploy::http::diff));
     all.add(VIEWER, Long, routes!(deploy::http::blob));

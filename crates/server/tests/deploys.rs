@@ -171,7 +171,10 @@ async fn two_deploys_at_once_are_both_recorded_in_one_order_and_neither_is_lost(
         .upload(id_image, &created_image, [None, Some(&image)])
         .await;
     let admin = world.admin();
-    let (one, other) = tokio::join!(admin.accept_deploy(id_dags), admin.accept_deploy(id_image));
+    let (one, other) = tokio::join!(
+        admin.accept_deploy(id_dags, None),
+        admin.accept_deploy(id_image, None)
+    );
     let (one, other) = (one.unwrap(), other.unwrap());
     let wanted = admin.deployment(&world.shop).await.unwrap().wanted.unwrap();
     assert_eq!(wanted.bundles[&BundleName::dags()].digest, dags.digest());
@@ -234,8 +237,8 @@ async fn asking_twice_with_one_key_makes_one_deploy() {
     let id = first.deploy.as_ref().unwrap().id;
     world.server.upload(id, &first, [Some(&dags), None]).await;
     world.server.upload(id, &first, [Some(&dags), None]).await;
-    let accepted = admin.accept_deploy(id).await.unwrap();
-    let again = admin.accept_deploy(id).await.unwrap();
+    let accepted = admin.accept_deploy(id, None).await.unwrap();
+    let again = admin.accept_deploy(id, None).await.unwrap();
     assert_eq!(accepted, again);
     // Also after it was accepted the key finds it.
     let found = admin.create_deploy(&world.shop, &ask).await.unwrap();
@@ -797,7 +800,7 @@ async fn a_diff_goes_by_acceptance_and_forgets_what_changed_back() {
     let early = world.dags("early").await;
     world.proves_that_it_added("early_dag").await;
     let admin = world.admin();
-    admin.accept_deploy(late_id).await.unwrap();
+    admin.accept_deploy(late_id, None).await.unwrap();
     world.proves_that_it_added("late_dag").await;
     let forwards = admin.diff(early.id, Some(late_id)).await.unwrap();
     assert_eq!(forwards.dags.added, ["late_dag"]);

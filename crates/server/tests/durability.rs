@@ -177,15 +177,15 @@ async fn a_blob_that_goes_bad_before_acceptance_is_never_activated() {
     bytes[3] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let admin = world.server.as_admin();
-    let refused = admin.accept_deploy(id).await.unwrap_err();
+    let refused = admin.accept_deploy(id, None).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::BlobCorrupt));
-    let missing = admin.accept_deploy(id).await.unwrap_err();
+    let missing = admin.accept_deploy(id, None).await.unwrap_err();
     assert_eq!(missing.code(), Some(ErrorCode::BlobsMissing));
     world
         .server
         .upload(id, &created, [Some(&tree("two")), None])
         .await;
-    admin.accept_deploy(id).await.unwrap();
+    admin.accept_deploy(id, None).await.unwrap();
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn an_upload_that_nobody_finished_expires_and_its_blobs_go() {
     world.server.running().expire_uploads().await.unwrap();
     let admin = world.server.as_admin();
     assert_eq!(admin.deploy(id).await.unwrap().state.name(), "expired");
-    let refused = admin.accept_deploy(id).await.unwrap_err();
+    let refused = admin.accept_deploy(id, None).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::DeployState));
     let refused = admin
         .upload_blobs(id, &tree("two").pick(&created.missing))
@@ -269,7 +269,12 @@ async fn an_upload_that_moves_does_not_expire() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
-    world.server.as_admin().accept_deploy(id).await.unwrap();
+    world
+        .server
+        .as_admin()
+        .accept_deploy(id, None)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -395,7 +400,12 @@ async fn what_is_in_layers_is_stored_after_a_deploy_that_was_refused() {
         .server
         .upload(id, &created, [Some(&good), Some(&liar)])
         .await;
-    let refused = world.server.as_admin().accept_deploy(id).await.unwrap_err();
+    let refused = world
+        .server
+        .as_admin()
+        .accept_deploy(id, None)
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::BundleRefused), "{refused}");
     world.server.deploy(&world.shop, Some(&good), None).await;
     world.server.restart().await;

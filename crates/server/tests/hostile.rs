@@ -116,7 +116,7 @@ impl World {
         let mut blobs = tree.pick(&created.missing);
         blobs.extend(environment.pick(&created.missing));
         self.admin.upload_blobs(id, &blobs).await?;
-        self.admin.accept_deploy(id).await?;
+        self.admin.accept_deploy(id, None).await?;
         Ok(id)
     }
 
@@ -391,14 +391,14 @@ async fn only_missing_blobs_that_the_deploy_names_are_taken() {
         let body: updraft_api::ErrorBody = response.json().await.unwrap();
         assert_eq!(body.code, code, "{}", body.message);
     }
-    let refused = world.admin.accept_deploy(id).await.unwrap_err();
+    let refused = world.admin.accept_deploy(id, None).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::BlobsMissing));
     // The same deploy still can be finished.
     world
         .server
         .upload(id, &created, [Some(&tree), Some(&environment)])
         .await;
-    world.admin.accept_deploy(id).await.unwrap();
+    world.admin.accept_deploy(id, None).await.unwrap();
 }
 
 #[tokio::test]
@@ -563,7 +563,7 @@ async fn naming_a_blob_of_another_deployment_does_not_make_it_readable() {
         .filter(|(digest, _)| created.missing.contains(digest))
         .collect();
     mallory.upload_blobs(id, &own).await.unwrap();
-    let refused = mallory.accept_deploy(id).await.unwrap_err();
+    let refused = mallory.accept_deploy(id, None).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::BlobsMissing), "{refused}");
     for digest in [secret.digest(), layer] {
         let refused = mallory.blob(&other, digest).await.unwrap_err();
@@ -586,6 +586,6 @@ async fn naming_a_blob_of_another_deployment_does_not_make_it_readable() {
     mallory.upload_blobs(id, &blobs).await.unwrap();
     let again = mallory.create_deploy(&other, &ask).await.unwrap();
     assert_eq!(again.missing, []);
-    mallory.accept_deploy(id).await.unwrap();
+    mallory.accept_deploy(id, None).await.unwrap();
     assert!(mallory.blob(&other, layer).await.is_ok());
 }

@@ -135,7 +135,7 @@ impl Story {
             .upload_blobs(id, &self.dags.pick(&created.missing))
             .await?;
         seen.until = Step::Uploaded;
-        admin.accept_deploy(id).await?;
+        admin.accept_deploy(id, None).await?;
         seen.until = Step::Accepted;
         let mut agent = TestAgent::again(&Self::client(url, &self.agent_token), "one", self.agent);
         agent.poll(Duration::ZERO).await;
@@ -250,7 +250,7 @@ async fn prepare(folder: &Path) -> Story {
     let mut blobs = dags.pick(&created.missing);
     blobs.extend(image.pick(&created.missing));
     admin.upload_blobs(id, &blobs).await.unwrap();
-    admin.accept_deploy(id).await.unwrap();
+    admin.accept_deploy(id, None).await.unwrap();
     let mut agent = TestAgent::new(&Story::client(server.url(), &agent_token), "one");
     agent.converge().await;
     server.stop().await;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use updraft_model::{
-    BundleName, DeployId, DeployKind, DeployState, DeploymentId, Digest, Failure, GitState, Proof,
-    Release, ReleaseId, ReleasePart, Timestamp,
+    BundleName, Checks, DeployId, DeployKind, DeployState, DeploymentId, Digest, Failure, GitState,
+    Proof, Release, ReleaseId, ReleasePart, Timestamp,
 };
 
 use crate::sql::{Row, sql};
@@ -44,6 +44,7 @@ pub struct Deploy {
     /// The last proof, whatever its outcome.
     pub proof: Option<Proof>,
     pub failure: Option<Failure>,
+    pub checks: Option<Checks>,
     pub returns_to: Option<DeployId>,
 }
 
@@ -108,6 +109,7 @@ impl NewDeploy {
             ended_at: None,
             proof: None,
             failure: None,
+            checks: None,
             returns_to: self.returns_to,
         }
     }
@@ -149,6 +151,7 @@ impl Deploy {
             ended_at: row.optional("ended_at")?,
             proof: row.optional_json("proof")?,
             failure: row.optional_json("failure")?,
+            checks: row.optional_json("checks")?,
             returns_to: row.optional("returns_to")?,
         })
     }
@@ -388,9 +391,9 @@ impl Write {
         sql("INSERT INTO deploy
                 (id, deployment_id, kind, state, state_facts, revision, idempotency_key, parts, release_id,
                  base_release_id, changed, carried, files, description, git, created_by, created_at, touched_at,
-                 accepted_at, on_disk_at, proven_at, ended_at, proof, failure, returns_to)
+                 accepted_at, on_disk_at, proven_at, ended_at, proof, failure, returns_to, checks)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-                     $19, $20, $21, $22, $23, $24, $25)")
+                     $19, $20, $21, $22, $23, $24, $25, $26)")
         .bind(deploy.id)
         .bind(deploy.deployment)
         .bind(deploy.kind)
@@ -416,6 +419,7 @@ impl Write {
         .bind(json(deploy.proof.as_ref()))
         .bind(json(deploy.failure.as_ref()))
         .bind(deploy.returns_to)
+        .bind(json(deploy.checks.as_ref()))
         .run(&mut self.on)
         .await?;
         self.insert_event(deploy, deploy.created_at).await
@@ -434,7 +438,7 @@ impl Write {
             "UPDATE deploy SET
                 state = $3, state_facts = $4, revision = $5, release_id = $6, base_release_id = $7, changed = $8,
                 carried = $9, files = $10, touched_at = $11, accepted_at = $12, on_disk_at = $13, proven_at = $14,
-                ended_at = $15, proof = $16, failure = $17
+                ended_at = $15, proof = $16, failure = $17, checks = $18
              WHERE id = $1 AND revision = $2",
         )
         .bind(deploy.id)
@@ -454,6 +458,7 @@ impl Write {
         .bind(deploy.ended_at)
         .bind(json(deploy.proof.as_ref()))
         .bind(json(deploy.failure.as_ref()))
+        .bind(json(deploy.checks.as_ref()))
         .run(&mut self.on)
         .await?;
         if rows == 0 {

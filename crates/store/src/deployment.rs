@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use updraft_model::{
-    AfterFailure, DeployId, DeploymentId, DeploymentName, ReleaseId, Runtime, Timestamp,
-    WorkspaceId,
+    AfterFailure, CheckStage, DeployId, DeploymentId, DeploymentName, ReleaseId, Runtime,
+    Timestamp, WorkspaceId,
 };
 
 use crate::sql::{Row, sql};
@@ -33,6 +33,8 @@ pub struct Settings {
     pub keep_releases: u32,
     pub runtime: Runtime,
     pub executor: String,
+    #[serde(default)]
+    pub require: Vec<CheckStage>,
 }
 
 /// The wanted Release: of the newest accepted deploy that was not undone.

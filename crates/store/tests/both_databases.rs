@@ -66,6 +66,7 @@ async fn deployment(tx: &mut Write, name: &str) -> Deployment {
             keep_releases: 2,
             runtime: Runtime::Process,
             executor: "LocalExecutor".into(),
+            require: Vec::new(),
         },
         environment: Some(vec![1, 2, 0, 255]),
         environment_names: vec!["A".into()],

@@ -207,7 +207,7 @@ impl TestServer {
         let id = created.deploy.as_ref().expect("a deploy").id;
         self.upload(id, &created, trees.iter().copied().map(Some))
             .await;
-        let accepted = self.as_admin().accept_deploy(id).await;
+        let accepted = self.as_admin().accept_deploy(id, None).await;
         accepted.expect("it is accepted")
     }
 

@@ -322,7 +322,7 @@ impl Installation {
             let deploy = created.deploy.context("nothing to do")?.id;
             let blobs = tree.pick(&created.missing);
             client.upload_blobs(deploy, &blobs).await?;
-            client.accept_deploy(deploy).await?;
+            client.accept_deploy(deploy, None).await?;
             Ok(deploy)
         })
     }

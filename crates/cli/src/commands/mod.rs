@@ -23,6 +23,7 @@ pub(crate) enum Command {
     Deploy(deploy::create::DeployArgs),
     Status(deployment::status::StatusArgs),
     History(deploy::history::HistoryArgs),
+    Show(deploy::show::ShowArgs),
     Diff(deploy::diff::DiffArgs),
     Rollback(deploy::rollback::RollbackArgs),
     #[command(subcommand)]
@@ -48,6 +49,7 @@ impl Command {
             Self::Deploy(args) => args.output.output,
             Self::Status(args) => args.output.output,
             Self::History(args) => args.output.output,
+            Self::Show(args) => args.output.output,
             Self::Diff(args) => args.output.output,
             Self::Rollback(args) => args.output.output,
             Self::Deployment(command) => command.format(),
@@ -98,6 +100,7 @@ impl Command {
             Self::Deploy(args) => deploy::create::run(args, cx, out).await,
             Self::Status(args) => deployment::status::run(args, cx, out).await,
             Self::History(args) => deploy::history::run(args, cx, out).await,
+            Self::Show(args) => deploy::show::run(args, cx, out).await,
             Self::Diff(args) => deploy::diff::run(args, cx, out).await,
             Self::Rollback(args) => deploy::rollback::run(args, cx, out).await,
             Self::Deployment(command) => command.run(cx, out).await,

@@ -1,7 +1,11 @@
 //! The words for states and settings in text output.
 
 use updraft_api::deploy::DeployView;
-use updraft_model::{AfterFailure, DeployKind, DeployState, Digest, Release, Runtime};
+use updraft_model::{
+    AfterFailure, DagChanges, DeployKind, DeployState, Digest, Release, Runtime, StageResult,
+};
+
+use super::size::{count, things};
 
 /// A state as a person says it.
 pub(crate) fn state(state: &DeployState) -> &'static str {
@@ -23,8 +27,37 @@ pub(crate) fn state(state: &DeployState) -> &'static str {
 pub(crate) fn state_of(deploy: &DeployView) -> &'static str {
     match deploy.state {
         DeployState::Superseded { .. } if deploy.proven_at.is_some() => "was live",
+        DeployState::Expired { .. } if is_unfit(deploy) => "unfit",
         _ => state(&deploy.state),
     }
+}
+
+/// Whether its checks failed.
+fn is_unfit(deploy: &DeployView) -> bool {
+    let checks = deploy.checks.as_ref();
+    checks.is_some_and(|checks| checks.stages.values().any(|stage| !stage.passed()))
+}
+
+/// `212 checked, 2 errors, 1 warning`
+pub(crate) fn stage(result: &StageResult) -> String {
+    let mut text = format!("{} checked", count(result.checked));
+    for (many, what) in [(result.errors, "error"), (result.warnings, "warning")] {
+        if many > 0 {
+            text.push_str(", ");
+            text.push_str(&things(many, what));
+        }
+    }
+    text
+}
+
+/// `1 DAG added, 2 changed, 0 removed`
+pub(crate) fn dag_changes(dags: &DagChanges) -> String {
+    format!(
+        "{} added, {} changed, {} removed",
+        things(dags.added.len() as u64, "DAG"),
+        count(dags.changed.len() as u64),
+        count(dags.removed.len() as u64),
+    )
 }
 
 pub(crate) const fn kind(kind: DeployKind) -> &'static str {

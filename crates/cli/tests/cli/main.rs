@@ -2,6 +2,7 @@
 //! plane, and an agent that is played.
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod checked;
 mod common;
 mod edges;
 mod local;

@@ -25,6 +25,7 @@ fn a_first_deploy_brings_the_environment_and_goes_live() {
         --- stderr
         ✓ compared 1 file with `shop` and made its Environment ([TIME])
         ✓ sent 96 B of 96 B in 1 of 1 layer (1 of 1 file) ([TIME])
+        ✓ checked 1 DAG file ([TIME])
         ✓ accepted as [dpl]: 1 file added ([TIME])
             + orders.py
         ✓ on disk, switched ([TIME])
@@ -151,6 +152,7 @@ fn an_image_half_that_differs_is_said_file_by_file() {
           - include/sql.py: added
           It comes with the environment, which this version makes at a Deployment's first deploy only.
         ✓ sent 98 B of 98 B in 1 of 1 layer (1 of 1 file) ([TIME])
+        ✓ checked 1 DAG file ([TIME])
         ✓ accepted as [dpl]: 1 file changed ([TIME])
             ~ orders.py
         ✓ on disk, switched ([TIME])
@@ -177,6 +179,7 @@ fn an_import_error_is_10_with_the_traceback_and_stays_10() {
         --- stderr
         ✓ compared 1 file with `shop` ([TIME])
         ✓ sent 99 B of 99 B in 1 of 1 layer (1 of 1 file) ([TIME])
+        ✓ checked 1 DAG file ([TIME])
         ✓ accepted as [dpl]: 1 file changed ([TIME])
             ~ orders.py
         ✓ on disk, switched ([TIME])
@@ -356,7 +359,7 @@ fn who_is_superseded_by_the_same_content_learns_how_that_went() {
         .spawn()
         .unwrap();
     wait_for_history(&world, 3);
-    runtime.block_on(client.accept_deploy(other)).unwrap();
+    runtime.block_on(client.accept_deploy(other, None)).unwrap();
     agent.answer(Answer::Proven);
     let printed = own.wait_with_output().unwrap();
     let printed = world.sandbox.printed(printed).ended_with(0);
@@ -499,9 +502,9 @@ fn history_status_and_diff_tell_what_happened() {
         assert_snapshot!(world.run(&["history"]).ended_with(0), @r#"
         exit code 0
         --- stdout
-        DEPLOY                STATE     WHEN      BY     FILES  COMMIT  DESCRIPTION
-        [dpl]  live      [AGO]  admin  +1 ~1          Returns
-        [dpl]  was live  [AGO]  admin  +1             Orders for the first time
+        DEPLOY                STATE     WHEN      BY     FILES  CHECKS  COMMIT  DESCRIPTION
+        [dpl]  live      [AGO]  admin  +1 ~1  passed          Returns
+        [dpl]  was live  [AGO]  admin  +1     passed          Orders for the first time
         "#);
         assert_snapshot!(world.run(&["status"]).ended_with(0), @r#"
         exit code 0
@@ -565,6 +568,7 @@ fn tables_fit_a_narrow_terminal() {
         when         [AGO]
         by           admin
         files        +1
+        checks       passed
         description  A description that is
                      longer than the terminal is
                      wide
@@ -576,9 +580,9 @@ fn tables_fit_a_narrow_terminal() {
         assert_snapshot!(world.run(&["history"]).ended_with(0), @r#"
         exit code 0
         --- stdout
-        DEPLOY                STATE  WHEN      BY     FILES  COMMIT  DESCRIPTION
-        [dpl]  live   [AGO]  admin  +1             A description that is longer than the terminal
-                                                                     is wide
+        DEPLOY                STATE  WHEN      BY     FILES  CHECKS  COMMIT  DESCRIPTION
+        [dpl]  live   [AGO]  admin  +1     passed          A description that is longer than the
+                                                                             terminal is wide
         "#);
     });
 }
@@ -735,6 +739,7 @@ fn values_of_variables_come_from_standard_input_and_are_not_shown() {
         after failure  keep
         proof timeout  300 s
         keep releases  10
+        require        none
         environment    PASSWORD, REGION
         wanted         none
         proven         none

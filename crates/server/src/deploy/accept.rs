@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use updraft_api::deploy::DeployView;
+use updraft_api::deploy::{AcceptDeploy, DeployView};
 use updraft_bundle::{Layer, LayerTable, Limits, failpoint, validate_bundle};
 use updraft_model::{BundleName, DeployId, DeployState, Digest, Release, ReleaseId, Timestamp};
 use updraft_store::{Deploy, DeployParts, FileLists, Read, Write};
@@ -13,7 +13,7 @@ use super::create::lock;
 use super::held::to_send;
 use super::upload::{absent_manifests, manifests_of, named_blobs};
 use super::wanted::{Become, files_between};
-use super::{DeployError, agents_now, become_wanted, view};
+use super::{DeployError, agents_now, become_wanted, checks, view};
 use crate::app::{App, READERS};
 use crate::auth::Caller;
 use crate::bundle::{Described, ShelfError, compose, pack};
@@ -27,8 +27,10 @@ pub(crate) async fn accept(
     app: &App,
     caller: &Caller,
     id: DeployId,
+    ask: AcceptDeploy,
 ) -> Result<DeployView, DeployError> {
     failpoint("server.accept.start");
+    let checks = ask.checks.map(checks::tidy).transpose()?;
     // Its blobs stay without the gate: the deploy has named them since it was
     // recorded, and goes on doing so until it is wanted.
     let mut read = app.store.read().await?;
@@ -70,6 +72,9 @@ pub(crate) async fn accept(
     };
     let release = compose(wanted_now.as_ref(), &deploy.parts, ReleaseId::new())
         .ok_or_else(|| DeployError::ImageMissing(deployment.name.to_string()))?;
+    let require = &deployment.settings.require;
+    checks::judge(checks.as_ref(), &deploy.parts, &release, require)?;
+    deploy.checks = checks;
     store_tables(&mut tx, &tables, now).await?;
     let files = match foreseen {
         Some(foreseen) if wanted_now == wanted => foreseen,

@@ -130,6 +130,7 @@ pub(super) async fn answer(
         deploy,
         missing,
         replaced,
+        require: deployment.settings.require.clone(),
     })
 }
 

@@ -2,7 +2,7 @@ use updraft_api::ErrorCode;
 use updraft_api::frames::FrameError;
 use updraft_blob::BlobError;
 use updraft_bundle::{BundleError, LayerError};
-use updraft_model::{DeployId, Digest, InvalidTransition};
+use updraft_model::{CheckStage, DeployId, Digest, InvalidTransition};
 use updraft_store::StoreError;
 
 use crate::auth::{AccessError, AuthError};
@@ -58,6 +58,10 @@ pub(crate) enum DeployError {
     UploadStopped,
     #[error("other uploads fill the memory that this control plane has for them")]
     NoRoom,
+    #[error("the Deployment accepts no deploy without the checks: {}", names(.0))]
+    ChecksMissing(Vec<CheckStage>),
+    #[error("the checks of this deploy are refused: {0}")]
+    ChecksRefused(String),
     #[error("the connection broke during the upload")]
     UploadBroke,
     #[error("the upload is larger than the {most} bytes that this deploy can need")]
@@ -94,6 +98,11 @@ pub(crate) enum DeployError {
     Store(#[from] StoreError),
 }
 
+fn names(stages: &[CheckStage]) -> String {
+    let names: Vec<_> = stages.iter().map(|stage| stage.name()).collect();
+    names.join(", ")
+}
+
 /// What an error's causes say, since the body has one message.
 fn deepest(error: &dyn std::error::Error) -> String {
     let mut text = String::new();
@@ -118,6 +127,8 @@ impl Problem for DeployError {
             Self::KeyReused(_) | Self::Invalid(_) | Self::NotNamed { .. } => {
                 ErrorCode::InvalidRequest
             }
+            Self::ChecksMissing(_) => ErrorCode::ChecksRequired,
+            Self::ChecksRefused(_) => ErrorCode::ChecksRefused,
             Self::UploadTooLarge { .. } => ErrorCode::LimitExceeded,
             Self::BlobsMissing { .. } => ErrorCode::BlobsMissing,
             Self::BlobGone { .. } => ErrorCode::BlobCorrupt,
@@ -195,6 +206,10 @@ impl Problem for DeployError {
             Self::NothingToReturnTo(_) => {
                 Some("name one with --to; `updraft history` lists them".into())
             }
+            Self::ChecksMissing(_) => Some(
+                "`updraft deploy` runs what the Deployment requires; an older one, or --no-parse, does not".into(),
+            ),
+            Self::ChecksRefused(_) => Some("deploy again, so that what is sent is what was checked".into()),
             Self::KeyReused(_) => Some("use a new key for each deploy".into()),
             Self::NotNamed { .. } | Self::UploadTooLarge { .. } => Some("send only what the answer listed as missing".into()),
             Self::BlobsMissing { .. } => Some("send them and accept again".into()),

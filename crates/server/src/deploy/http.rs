@@ -8,8 +8,8 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use updraft_api::ErrorBody;
 use updraft_api::deploy::{
-    Comparison, ComparisonOutcome, CreateDeploy, DeployView, Deploys, DiffView, PlanRequest,
-    RollbackRequest,
+    AcceptDeploy, Comparison, ComparisonOutcome, CreateDeploy, DeployView, Deploys, DiffView,
+    PlanRequest, RollbackRequest, WithdrawDeploy,
 };
 use updraft_model::{DeployId, DeploymentName, Digest};
 use utoipa::IntoParams;
@@ -70,13 +70,26 @@ pub(crate) async fn upload(
 
 /// Makes a deploy's Release the wanted one
 #[utoipa::path(post, path = "/api/v1/deploys/{deploy}/accept", operation_id = "accept_deploy", tag = "deploys", params(("deploy" = DeployId, Path)),
-    responses((status = 200, body = DeployView), (status = "default", body = ErrorBody)))]
+    request_body = AcceptDeploy, responses((status = 200, body = DeployView), (status = "default", body = ErrorBody)))]
 pub(crate) async fn accept(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<DeployId>,
+    Json(ask): Json<AcceptDeploy>,
 ) -> Result<Json<DeployView>, DeployError> {
-    Ok(Json(super::accept(&app, &caller, id).await?))
+    Ok(Json(super::accept(&app, &caller, id, ask).await?))
+}
+
+/// Gives up a deploy that was not accepted, because its checks failed
+#[utoipa::path(post, path = "/api/v1/deploys/{deploy}/withdraw", operation_id = "withdraw_deploy", tag = "deploys", params(("deploy" = DeployId, Path)),
+    request_body = WithdrawDeploy, responses((status = 200, body = DeployView), (status = "default", body = ErrorBody)))]
+pub(crate) async fn withdraw(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<DeployId>,
+    Json(ask): Json<WithdrawDeploy>,
+) -> Result<Json<DeployView>, DeployError> {
+    Ok(Json(super::withdraw(&app, &caller, id, ask).await?))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

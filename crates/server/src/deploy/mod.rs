@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! compare ─▶ create ─▶ upload ─▶ accept ─▶ (agents report) ─▶ advance ─▶ live | failed | timed out
-//!                                 rollback ─▶┘                    └─▶ automatic rollback
+//!                       └─▶ withdraw  rollback ─▶┘                └─▶ automatic rollback
 //! ```
 //!
 //! Whatever changes what is wanted goes through [`become_wanted`], and whatever
@@ -10,6 +10,7 @@
 
 mod accept;
 mod advance;
+mod checks;
 mod compare;
 mod create;
 mod diff;
@@ -22,6 +23,7 @@ mod show;
 mod upload;
 mod view;
 mod wanted;
+mod withdraw;
 
 pub(crate) use accept::accept;
 pub(crate) use advance::{Advanced, GoingBack, advance, late_failure};
@@ -35,3 +37,4 @@ pub(crate) use show::{follow, show};
 pub(crate) use upload::upload;
 pub(crate) use view::{agents_now, view};
 use wanted::become_wanted;
+pub(crate) use withdraw::withdraw;

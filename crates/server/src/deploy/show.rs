@@ -20,7 +20,9 @@ pub(crate) async fn show(
     let (deployment, mut deploy) = caller.deploy(&mut read, id).await?;
     let agents = agents_now(app, &read.agents(deployment.id).await?);
     let proof = deploy.proof.take();
+    let checks = deploy.checks.take();
     let mut view = view(deploy, &deployment, &agents);
+    view.checks = checks;
     view.proof = proof.filter(|_| view.state.proof().is_none());
     Ok(view)
 }

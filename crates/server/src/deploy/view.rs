@@ -2,6 +2,7 @@
 
 use updraft_api::agent::Report;
 use updraft_api::deploy::{DeployView, FileChanges};
+use updraft_model::Checks;
 use updraft_store::{Agent, Deploy, Deployment, FileLists};
 
 use crate::app::App;
@@ -75,11 +76,19 @@ pub(crate) fn view(deploy: Deploy, deployment: &Deployment, agents: &AgentsNow) 
         ended_at: deploy.ended_at,
         failure: deploy.failure,
         proof: None,
+        checks: deploy.checks.map(without_findings),
         returns_to: deploy.returns_to,
         agents_connected: agents.connected,
         agents_lost: agents.lost.clone(),
         activity,
     }
+}
+
+fn without_findings(mut checks: Checks) -> Checks {
+    for result in checks.stages.values_mut() {
+        result.findings.clear();
+    }
+    checks
 }
 
 pub(crate) fn file_changes(files: FileLists) -> FileChanges {

@@ -33,6 +33,7 @@ pub(crate) async fn create(
             keep_releases: 10,
             runtime: updraft_model::Runtime::default(),
             executor: "LocalExecutor".into(),
+            require: Vec::new(),
         },
         environment: None,
         environment_names: Vec::new(),
@@ -90,6 +91,11 @@ pub(super) fn apply(
     }
     if let Some(value) = given.executor {
         settings.executor = text("executor", value, 200)?;
+    }
+    if let Some(mut value) = given.require {
+        value.sort_unstable();
+        value.dedup();
+        settings.require = value;
     }
     if let Some(value) = given.description {
         settings.description = text("description", value, 2000)?;

@@ -130,6 +130,7 @@ pub(super) async fn view(
         keep_releases: deployment.settings.keep_releases,
         runtime: deployment.settings.runtime,
         executor: deployment.settings.executor,
+        require: deployment.settings.require,
         environment: deployment.environment_names,
         wanted,
         proven,

@@ -3,7 +3,7 @@
 //! ```text
 //! scan dags/ ─┐                     ┌─ nothing to do
 //! git ────────┼─ plan ─ create ─────┼─ rolling out already ──────────┬─ repair ─ follow ─ report
-//! image half ─┘                     └─ changes: upload, accept ──────┘
+//! image half ─┘                     └─ changes: check and upload, accept ─┘
 //! ```
 
 use std::collections::BTreeMap;
@@ -19,16 +19,17 @@ use updraft_api::deploy::{
 };
 use updraft_api::{Client, ClientError, ErrorCode};
 use updraft_bundle::{Scan, ScanOptions};
-use updraft_model::{BundleName, DeployId, DeploymentName, Digest, GitState, Release};
-use updraft_project::{ImageHalf, Project, ProjectError};
+use updraft_model::{BundleName, Checks, DeployId, DeploymentName, Digest, GitState, Release};
+use updraft_project::{ImageFingerprint, ImageHalf, Project, ProjectError};
 use uuid::Uuid;
 
+use super::checks::{Ran, Versions};
 use super::environment::{self, Environment};
 use super::follow::{Ending, Patience, follow};
 use super::report::{
     Outcome, Sent, Timings, merged, milliseconds, nothing_to_do, sent_text, summary, write_names,
 };
-use super::{plan, upload};
+use super::{checks, plan, upload};
 use crate::cli::OutputArgs;
 use crate::console::{Console, DIM, Step, YELLOW};
 use crate::context::Context;
@@ -178,9 +179,18 @@ struct Read {
     took: Duration,
 }
 
+/// The image half of the Release that a deploy makes.
+struct RunsIn {
+    image: Digest,
+    /// Not known where the control plane has lost it and the project has none.
+    versions: Option<Versions>,
+}
+
 /// A comparison with what went into it.
 struct Planned {
     parts: Parts,
+    /// What the Release will run in.
+    runs_in: RunsIn,
     environment: Option<Environment>,
     comparison: Comparison,
     /// What differs in the image half, which stays as it is.
@@ -210,7 +220,7 @@ impl Deploy<'_> {
         let image = match &comparison.wanted {
             Some(wanted) => {
                 let half = read.half.await?;
-                self.image_differences(wanted, &half).await
+                environment::differences(&self.runs(wanted).await, &half)
             }
             None => Vec::new(),
         };
@@ -252,11 +262,13 @@ impl Deploy<'_> {
             image_differs,
             sent,
             made_environment,
+            checks,
         } = begun;
+        let checked = checks.as_ref().map(|checks| checks.stages.clone());
         if next == Next::Accept {
             let asked = Instant::now();
             let accepted = tokio::select! {
-                accepted = self.client.accept_deploy(deploy.id) => {
+                accepted = self.client.accept_deploy(deploy.id, checks) => {
                     accepted.map_err(|error| perhaps_accepted(error, self.deployment))?
                 }
                 () = interrupt.came() => return Err(unknown_end(self.deployment)),
@@ -279,6 +291,7 @@ impl Deploy<'_> {
         }
         let (mut outcome, ending) = match next {
             Next::Nothing => (nothing_to_do(deploy, out)?, None),
+            Next::Refuse => (checks::refuse(deploy, out)?, None),
             Next::Accept | Next::Wait => self.wait(deploy, interrupt, out).await?,
         };
         if let Some(deploy) = &outcome.deploy {
@@ -288,6 +301,7 @@ impl Deploy<'_> {
         outcome.timings_ms = timings;
         outcome.image_differs = image_differs;
         outcome.sent = sent;
+        outcome.checks = checked.unwrap_or_default();
         if made_environment {
             outcome.environment = "made";
         }
@@ -319,6 +333,8 @@ impl Deploy<'_> {
         );
         say_image_differs(&planned.image_differs, out)?;
 
+        let began = Instant::now();
+        let checking = self.begin_to_check(&planned);
         let comparison = match planned.comparison.outcome {
             ComparisonOutcome::NothingToDo | ComparisonOutcome::RollingOut => {
                 planned.comparison.clone()
@@ -339,6 +355,7 @@ impl Deploy<'_> {
             image_differs: planned.image_differs,
             sent: None,
             made_environment: planned.environment.is_some(),
+            checks: None,
             lost: Lost {
                 digests: comparison.missing,
                 wanted: comparison.wanted,
@@ -355,12 +372,65 @@ impl Deploy<'_> {
             let (new, lost): (Vec<_>, _) = digests.into_iter().partition(|it| source.has(*it));
             begun.lost.digests = lost;
             let step = out.step(format!("sending {}", things(to_send.layers, "layer")));
-            upload::send(self.client, begun.deploy.id, &new, &source).await?;
+            let sending = async {
+                let sent = upload::send(self.client, begun.deploy.id, &new, &source).await;
+                sent.map_err(Ended::Failed)
+            };
+            let checking = async {
+                let ran = checking.await.map_err(Failure::from).flatten();
+                match ran.map_err(Ended::Failed)? {
+                    ran if ran.passed() => Ok(ran),
+                    ran => Err(Ended::Unfit(ran)),
+                }
+            };
+            let (ran, sent) = match tokio::try_join!(checking, sending) {
+                Ok((ran, ())) => (ran, true),
+                Err(Ended::Unfit(ran)) => (ran, false),
+                Err(Ended::Failed(failure)) => return Err(failure),
+            };
             failpoint("cli.sent");
-            out.done(step, &sent_text(&to_send));
-            begun.sent = Some(to_send);
+            if sent {
+                out.done(step, &sent_text(&to_send));
+                begun.sent = Some(to_send);
+            } else {
+                out.abandon(step);
+            }
+            ran.say(began, out)?;
+            let checks = ran.claim(bundles(&planned.parts), planned.runs_in.image);
+            if !sent {
+                begun.next = Next::Refuse;
+                begun.deploy = self.withdraw(begun.deploy, &checks).await;
+            }
+            begun.checks = Some(checks);
         }
         Ok(begun)
+    }
+
+    /// Begins the checks of what will be deployed, where that is anything.
+    fn begin_to_check(&self, planned: &Planned) -> JoinHandle<Result<Ran>> {
+        let is_new = planned.comparison.outcome == ComparisonOutcome::Changes;
+        let versions = planned.runs_in.versions.clone();
+        let (project, cache) = (self.project.clone(), self.cache.clone());
+        tokio::task::spawn_blocking(move || {
+            if !is_new {
+                return Ok(Ran::default());
+            }
+            let versions = versions.ok_or_else(|| {
+                Failure::new(
+                    Exit::Refused,
+                    "it is not known which Airflow and Python the DAG files are for",
+                )
+                .help("add a Dockerfile to the project: `FROM apache/airflow:VERSION`")
+            })?;
+            checks::statically(&project, &versions, cache)
+        })
+    }
+
+    /// Gives the deploy up whose checks failed. Where that cannot be said, it
+    /// expires by itself.
+    async fn withdraw(&self, deploy: DeployView, checks: &Checks) -> DeployView {
+        let withdrawn = self.client.withdraw_deploy(deploy.id, Some(checks.clone()));
+        withdrawn.await.unwrap_or(deploy)
     }
 
     /// Sends again what the control plane has lost of an accepted deploy's
@@ -447,16 +517,25 @@ impl Deploy<'_> {
         let comparison = self.compare(&parts, &read.scan).await?;
         let half = read.half.await?;
         if let Some(wanted) = &comparison.wanted {
-            let image_differs = self.image_differences(wanted, &half).await;
+            let runs = self.runs(wanted).await;
+            let versions = runs
+                .as_ref()
+                .ok()
+                .or(half.as_ref().ok().map(|half| &half.fingerprint));
             return Ok(Planned {
                 parts,
+                runs_in: RunsIn {
+                    image: wanted.image.digest(),
+                    versions: versions.map(Versions::of),
+                },
                 environment: None,
                 comparison,
-                image_differs,
+                image_differs: environment::differences(&runs, &half),
                 half: half.ok(),
             });
         }
         let half = half?;
+        let versions = Versions::of(&half.fingerprint);
         for note in &half.notes {
             out.warn(note);
         }
@@ -465,6 +544,10 @@ impl Deploy<'_> {
         parts.environment = Some(environment.manifest()?);
         Ok(Planned {
             parts,
+            runs_in: RunsIn {
+                image: environment.digest(),
+                versions: Some(versions),
+            },
             environment: Some(environment),
             comparison,
             image_differs: vec![],
@@ -495,18 +578,16 @@ impl Deploy<'_> {
                     .map(|layer| layer.digest)
                     .collect(),
                 replaced: BTreeMap::new(),
+                require: Vec::new(),
             }),
             answer => Ok(answer?),
         }
     }
 
-    async fn image_differences(
-        &self,
-        wanted: &Release,
-        half: &Result<ImageHalf, ProjectError>,
-    ) -> Vec<String> {
-        let cache = self.cache.as_deref();
-        environment::differences(self.client, self.deployment, wanted, half, cache).await
+    /// What the wanted Release's image half was made from.
+    async fn runs(&self, wanted: &Release) -> Result<ImageFingerprint> {
+        let image = wanted.image.digest();
+        environment::fingerprint(self.client, self.deployment, image, self.cache.as_deref()).await
     }
 
     async fn create(&self, planned: &Planned, git: Option<GitState>) -> Result<Comparison> {
@@ -563,6 +644,14 @@ enum Next {
     Nothing,
     Accept,
     Wait,
+    /// Its checks failed.
+    Refuse,
+}
+
+/// Why what has to come before acceptance ended early.
+enum Ended {
+    Failed(Failure),
+    Unfit(Ran),
 }
 
 fn next(outcome: ComparisonOutcome) -> Next {
@@ -591,6 +680,7 @@ struct Begun {
     image_differs: Vec<String>,
     sent: Option<Sent>,
     made_environment: bool,
+    checks: Option<Checks>,
 }
 
 /// Blobs of the Release that the control plane had and has no more, and what
@@ -687,6 +777,14 @@ fn dags_part(scan: &Scan) -> Result<Parts> {
         bundles: [(BundleName::dags(), manifest)].into(),
         environment: None,
     })
+}
+
+/// The bundles that a deploy brings.
+fn bundles(parts: &Parts) -> BTreeMap<BundleName, Digest> {
+    let bundles = parts.bundles.iter();
+    bundles
+        .map(|(name, manifest)| (name.clone(), Digest::of(manifest.as_bytes())))
+        .collect()
 }
 
 /// Manifests are JSON, so they are text.

@@ -9,7 +9,7 @@ use updraft_image::{
     EnvironmentConfig, EnvironmentError, EnvironmentManifest, LockError, LockRequest, Stop, Uv,
     UvError, lock,
 };
-use updraft_model::{DeploymentName, Digest, Release};
+use updraft_model::{DeploymentName, Digest};
 use updraft_project::{ImageFingerprint, ImageHalf, ProjectError};
 
 use super::create::text;
@@ -27,6 +27,10 @@ pub(super) struct Environment {
 impl Environment {
     pub(super) fn manifest(&self) -> Result<String> {
         text(self.environment.manifest().to_bytes())
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        self.environment.digest()
     }
 
     pub(super) fn size(&self, digest: Digest) -> Option<u64> {
@@ -88,12 +92,9 @@ fn make_blocking(
 /// Names what differs between the project's image half and the wanted one.
 ///
 /// A DAG deploy leaves the image half as it is, so nothing here can fail it.
-pub(super) async fn differences(
-    client: &Client,
-    deployment: &DeploymentName,
-    wanted: &Release,
+pub(super) fn differences(
+    runs: &Result<ImageFingerprint>,
     half: &Result<ImageHalf, ProjectError>,
-    cache: Option<&Path>,
 ) -> Vec<String> {
     let half = match half {
         Ok(half) => half,
@@ -101,15 +102,15 @@ pub(super) async fn differences(
         Err(ProjectError::NoDockerfile) => return Vec::new(),
         Err(error) => return vec![format!("it cannot be compared: {error}")],
     };
-    match wanted_fingerprint(client, deployment, wanted.image.digest(), cache).await {
-        Ok(wanted) => half.fingerprint.differences(&wanted),
+    match runs {
+        Ok(runs) => half.fingerprint.differences(runs),
         Err(failure) => vec![format!("it cannot be compared: {}", failure.message)],
     }
 }
 
-/// What the wanted Environment was made from. A digest never changes its
+/// What an Environment was made from. A digest never changes its
 /// meaning, so the answer is kept.
-async fn wanted_fingerprint(
+pub(super) async fn fingerprint(
     client: &Client,
     deployment: &DeploymentName,
     digest: Digest,

@@ -2,7 +2,7 @@ use std::io::Write;
 
 use updraft_api::Client;
 use updraft_api::deploy::{DeployView, Deploys};
-use updraft_model::{DeployId, DeployKind, DeploymentName, Timestamp};
+use updraft_model::{DeployId, DeployKind, DeploymentName, StageResult, Timestamp};
 
 use super::report::merged;
 use crate::cli::OutputArgs;
@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::output::deploy_ref::DeployRef;
+use crate::output::size::things;
 use crate::output::table::Table;
 use crate::output::time::ago;
 use crate::output::{deploy_ref, names};
@@ -91,10 +92,11 @@ fn table(history: &Deploys, now: Timestamp) -> Table {
         "when",
         "by",
         "files",
+        "checks",
         "commit",
         "description",
     ])
-    .flexible(6);
+    .flexible(7);
     for deploy in &history.deploys {
         table.row([
             deploy_ref::short(deploy.id),
@@ -102,6 +104,7 @@ fn table(history: &Deploys, now: Timestamp) -> Table {
             ago(deploy.created_at, now),
             deploy.created_by.clone(),
             files(deploy),
+            checks(deploy),
             commit(deploy),
             description(deploy),
         ]);
@@ -123,6 +126,19 @@ fn files(deploy: &DeployView) -> String {
         .map(|(mark, many)| format!("{mark}{many}"))
         .collect();
     shown.join(" ")
+}
+
+/// `passed`, `2 warnings`, `1 error`; nothing where nothing was checked.
+fn checks(deploy: &DeployView) -> String {
+    let Some(checks) = &deploy.checks else {
+        return String::new();
+    };
+    let sum = |of: fn(&StageResult) -> u64| checks.stages.values().map(of).sum::<u64>();
+    match (sum(|stage| stage.errors), sum(|stage| stage.warnings)) {
+        (0, 0) => "passed".to_owned(),
+        (0, warnings) => things(warnings, "warning"),
+        (errors, _) => things(errors, "error"),
+    }
 }
 
 /// The commit's first digits, with `*` where there were changes on top.

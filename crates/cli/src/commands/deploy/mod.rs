@@ -1,5 +1,6 @@
 //! Deploys: making one, following it, looking back, undoing.
 
+mod checks;
 pub(crate) mod create;
 pub(crate) mod diff;
 pub(crate) mod environment;
@@ -8,4 +9,5 @@ pub(crate) mod history;
 mod plan;
 pub(crate) mod report;
 pub(crate) mod rollback;
+pub(crate) mod show;
 mod upload;

@@ -1,11 +1,14 @@
 //! What a deploy came to: as text, and as the JSON object of `-o json`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
 use serde::Serialize;
 use updraft_api::deploy::{DeployView, FileChanges};
-use updraft_model::{DagChanges, DeployState, DeploymentName, Failure, ImportError, Proof};
+use updraft_model::{
+    CheckStage, DagChanges, DeployState, DeploymentName, Failure, ImportError, Proof, StageResult,
+};
 
 use super::follow::Ending;
 use crate::console::{BOLD, Console, DIM, GREEN, RED, YELLOW};
@@ -23,7 +26,7 @@ const MOST_NAMES: usize = 20;
 #[expect(clippy::struct_field_names, reason = "scripts ask for `outcome`")]
 pub(crate) struct Outcome {
     /// `live`, `nothing_to_do`, `accepted`, `planned`, `failed`, `timed_out`, `superseded`,
-    /// `rolled_back`, `expired`, `no_agent`, `interrupted` or `lost`.
+    /// `rolled_back`, `expired`, `check_failed`, `no_agent`, `interrupted` or `lost`.
     pub(crate) outcome: &'static str,
     pub(crate) exit: Exit,
     pub(crate) exit_code: u8,
@@ -38,6 +41,8 @@ pub(crate) struct Outcome {
     /// What differs in the image half, which a DAG deploy leaves as it is.
     pub(crate) image_differs: Vec<String>,
     pub(crate) sent: Option<Sent>,
+    /// How each check went that was run.
+    pub(crate) checks: BTreeMap<CheckStage, StageResult>,
     pub(crate) timings_ms: Timings,
     pub(crate) deploy: Option<DeployView>,
 }
@@ -98,6 +103,7 @@ impl Outcome {
             environment: "kept",
             image_differs: Vec::new(),
             sent: None,
+            checks: BTreeMap::new(),
             timings_ms: Timings::default(),
             deploy: None,
         }
@@ -394,7 +400,7 @@ fn proof_time(outcome: &Outcome) -> u64 {
     }
 }
 
-fn write_failure(deploy: &DeployView, to: &mut impl Write) -> std::io::Result<()> {
+pub(crate) fn write_failure(deploy: &DeployView, to: &mut impl Write) -> std::io::Result<()> {
     let id = deploy_ref::short(deploy.id);
     match failure(deploy) {
         Some(Failure::ImportErrors { proof }) => {

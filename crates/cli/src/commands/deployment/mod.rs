@@ -9,7 +9,7 @@ pub(crate) mod status;
 pub(crate) mod update;
 
 use updraft_api::deployment::DeploymentSettings;
-use updraft_model::{AfterFailure, Runtime};
+use updraft_model::{AfterFailure, CheckStage, Runtime};
 
 use crate::commands::deploy::create::seconds;
 use crate::console::{Console, Format};
@@ -65,6 +65,17 @@ pub(crate) enum RuntimeArg {
     External,
 }
 
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum RequireArg {
+    None,
+    /// Over the syntax tree
+    Static,
+    /// Every DAG file imported
+    Parse,
+    /// The project's own tests
+    Pytest,
+}
+
 /// What a Deployment can be told.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SettingsArgs {
@@ -88,12 +99,27 @@ pub(crate) struct SettingsArgs {
     #[arg(long, value_name = "NAME")]
     executor: Option<String>,
 
+    /// Checks without which no deploy is accepted, as in static,parse (`none`: any deploy is)
+    #[arg(long, value_name = "CHECKS", value_delimiter = ',')]
+    require: Option<Vec<RequireArg>>,
+
     /// What it is for
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
 
     #[command(flatten)]
     environment: environment::EnvironmentArgs,
+}
+
+/// `none` among others adds nothing.
+fn required(given: &[RequireArg]) -> Vec<CheckStage> {
+    let stages = given.iter().filter_map(|one| match one {
+        RequireArg::None => None,
+        RequireArg::Static => Some(CheckStage::Static),
+        RequireArg::Parse => Some(CheckStage::Parse),
+        RequireArg::Pytest => Some(CheckStage::Pytest),
+    });
+    stages.collect()
 }
 
 fn proof_timeout(text: &str) -> Result<u32, String> {
@@ -119,6 +145,7 @@ impl SettingsArgs {
             }),
             executor: self.executor.clone(),
             description: self.description.clone(),
+            require: self.require.as_deref().map(required),
             environment: self.environment.read().await?,
         })
     }

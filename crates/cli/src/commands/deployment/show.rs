@@ -64,6 +64,12 @@ pub(super) fn print(deployment: &DeploymentView, out: &mut Console) -> Result<()
     )?;
     writeln!(data, "proof timeout  {} s", deployment.proof_timeout_s)?;
     writeln!(data, "keep releases  {}", deployment.keep_releases)?;
+    let require: Vec<_> = deployment.require.iter().map(|one| one.name()).collect();
+    let require = match require.as_slice() {
+        [] => "none".to_owned(),
+        stages => stages.join(", "),
+    };
+    writeln!(data, "require        {require}")?;
     writeln!(data, "environment    {variables}")?;
     writeln!(
         data,

@@ -96,6 +96,31 @@ pub(crate) fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Result<E
     Ok(exit)
 }
 
+/// Checks all DAG files of a project. What `cache` holds is used and kept.
+pub(crate) fn check_project(
+    project: &Project,
+    airflow: &AirflowVersion,
+    python: PythonVersion,
+    cache: Option<PathBuf>,
+) -> Result<Checked> {
+    let levels = &project.settings().check.levels;
+    let levels = Levels::new(levels.iter().map(|(code, level)| (code.as_str(), *level)))?;
+    let files = match project.dags().is_dir() {
+        true => dag_files(project.root(), airflow)?,
+        false => Vec::new(),
+    };
+    check(
+        &files,
+        Options {
+            root: project.root(),
+            python,
+            levels: &levels,
+            cache: cache.map(|dir| cache_file(&dir, project)),
+        },
+    )
+    .map_err(|error| Failure::new(Exit::Internal, "could not check the files").cause(&error))
+}
+
 fn write_reports(args: &CheckArgs, findings: &[Finding], project: &Project) -> Result<()> {
     let above = above(project);
     let sarif = || report::sarif(findings, &above);
@@ -180,7 +205,7 @@ fn print(checked: &Checked, took: Duration, out: &mut Console) -> Result<()> {
         }
         file = &finding.file;
         let explain = told.insert(finding.rule);
-        print_finding(finding, explain, out)?;
+        write_finding(finding, explain, &mut out.data())?;
     }
     let took = duration(took);
     let files = things(checked.files as u64, "DAG file");
@@ -203,7 +228,12 @@ fn print(checked: &Checked, took: Duration, out: &mut Console) -> Result<()> {
     Ok(())
 }
 
-fn print_finding(finding: &Finding, explain: bool, out: &mut Console) -> Result<()> {
+/// `dags/a.py:3:5: error UPD101: …`, the line there, and what to do.
+pub(crate) fn write_finding(
+    finding: &Finding,
+    explain: bool,
+    data: &mut impl Write,
+) -> std::io::Result<()> {
     let Finding {
         rule,
         level,
@@ -217,7 +247,6 @@ fn print_finding(finding: &Finding, explain: bool, out: &mut Console) -> Result<
         Level::Error => RED,
         Level::Warning | Level::Off => YELLOW,
     };
-    let mut data = out.data();
     writeln!(
         data,
         "{file}:{}:{}: {style}{level} {rule}{style:#}: {message}",
