@@ -103,10 +103,12 @@ def folders_above(path: str) -> set[str]:
 
 
 class Recorder:
-    """Watches this process parse one file. There is no way to stop it, so it lives in a child of its own."""
+    """Watches this process parse files. There is no way to stop it, so it lives in a child of its own."""
 
-    def __init__(self, *roots: str) -> None:
+    def __init__(self, *roots: str, outside: tuple[str, ...] = ()) -> None:
+        """Folders `outside` lie below a root and do not count, as a virtual environment in a project."""
         self._roots = tuple(dict.fromkeys(root.rstrip("/") for root in roots))
+        self._outside = tuple(folder.rstrip("/") + "/" for folder in outside)
         self._known: dict[str, tuple[str, ...]] = {}
         self.seen = Seen()
 
@@ -116,6 +118,14 @@ class Recorder:
         sys.addaudithook(self._on_event)
         for name in ("stat", "lstat", "access"):
             self._watch_questions(name)
+
+    def again(self) -> None:
+        """Begins a new record, for the next file."""
+        self._inherited = frozenset(sys.modules)
+        # The file before may have put a finder of its own first.
+        if sys.meta_path[:1] != [self]:
+            sys.meta_path[:] = [self, *(finder for finder in sys.meta_path if finder is not self)]
+        self.seen = Seen()
 
     def finish(self) -> Seen:
         for name in self.imported():
@@ -191,6 +201,8 @@ class Recorder:
         return (named, real, *(folder for folder in folders_above(named) if folder))
 
     def _relative(self, path: str) -> str | None:
+        if self._outside and f"{path}/".startswith(self._outside):
+            return None
         for root in self._roots:
             if path == root:
                 return ""

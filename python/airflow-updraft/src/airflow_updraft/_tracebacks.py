@@ -7,11 +7,16 @@ import re
 _FRAME = re.compile(r'  File "(?P<path>[^"]*)", line \d+')
 
 
-def cut(text: str, roots: tuple[str, ...]) -> str:
-    """Leaves out frames of Airflow and libraries, and makes paths relative to the bundle."""
+def cut(text: str, roots: tuple[str, ...], outside: tuple[str, ...] = ()) -> str:
+    """Leaves out frames of Airflow and libraries, and makes paths relative to the bundle.
+
+    Libraries below a root, as in a project's virtual environment, are in the folders `outside`.
+    """
     prefixes = tuple(root.rstrip("/") + "/" for root in roots)
+    libraries = tuple(folder.rstrip("/") + "/" for folder in outside)
     head, frames, tail = _split(text)
-    own = [frame for frame in frames if _path(frame).startswith(prefixes)]
+    paths = {frame: _path(frame) for frame in frames}
+    own = [frame for frame in frames if paths[frame].startswith(prefixes) and not paths[frame].startswith(libraries)]
     text = "".join([*head, *(own or frames[-3:]), *tail])
     for prefix in prefixes:
         text = text.replace(prefix, "")

@@ -6,76 +6,15 @@ Airflow once and never runs a DAG file itself: every import happens in a child t
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import select
 import sys
 import time
 import traceback
-from collections import deque
 from pathlib import Path
 from typing import Any
 
-
-class EndOfInputError(Exception):
-    """Raised when whoever started the worker has closed its input."""
-
-
-class Channel:
-    """The protocol's two ends. Nothing else can write to the answers: descriptor 1 leads to standard error."""
-
-    def __init__(self) -> None:
-        self._input = os.dup(0)
-        self._output = os.dup(1)
-        os.dup2(2, 1)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.register_at_fork(after_in_child=self._close)
-        self._partial = b""
-        self._waiting: deque[dict[str, Any]] = deque()
-
-    def send(self, message: dict[str, Any]) -> None:
-        line = memoryview(json.dumps(message, default=str).encode() + b"\n")
-        while line:
-            line = line[os.write(self._output, line) :]
-
-    def _close(self) -> None:
-        # A child runs DAG code, which could otherwise answer in our name.
-        os.close(self._input)
-        os.close(self._output)
-
-    def listen(self, seconds: float | None) -> None:
-        """Takes in what has arrived, after waiting up to `seconds` for something to arrive."""
-        ready, _, _ = select.select([self._input], [], [], seconds)
-        if not ready:
-            return
-        received = os.read(self._input, 1 << 20)
-        if not received:
-            raise EndOfInputError
-        *lines, self._partial = (self._partial + received).split(b"\n")
-        for line in filter(None, lines):
-            try:
-                message = json.loads(line)
-                if not isinstance(message, dict):
-                    raise ValueError("a request is an object")
-            except ValueError as error:
-                self.send({"id": None, "error": f"not a request: {error}"})
-            else:
-                self._waiting.append(message)
-
-    def next(self) -> dict[str, Any]:
-        while not self._waiting:
-            self.listen(None)
-        return self._waiting.popleft()
-
-    def take(self, wanted: Any) -> list[dict[str, Any]]:
-        """Takes out the waiting requests that `wanted` says yes to."""
-        taken = [message for message in self._waiting if wanted(message)]
-        self._waiting = deque(message for message in self._waiting if not wanted(message))
-        return taken
-
-    def peek(self, wanted: Any) -> bool:
-        return any(wanted(message) for message in self._waiting)
+from airflow_updraft._channel import Channel, EndOfInputError
 
 
 class Worker:
@@ -180,7 +119,7 @@ def _prepare_environment() -> None:
 
 
 def main() -> None:
-    channel = Channel()
+    channel = Channel.of_standard_streams()
     _prepare_environment()
     started = time.monotonic()
     from airflow_updraft import _airflow as airflow

@@ -1,0 +1,265 @@
+"""The parent side of a check: spreads files over children, and decides which of their answers count.
+
+A child parses many files one after the other, because a process for each costs ten times what a small file does. What
+one file leaves behind could be blamed on the next; so an answer that tells of anything wrong only counts from a child
+that parsed nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import secrets
+import selectors
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_updraft import _channel, _check_child
+from airflow_updraft._children import import_early
+from airflow_updraft._dependencies import Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from airflow_updraft._check_child import Request
+
+# Airflow's own time limit comes first where it can, which is everywhere but in compiled code.
+_GRACE_S = 2.0
+_LARGEST_BATCH = 40
+_AIRFLOW_IMPORT = re.compile(rb"^(?:from|import)[ \t]+(airflow\.[\w.]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Batch:
+    files: list[str]
+    alone: bool
+
+
+class Check:
+    def __init__(self, request: Request, asker: int, hears_more: Callable[[], bool]) -> None:
+        """`asker` is where the request came from; `hears_more` reads there, and raises when nobody waits any more."""
+        self._request = request
+        self._waiting = deque(self._batches(request.files))
+        self._running: list[_Child] = []
+        self._selector = selectors.DefaultSelector()
+        _channel.keep_from_children(self._selector.fileno())
+        self._asker = asker
+        self._hears_more = hears_more
+        self._selector.register(asker, selectors.EVENT_READ)
+        self._answers: deque[dict[str, Any]] = deque()
+
+    def run(self) -> Iterator[dict[str, Any]]:
+        """Yields one answer for each file."""
+        import_early(self._imports_of_airflow())
+        try:
+            while self._waiting or self._running:
+                while self._waiting and len(self._running) < self._request.processes:
+                    self._running.append(_Child(self._request, self._waiting.popleft(), self._selector))
+                self._wait()
+                while self._answers:
+                    yield self._answers.popleft()
+        finally:
+            for child in self._running:
+                child.end(self._selector)
+            _channel.forget(self._selector.fileno())
+            self._selector.close()
+
+    def _batches(self, files: list[str]) -> Iterator[Batch]:
+        # At least two for each process, so that one slow file does not leave the others without work.
+        size = min(_LARGEST_BATCH, max(1, -(-len(files) // (2 * self._request.processes))))
+        for start in range(0, len(files), size):
+            batch = files[start : start + size]
+            yield Batch(batch, alone=len(batch) == 1)
+
+    def _imports_of_airflow(self) -> list[str]:
+        """Finds what of Airflow the files import, which is then imported once, here, as Airflow's processor does."""
+        found: set[bytes] = set()
+        for file in self._request.files:
+            with contextlib.suppress(OSError), open(os.path.join(self._request.project.root, file), "rb") as source:
+                found.update(_AIRFLOW_IMPORT.findall(source.read()))
+        return sorted(name.decode() for name in found)
+
+    def _wait(self) -> None:
+        deadline = min(child.deadline for child in self._running)
+        for key, _ in self._selector.select(max(0.0, deadline - time.monotonic())):
+            if key.data is None:
+                if not self._hears_more():
+                    self._selector.unregister(self._asker)
+            else:
+                key.data.read()
+        now = time.monotonic()
+        for child in list(self._running):
+            for message in child.messages():
+                self._take(child, message)
+            if child.deadline <= now or child.has_ended():
+                self._end(child, out_of_time=child.deadline <= now)
+
+    def _take(self, child: _Child, message: dict[str, Any]) -> None:
+        answer = message["answer"]
+        if not message.get("done"):
+            child.begin_second_parse(answer)
+            return
+        import_early([name for name in message["imported"] if isinstance(name, str)])
+        file = child.begin_next()
+        if child.batch.alone or _is_clean(answer) or _took_too_long(answer):
+            self._answers.append(answer)
+        else:
+            self._waiting.appendleft(Batch([file], alone=True))
+        if message.get("stops"):
+            self._continue(child.stop())
+
+    def _end(self, child: _Child, *, out_of_time: bool) -> None:
+        self._running.remove(child)
+        # What it said before it ended is still on its way.
+        child.read()
+        for message in child.messages():
+            self._take(child, message)
+        status = child.end(self._selector)
+        if child.file is None:
+            return
+        if child.batch.alone and child.first is not None:
+            self._answers.append(child.first)
+        elif child.batch.alone or (out_of_time and child.first is None):
+            self._answers.append(_ended(child.file, self._why(status, out_of_time), child.seconds))
+        else:
+            self._waiting.appendleft(Batch([child.file], alone=True))
+        self._continue(child.batch.files[child.index + 1 :])
+
+    def _continue(self, rest: list[str]) -> None:
+        if rest:
+            self._waiting.append(Batch(rest, alone=len(rest) == 1))
+
+    def _why(self, status: int, out_of_time: bool) -> dict[str, Any]:
+        if out_of_time:
+            return {"why": "time", "seconds": self._request.timeout_s}
+        if status < 0:
+            return {"why": "signal", "signal": _signal_name(-status)}
+        return {"why": "exit", "code": status}
+
+
+def _is_clean(answer: dict[str, Any]) -> bool:
+    return not any(answer[key] for key in ("errors", "ended", "needs", "database", "loose_tasks", "differs"))
+
+
+def _took_too_long(answer: dict[str, Any]) -> bool:
+    return bool(answer["ended"]) and answer["ended"]["why"] == "time"
+
+
+def _ended(file: str, why: dict[str, Any], seconds: float) -> dict[str, Any]:
+    nothing: dict[str, Any] = {
+        key: [] for key in ("dags", "errors", "needs", "database", "loose_tasks", "differs")
+    }
+    seen = Seen({file}, everything=True).to_json()
+    return {"event": "file", "file": file, "seconds": round(seconds, 4), **nothing, "ended": why, "seen": seen}
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
+
+
+class _Child:
+    """A process that parses a batch, the leader of a group in which is also what DAG files start."""
+
+    def __init__(self, request: Request, batch: Batch, selector: selectors.BaseSelector) -> None:
+        self.batch = batch
+        self.index = 0
+        self.first: dict[str, Any] | None = None
+        self._limit = request.timeout_s + _GRACE_S
+        self._token = secrets.token_hex(8).encode() + b" "
+        self._unread = b""
+        parent = os.getpid()
+        self._pipe, report = os.pipe()
+        _channel.keep_from_children(self._pipe)
+        os.set_blocking(self._pipe, False)
+        self._pid = os.fork()
+        if self._pid == 0:
+            code = 1
+            try:
+                _check_child.run(
+                    request,
+                    batch.files,
+                    alone=batch.alone,
+                    parent=parent,
+                    report=_check_child.Report(report, self._token),
+                )
+                code = 0
+            except BaseException:
+                logging.getLogger(__name__).exception("a child that parsed `%s` failed", ", ".join(batch.files))
+            finally:
+                os._exit(code)
+        os.close(report)
+        self._exit = os.pidfd_open(self._pid)
+        _channel.keep_from_children(self._exit)
+        selector.register(self._pipe, selectors.EVENT_READ, self)
+        selector.register(self._exit, selectors.EVENT_READ, self)
+        self._selector = selector
+        self._restart_clock()
+
+    @property
+    def file(self) -> str | None:
+        """The file that it is at."""
+        return self.batch.files[self.index] if self.index < len(self.batch.files) else None
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def _restart_clock(self) -> None:
+        self._began = time.monotonic()
+        self.deadline = self._began + self._limit
+
+    def begin_second_parse(self, answer: dict[str, Any]) -> None:
+        self.first = answer
+        self._restart_clock()
+
+    def begin_next(self) -> str:
+        file = self.batch.files[self.index]
+        self.index += 1
+        self.first = None
+        self._restart_clock()
+        return file
+
+    def stop(self) -> list[str]:
+        """Takes note that it ends by itself, and gives the files that it leaves."""
+        rest = self.batch.files[self.index :]
+        self.index = len(self.batch.files)
+        return rest
+
+    def read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while received := os.read(self._pipe, 1 << 20):
+                self._unread += received
+            # The end. From here on only the process itself tells when it has ended.
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(self._pipe)
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        *lines, self._unread = self._unread.split(b"\n")
+        for line in lines:
+            if line.startswith(self._token):
+                yield json.loads(line[len(self._token) :])
+
+    def has_ended(self) -> bool:
+        return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def end(self, selector: selectors.BaseSelector) -> int:
+        """Ends it and what it has started, and gives its exit code; below zero: the signal."""
+        for group in (os.killpg, os.kill):
+            # Before it is waited for, while the number is still its own. It may not have made its group yet.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                group(self._pid, signal.SIGKILL)
+        _, status = os.waitpid(self._pid, 0)
+        for descriptor in (self._pipe, self._exit):
+            with contextlib.suppress(KeyError):
+                selector.unregister(descriptor)
+            _channel.close(descriptor)
+        return os.waitstatus_to_exitcode(status)
