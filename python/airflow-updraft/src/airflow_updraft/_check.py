@@ -152,9 +152,7 @@ def _took_too_long(answer: dict[str, Any]) -> bool:
 
 
 def _ended(file: str, why: dict[str, Any], seconds: float) -> dict[str, Any]:
-    nothing: dict[str, Any] = {
-        key: [] for key in ("dags", "errors", "needs", "database", "loose_tasks", "differs")
-    }
+    nothing: dict[str, Any] = {key: [] for key in ("dags", "errors", "needs", "database", "loose_tasks", "differs")}
     seen = Seen({file}, everything=True).to_json()
     return {"event": "file", "file": file, "seconds": round(seconds, 4), **nothing, "ended": why, "seen": seen}
 

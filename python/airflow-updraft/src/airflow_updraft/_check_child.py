@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -107,7 +108,7 @@ class _Child:
         self._report = report
         self._project = request.project
         self._codes: dict[str, CodeType | None] = {}
-        self._told = set(sys.modules)
+        self._imported: list[str] = []
         self._carried: set[str] = set()
         self._prepare()
 
@@ -128,6 +129,7 @@ class _Child:
         self._tasks.install()
         if request.memory_bytes is not None:
             limit_memory(request.memory_bytes)
+        importlib.invalidate_caches()
         self._recorder = Recorder(*project.roots, outside=project.outside)
         self._recorder.start()
         self._leftovers = Leftovers(project)
@@ -163,10 +165,8 @@ class _Child:
         self._finish(answer)
 
     def _finish(self, answer: dict[str, Any], *, stops: bool = False) -> None:
-        # Names that DAG code made up are not imported: the parent takes Airflow's own only.
-        imported = {name for name in sys.modules if name.startswith("airflow.")} - self._told
-        self._told |= imported
-        self._report.send(answer=answer, imported=sorted(imported), done=True, stops=stops)
+        imported = [name for name in self._imported if name.startswith("airflow.")]
+        self._report.send(answer=answer, imported=imported, done=True, stops=stops)
 
     def _first(self, file: str) -> tuple[dict[str, Any], dict[str, str]]:
         self._recorder.again()
@@ -196,7 +196,11 @@ class _Child:
             "file": file,
             "seconds": 0.0,
             "dags": [
-                {"dag_id": dag_id, "tasks": len(bagged.dags[dag_id].tasks), "schedule": _schedule(bagged.dags[dag_id])}
+                {
+                    "dag_id": dag_id,
+                    "tasks": len(bagged.dags[dag_id].tasks),
+                    "schedule": _schedule(bagged.dags[dag_id]),
+                }
                 for dag_id in sorted(forms)
             ],
             "errors": errors,
@@ -255,10 +259,11 @@ class _Child:
 
     def _seen(self, file: str) -> dict[str, Any]:
         seen = self._recorder.finish()
+        self._imported = self._recorder.imported()
         # A library that an earlier file of the batch has imported is there: this file may have imported it unseen.
         stays = {
             name.rpartition(".")[2]
-            for name in self._recorder.imported()
+            for name in self._imported
             if (module := sys.modules.get(name)) is not None and not self._project.has(module)
         }
         looked = {name for name in seen.names if name.rpartition("/")[2] in stays}
@@ -273,7 +278,7 @@ class _Child:
             return False
         own = {
             name: module.__file__
-            for name in self._recorder.imported()
+            for name in self._imported
             if (module := sys.modules.get(name)) is not None and self._project.has(module)
         }
         names = _constant.names_of(own)

@@ -14,25 +14,31 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-_ROOTS = frozenset(
-    """
-    __future__ abc airflow base64 bisect collections contextlib copy dataclasses datetime dateutil decimal enum
-    fractions functools hashlib heapq itertools json logging math numbers operator pendulum pprint re string textwrap
-    types typing typing_extensions warnings zoneinfo
-    """.split()
+
+def _words(*lines: str) -> frozenset[str]:
+    return frozenset(" ".join(lines).split())
+
+
+_ROOTS = _words(
+    "__future__ abc airflow base64 bisect collections contextlib copy dataclasses datetime dateutil decimal enum",
+    "fractions functools hashlib heapq itertools json logging math numbers operator pendulum pprint re string",
+    "textwrap types typing typing_extensions warnings zoneinfo",
 )
 
-_CHANGING = frozenset(
-    """
-    now utcnow today yesterday tomorrow days_ago round_time fromtimestamp time monotonic perf_counter process_time
-    localtime gmtime ctime strftime time_ns local diff_for_humans age is_past is_future
-    random randint randrange choice choices sample shuffle uniform gauss betavariate secrets token_hex token_urlsafe
-    token_bytes uuid uuid1 uuid3 uuid4 uuid5 uuid6 uuid7 urandom getrandbits
-    getpid getppid get_ident gethostname node environ getenv putenv expanduser expandvars getcwd cwd home getuser
-    id hash set frozenset open exists is_file is_dir stat getmtime listdir scandir walk glob rglob iglob
-    iterdir read_text read_bytes
-    count cycle eval exec compile getattr globals locals vars dir __import__ import_module __builtins__ popen system
-    """.split()
+_CHANGING = _words(
+    # The clock.
+    "now utcnow today yesterday tomorrow days_ago round_time fromtimestamp time monotonic perf_counter process_time",
+    "localtime gmtime ctime strftime time_ns local diff_for_humans age is_past is_future",
+    # Chance.
+    "random randint randrange choice choices sample shuffle uniform gauss betavariate secrets token_hex",
+    "token_urlsafe token_bytes uuid uuid1 uuid3 uuid4 uuid5 uuid6 uuid7 urandom getrandbits",
+    # The process, and order in it.
+    "getpid getppid get_ident gethostname node environ getenv putenv expanduser expandvars getcwd cwd home getuser",
+    "id hash set frozenset count cycle",
+    # Files.
+    "open exists is_file is_dir stat getmtime listdir scandir walk glob rglob iglob iterdir read_text read_bytes",
+    # What can come to any of these.
+    "eval exec compile getattr globals locals vars dir __import__ import_module __builtins__ popen system",
 )
 
 _IMPORT = dis.opmap["IMPORT_NAME"]

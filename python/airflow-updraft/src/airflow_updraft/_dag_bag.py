@@ -22,7 +22,8 @@ except ImportError:  # before 3.2
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_serialise = getattr(serialized_objects, "DagSerialization", None) or serialized_objects.SerializedDAG  # before 3.2
+_insides: Any = serialized_objects
+_serialise = getattr(_insides, "DagSerialization", None) or _insides.SerializedDAG  # before 3.2
 
 # What `airflow.sdk` loads on demand, and nearly every DAG file with it.
 _COMMON = (
@@ -59,7 +60,7 @@ def bag(file: str, dags: str) -> Bagged:
     """Imports one file."""
     # Not every release can say where an error is when the file does not lie there.
     bundle = dags if file.startswith(dags.rstrip("/") + "/") else os.path.dirname(file)
-    wanted = {
+    wanted: dict[str, Any] = {
         "dag_folder": file,
         "bundle_path": Path(bundle),
         "bundle_name": "dags",
@@ -70,7 +71,8 @@ def bag(file: str, dags: str) -> Bagged:
     if _refuses_changing_dags():
         from airflow.utils.dag_version_inflation_checker import check_dag_file_stability
 
-        errors = check_dag_file_stability(file).get_error_format_dict(file, Path(bundle))
+        stability: Any = check_dag_file_stability(file)
+        errors = stability.get_error_format_dict(file, Path(bundle))
         if errors:
             return Bagged(errors={os.path.join(bundle, path): text for path, text in errors.items()})
     known = inspect.signature(DagBag.__init__).parameters
@@ -79,9 +81,7 @@ def bag(file: str, dags: str) -> Bagged:
     try:
         # As the bag does it when it is made; but then an exception would take the bag with it.
         collect = {"include_examples": False} if "include_examples" in known else {}
-        made.collect_dags(
-            dag_folder=file, safe_mode=conf.getboolean("core", "dag_discovery_safe_mode"), **collect
-        )
+        made.collect_dags(dag_folder=file, safe_mode=conf.getboolean("core", "dag_discovery_safe_mode"), **collect)
     except BaseException as error:
         raised = error
     errors = {os.path.join(bundle, path): text for path, text in made.import_errors.items()}
@@ -133,8 +133,8 @@ def warm_up() -> None:
         from airflow.providers.standard.operators.python import PythonOperator
         from airflow.sdk import DAG
     except ImportError:  # before 3.0
-        from airflow.models.dag import DAG  # type: ignore[assignment, no-redef, unused-ignore]
-        from airflow.operators.python import PythonOperator  # type: ignore[assignment, no-redef, unused-ignore]
+        from airflow.models.dag import DAG  # type: ignore[assignment, no-redef, import-not-found, unused-ignore]
+        from airflow.operators.python import PythonOperator  # type: ignore[assignment, no-redef, import-not-found, unused-ignore]
     with DAG("warm_up", schedule="@daily", start_date=datetime(2024, 1, 1)) as dag:
         PythonOperator(task_id="task", python_callable=warm_up)
     _serialise.to_dict(dag)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import builtins
 import contextlib
 import copy
-import importlib
 import itertools
 import logging
 import os
@@ -19,6 +18,7 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,10 +32,15 @@ _CONTEXT_MODULES = (
     "airflow.utils.task_group",
 )
 _CONTEXT = frozenset(
-    """
-    _context _context_managed_dags _context_managed_task_group _previous_context_managed_task_groups active
-    autoregistered_dags current_autoregister_module_name
-    """.split()
+    [
+        "_context",
+        "_context_managed_dags",
+        "_context_managed_task_group",
+        "_previous_context_managed_task_groups",
+        "active",
+        "autoregistered_dags",
+        "current_autoregister_module_name",
+    ]
 )
 _SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV})
 
@@ -45,10 +50,12 @@ class Leftovers:
         self._project = project
         self._environment = dict(os.environ._data)  # type: ignore[attr-defined]
         self._patched = [(module, dict(vars(module))) for module in (builtins, os, socket, time)]
-        self._cwd = os.getcwd()
+        self._cwd = Path.cwd()
         self._umask = os.umask(0o22)
         os.umask(self._umask)
-        self._lists = [(kept, list(kept)) for kept in (sys.path, sys.argv, sys.path_hooks, sys.meta_path)]
+        self._lists: list[tuple[list[Any], list[Any]]] = [
+            (kept, list(kept)) for kept in (sys.path, sys.argv, sys.path_hooks, sys.meta_path)
+        ]
         self._streams = sys.stdin, sys.stdout, sys.stderr
         self._hooks = sys.excepthook, sys.unraisablehook, sys.getrecursionlimit()
         self._filters = list(warnings.filters)
@@ -56,20 +63,20 @@ class Leftovers:
         self._logging = root.level, list(root.handlers), root.disabled, logging.root.manager.disable
         self._signals = {number: signal.getsignal(number) for number in _SIGNALS}
         self._threads = threading.active_count()
-        self._modules = frozenset(sys.modules)
+        self._modules = set(sys.modules)
         self._contexts = list(_contexts())
 
     def purge_modules(self) -> None:
         """Has the next import run the project's own code again."""
-        for name, module in list(sys.modules.items()):
-            if name not in self._modules and self._project.has(module):
+        for name in [name for name in sys.modules if name not in self._modules]:
+            if self._project.has(sys.modules[name]):
                 del sys.modules[name]
-        importlib.invalidate_caches()
+            else:
+                self._modules.add(name)
 
     def clean(self) -> bool:
         """Says whether the process may be used for another file."""
         self.purge_modules()
-        self._modules = frozenset(sys.modules)
         signal.setitimer(signal.ITIMER_REAL, 0)
         if os.environ._data != self._environment:  # type: ignore[attr-defined]
             for name in list(os.environ._data):  # type: ignore[attr-defined]
@@ -84,8 +91,8 @@ class Leftovers:
         with contextlib.suppress(OSError):
             os.chdir(self._cwd)
         os.umask(self._umask)
-        for kept, before in self._lists:
-            kept[:] = before
+        for kept, entries in self._lists:
+            kept[:] = entries
         sys.stdin, sys.stdout, sys.stderr = self._streams
         sys.excepthook, sys.unraisablehook = self._hooks[:2]
         sys.setrecursionlimit(self._hooks[2])

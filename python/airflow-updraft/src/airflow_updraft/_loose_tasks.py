@@ -9,8 +9,8 @@ try:
     from airflow.sdk.bases.operator import BaseOperator
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 except ImportError:  # before 3.0
-    from airflow.models.baseoperator import BaseOperator  # type: ignore[no-redef, assignment, unused-ignore]
-    from airflow.models.mappedoperator import MappedOperator  # type: ignore[no-redef, assignment, unused-ignore]
+    from airflow.models.baseoperator import BaseOperator  # type: ignore[no-redef, import-not-found, unused-ignore]
+    from airflow.models.mappedoperator import MappedOperator  # type: ignore[no-redef, import-not-found, unused-ignore]
 
 if TYPE_CHECKING:
     from airflow_updraft._project import Project

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from airflow_updraft._project import Project
 
 
-
 class NoMetadataDatabaseError(RuntimeError):
     """Raised instead of opening it."""
 
@@ -53,4 +52,5 @@ class _Refused:
         raise self._metadata.refusal()
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(name) if name.startswith("__") else self._metadata.refusal()
+        # Airflow asks for `remove` when a process ends.
+        raise AttributeError(name) if name.startswith("__") or name == "remove" else self._metadata.refusal()

@@ -41,7 +41,10 @@ class Names:
             return None if data.get(key) is None else frozenset(data[key])
 
         return cls(
-            names("variables"), names("connections"), names("environment") or frozenset(), bool(data["secrets_backend"])
+            names("variables"),
+            names("connections"),
+            names("environment") or frozenset(),
+            bool(data["secrets_backend"]),
         )
 
 
@@ -150,7 +153,9 @@ class Values:
 def _replace(variable: Callable[..., Any], connection: Callable[..., Any], write: Callable[..., Any]) -> None:
     from airflow.models import Connection, Variable
 
-    def get(key: str, default_var: Any = _ABSENT, deserialize_json: bool = False, team_name: str | None = None) -> Any:
+    def get(
+        key: str, default_var: Any = _ABSENT, deserialize_json: bool = False, team_name: str | None = None
+    ) -> Any:
         return variable(key, default_var, deserialize_json)
 
     def from_secrets(key: str, **_: Any) -> Any:
@@ -202,6 +207,6 @@ def _no_variable(key: str) -> Exception:
 
 
 def _no_connection(conn_id: str) -> Exception:
-    from airflow.exceptions import AirflowNotFoundException
+    from airflow.exceptions import AirflowNotFoundException  # type: ignore[attr-defined, unused-ignore]
 
     return AirflowNotFoundException(f"The conn_id `{conn_id}` isn't defined")
