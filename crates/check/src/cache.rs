@@ -13,39 +13,46 @@ use updraft_project::PythonVersion;
 use crate::module::Facts;
 
 /// Goes up when the same content gets other facts.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 3;
 
 #[derive(Debug)]
 pub(crate) struct Cache {
     file: Option<PathBuf>,
     holds_for: String,
+    /// The version of the ruff whose findings are in it.
+    ruff: Option<String>,
     known: HashMap<Digest, Arc<Facts>>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Stored<K> {
     holds_for: String,
+    ruff: Option<String>,
     known: K,
 }
 
 impl Cache {
     /// What is there; nothing, when it is of another version or not whole.
-    pub(crate) fn open(file: Option<PathBuf>, python: PythonVersion) -> Self {
+    pub(crate) fn open(file: Option<PathBuf>, python: PythonVersion, ruff: Option<&str>) -> Self {
         let holds_for = format!("{FORMAT} {} {python}", env!("CARGO_PKG_VERSION"));
         let read = file.as_ref().and_then(|file| fs::read(file).ok());
         let stored = read
             .and_then(|text| serde_json::from_slice::<Stored<Vec<(Digest, Facts)>>>(&text).ok());
         let stored = stored.filter(|stored| stored.holds_for == holds_for);
-        let known = stored.map_or_else(HashMap::new, |stored| {
-            let known = stored.known.into_iter();
-            known
-                .map(|(digest, facts)| (digest, Arc::new(facts)))
-                .collect()
+        let (kept_ruff, known) =
+            stored.map_or_else(Default::default, |stored| (stored.ruff, stored.known));
+        let forgets_ruff = ruff.is_some() && ruff != kept_ruff.as_deref();
+        let known = known.into_iter().map(|(digest, mut facts)| {
+            if forgets_ruff {
+                facts.airflow3 = None;
+            }
+            (digest, Arc::new(facts))
         });
         Self {
             file,
             holds_for,
-            known,
+            ruff: ruff.map(str::to_owned).or(kept_ruff),
+            known: known.collect(),
         }
     }
 
@@ -56,7 +63,10 @@ impl Cache {
     /// Keeps these, and nothing that was there before.
     pub(crate) fn keep(self, now: &HashMap<Digest, Arc<Facts>>) -> io::Result<()> {
         let is_same = now.len() == self.known.len()
-            && now.keys().all(|digest| self.known.contains_key(digest));
+            && now.iter().all(|(digest, facts)| {
+                let known = self.known.get(digest);
+                known.is_some_and(|known| Arc::ptr_eq(known, facts))
+            });
         let Some(file) = self.file.filter(|_| !is_same) else {
             return Ok(());
         };
@@ -66,6 +76,7 @@ impl Cache {
         let mut writer = BufWriter::new(&mut temporary);
         let stored = Stored {
             holds_for: self.holds_for,
+            ruff: self.ruff,
             known: now
                 .iter()
                 .map(|(digest, facts)| (digest, &**facts))

@@ -2,17 +2,19 @@
 //!
 //! ```text
 //! files ──▶ source (text) ──▶ depth ──▶ module (facts of one file) ──▶ project (facts together) ──▶ findings
-//!                                        └── cached by content ──┘
+//!    └────▶ ruff (what Airflow 3 removed) ───┴── cached by content ──┘
 //! ```
 //!
 //! The parser is ruff's. Its names stay in this crate: its interface is not a
 //! stable one.
 
+mod airflow3;
 mod cache;
 mod check;
 mod dag_files;
 mod depth;
 mod finding;
+mod imports;
 mod module;
 mod names;
 mod noqa;
@@ -22,8 +24,10 @@ mod rule;
 mod source;
 mod threads;
 
+pub use airflow3::Ruff;
 pub use check::{Checked, Options, check};
-pub use dag_files::{DagFilesError, dag_files};
+pub use dag_files::{AirflowIgnore, DagFile, DagFilesError, IgnoreSyntax, dag_files};
 pub use finding::{Finding, Place};
+pub use imports::{Installed, own_modules};
 pub use rule::{Levels, Rule, UnknownRule, reference};
 pub use updraft_project::CheckLevel as Level;

@@ -13,13 +13,14 @@ use updraft_project::PythonVersion;
 
 use crate::depth::too_deep;
 use crate::finding::{Found, Place};
+use crate::imports;
 use crate::names::Names;
 use crate::noqa;
 use crate::rule::Rule;
 use crate::source;
 
 /// Shown of a line.
-const MOST_SHOWN: usize = 200;
+pub(crate) const MOST_SHOWN: usize = 200;
 /// Told of one file: what comes after the first is mostly its echo.
 const MOST_SYNTAX_ERRORS: usize = 5;
 
@@ -28,6 +29,18 @@ const MOST_SYNTAX_ERRORS: usize = 5;
 pub(crate) struct Facts {
     pub(crate) found: Vec<Found>,
     pub(crate) dags: Vec<DagId>,
+    pub(crate) imports: Vec<Import>,
+    /// What Airflow 3 removed; none: not looked for yet.
+    pub(crate) airflow3: Option<Vec<Found>>,
+}
+
+/// Something that has to be there when the file is imported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Import {
+    /// As far as it decides who provides it.
+    pub(crate) module: String,
+    pub(crate) place: Place,
+    pub(crate) text: String,
 }
 
 /// A `dag_id` that is written out, and made whenever the file is imported.
@@ -49,7 +62,7 @@ pub(crate) fn read(bytes: &[u8], python: PythonVersion) -> Facts {
         let message = "this nests too deeply, or its bracket is not closed".to_owned();
         return Facts {
             found: vec![lines.found(Rule::Unreadable, at, message)],
-            dags: Vec::new(),
+            ..Facts::default()
         };
     }
     let target = ast::PythonVersion {
@@ -70,10 +83,10 @@ pub(crate) fn read(bytes: &[u8], python: PythonVersion) -> Facts {
         let found = errors.map(|(at, message)| lines.found(Rule::Syntax, at, message));
         return Facts {
             found: found.collect(),
-            dags: Vec::new(),
+            ..Facts::default()
         };
     }
-    let mut reader = Reader::new(&lines);
+    let mut reader = Reader::new(&lines, python);
     if let ast::Mod::Module(module) = parsed.syntax() {
         reader.visit_body(&module.body);
     }
@@ -90,7 +103,7 @@ pub(crate) fn unreadable(line: u32, why: String) -> Facts {
     };
     Facts {
         found: vec![found],
-        dags: Vec::new(),
+        ..Facts::default()
     }
 }
 
@@ -139,11 +152,18 @@ impl<'a> Lines<'a> {
 /// and those too where `@dag` makes a DAG of one.
 struct Reader<'a> {
     lines: &'a Lines<'a>,
+    python: PythonVersion,
     names: Names,
     /// Names of values that differ at each parse, and what makes them.
     changing: HashMap<String, String>,
     /// Statements around this one that may not run, or run often.
     conditions: usize,
+    /// Those of them where an import that fails is a failure all the same.
+    attempts: usize,
+    /// Functions around this statement.
+    functions: usize,
+    /// Whether the file decides itself where modules are looked for.
+    changes_path: bool,
     called: HashSet<String>,
     /// DAGs of functions, which there are once the function is called.
     decorated: Vec<(String, DagId)>,
@@ -151,12 +171,16 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(lines: &'a Lines<'a>) -> Self {
+    fn new(lines: &'a Lines<'a>, python: PythonVersion) -> Self {
         Self {
             lines,
+            python,
             names: Names::default(),
             changing: HashMap::new(),
             conditions: 0,
+            attempts: 0,
+            functions: 0,
+            changes_path: false,
             called: HashSet::new(),
             decorated: Vec::new(),
             facts: Facts::default(),
@@ -169,6 +193,9 @@ impl<'a> Reader<'a> {
         let decorated = decorated.filter(|(function, _)| called.contains(function));
         self.facts.dags.extend(decorated.map(|(_, dag)| dag));
         self.facts.dags.sort_by_key(|dag| dag.place);
+        if self.changes_path {
+            self.facts.imports.clear();
+        }
         self.facts
     }
 
@@ -180,6 +207,42 @@ impl<'a> Reader<'a> {
 
     fn written(&self, expression: &Expr) -> &'a str {
         &self.lines.text[expression.range()]
+    }
+
+    // What is imported
+
+    /// Notes a module, once, if it has to be there whatever happens.
+    fn note_import(&mut self, module: &str, at: TextSize) {
+        if self.conditions > self.attempts || self.functions > 0 {
+            return;
+        }
+        let Some(module) = imports::deciding(module, self.python.minor()) else {
+            return;
+        };
+        let noted = &mut self.facts.imports;
+        if noted.iter().any(|import| import.module == module)
+            || noqa::excuses(self.lines.line(at), Rule::Import)
+        {
+            return;
+        }
+        noted.push(Import {
+            module: module.to_owned(),
+            place: self.lines.place(at),
+            text: self.lines.shown(at),
+        });
+    }
+
+    fn look_at_import_from(&mut self, import: &ast::StmtImportFrom) {
+        let (Some(module), 0) = (&import.module, import.level) else {
+            return;
+        };
+        if module == "airflow.providers" {
+            for alias in &import.names {
+                self.note_import(&format!("{module}.{}", alias.name), alias.start());
+            }
+        } else {
+            self.note_import(module, import.start());
+        }
     }
 
     // What is called
@@ -333,7 +396,9 @@ impl<'a> Reader<'a> {
                 Some(&function.name),
             ),
         }
+        self.functions += 1;
         self.visit_body(&function.body);
+        self.functions -= 1;
     }
 
     fn assign(&mut self, target: &Expr, value: &'a Expr) {
@@ -351,6 +416,27 @@ impl<'a> Reader<'a> {
         self.names.hide(target);
     }
 
+    fn attempt(&mut self, attempt: &'a ast::StmtTry) {
+        let catches = attempt.handlers.iter().any(catches_imports);
+        self.conditions += 1;
+        self.attempts += usize::from(!catches);
+        self.visit_body(&attempt.body);
+        self.attempts -= usize::from(!catches);
+        for handler in &attempt.handlers {
+            self.visit_except_handler(handler);
+        }
+        self.visit_body(&attempt.orelse);
+        self.visit_body(&attempt.finalbody);
+        self.conditions -= 1;
+    }
+
+    fn suppresses(&self, item: &ast::WithItem) -> bool {
+        let Expr::Call(call) = &item.context_expr else {
+            return false;
+        };
+        self.names.of(&call.func).as_deref() == Some("contextlib.suppress")
+    }
+
     fn under_a_condition(&mut self, statement: &'a Stmt) {
         self.conditions += 1;
         visitor::walk_stmt(self, statement);
@@ -366,8 +452,16 @@ impl<'a> Visitor<'a> for Reader<'a> {
                 visitor::walk_stmt(self, statement);
                 self.names.hide(class.name.as_str());
             }
-            Stmt::Import(import) => self.names.import(import),
-            Stmt::ImportFrom(import) => self.names.import_from(import),
+            Stmt::Import(import) => {
+                for alias in &import.names {
+                    self.note_import(&alias.name, alias.start());
+                }
+                self.names.import(import);
+            }
+            Stmt::ImportFrom(import) => {
+                self.look_at_import_from(import);
+                self.names.import_from(import);
+            }
             Stmt::Assign(assign) => {
                 visitor::walk_stmt(self, statement);
                 for target in &assign.targets {
@@ -391,7 +485,11 @@ impl<'a> Visitor<'a> for Reader<'a> {
                 }
                 self.conditions -= 1;
             }
-            Stmt::Try(_) | Stmt::For(_) | Stmt::While(_) | Stmt::Match(_) => {
+            Stmt::Try(attempt) => self.attempt(attempt),
+            Stmt::With(with) if with.items.iter().any(|item| self.suppresses(item)) => {
+                self.under_a_condition(statement);
+            }
+            Stmt::For(_) | Stmt::While(_) | Stmt::Match(_) => {
                 self.under_a_condition(statement);
             }
             _ => visitor::walk_stmt(self, statement),
@@ -403,12 +501,32 @@ impl<'a> Visitor<'a> for Reader<'a> {
             // Its body runs when it is called.
             Expr::Lambda(_) => return,
             Expr::Call(call) => self.look_at_call(call),
+            Expr::Attribute(attribute) if attribute.attr.as_str() == "path" => {
+                self.changes_path |= self.names.of(expression).as_deref() == Some("sys.path");
+            }
             _ => {}
         }
         visitor::walk_expr(self, expression);
     }
 
     fn visit_annotation(&mut self, _: &'a Expr) {}
+}
+
+/// Whether an import that fails ends in this handler.
+fn catches_imports(handler: &ast::ExceptHandler) -> bool {
+    const CATCHING: &[&str] = &[
+        "ImportError",
+        "ModuleNotFoundError",
+        "Exception",
+        "BaseException",
+    ];
+    let ast::ExceptHandler::ExceptHandler(handler) = handler;
+    handler.type_.as_deref().is_none_or(|caught| {
+        any_over_expr(
+            caught,
+            |part| matches!(part, Expr::Name(name) if CATCHING.contains(&name.id.as_str())),
+        )
+    })
 }
 
 /// `TYPE_CHECKING` and `__name__ == "__main__"`: not when Airflow imports it.

@@ -36,3 +36,28 @@ pub(crate) fn duplicates<'a>(files: &[(&'a str, &'a Facts)]) -> Vec<(&'a str, Fo
     }
     found
 }
+
+/// Finds ids that DAGs of other bundles have; they come with their bundles.
+pub(crate) fn elsewhere<'a>(
+    files: &[(&'a str, &'a Facts)],
+    ids: &BTreeMap<String, String>,
+) -> Vec<(&'a str, Found)> {
+    let dags = files.iter().flat_map(|(file, facts)| {
+        let dags = facts.dags.iter();
+        dags.map(move |dag| (*file, dag))
+    });
+    dags.filter_map(|(file, dag)| {
+        let bundle = ids.get(&dag.id)?;
+        let found = Found {
+            rule: Rule::ElsewhereDag,
+            place: dag.place,
+            text: dag.text.clone(),
+            message: format!(
+                "`{}` is also the id of a DAG in the bundle `{bundle}` of this Deployment",
+                dag.id
+            ),
+        };
+        Some((file, found))
+    })
+    .collect()
+}

@@ -67,6 +67,19 @@ rules! {
         "give one of them another id",
         "DAG(\"sales\")\n# and in another file\nDAG(\"sales\")",
         "DAG(\"sales\")\n# and in another file\nDAG(\"sales_monthly\")";
+    ElsewhereDag = "UPD102", Error,
+        "A `dag_id` that another bundle of the Deployment has",
+        "Airflow knows one DAG by each id: the two bundles take it from each other.",
+        "give one of them another id, such as with the team's name before it",
+        "DAG(\"sales\")\n# while the bundle `finance` has this id too",
+        "DAG(\"shop_sales\")";
+    Import = "UPD201", Error,
+        "An import that nobody provides",
+        "Airflow cannot import the file. Looked for are the project's own modules, Python's, and the packages that are installed, \
+         where those are known. Imports within functions and conditions are left alone, and those after a change of `sys.path`.",
+        "add the package that has it to requirements.txt",
+        "import pandas\n# without pandas in requirements.txt",
+        "try:\n    import pandas\nexcept ImportError:\n    pandas = None";
     Session = "UPD301", Warning,
         "A session with the metadata database while the file is imported",
         "The file is parsed again and again: each time it asks the database that the scheduler needs. Airflow 3 lets no task do it.",
@@ -109,6 +122,19 @@ rules! {
         "name it after what it does",
         "DAG(f\"sales_{uuid4()}\")",
         "DAG(\"sales\")";
+    Removed = "UPD501", Error,
+        "A name that Airflow 3 removed",
+        "The file fails where it uses the name. Only looked for where the Deployment's Airflow is 3, by ruff, which is fetched for it \
+         once; its rules AIR301 and AIR302 tell more, and `# noqa: AIR301` excuses a line too.",
+        "use what took its place",
+        "DAG(\"sales\", schedule_interval=\"@daily\")",
+        "DAG(\"sales\", schedule=\"@daily\")";
+    Moved = "UPD502", Warning,
+        "A name that Airflow 3 has moved",
+        "It still works, and a later Airflow will have it at its new place only. Found like UPD501, as ruff's AIR311, AIR312 and AIR321.",
+        "import it from its new place",
+        "from airflow import DAG",
+        "from airflow.sdk import DAG";
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -3,10 +3,15 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use insta::assert_snapshot;
-use updraft_check::{Checked, Level, Levels, Options, check, dag_files, report};
+use updraft_check::{
+    AirflowIgnore, Checked, DagFile, IgnoreSyntax, Installed, Level, Levels, Options, Ruff, check,
+    dag_files, own_modules, report,
+};
+use updraft_model::Digest;
 use updraft_project::PythonVersion;
 
 struct Project(tempfile::TempDir);
@@ -30,22 +35,39 @@ impl Project {
         fs::write(path, bytes).unwrap();
     }
 
-    fn files(&self, airflow: &str) -> Vec<String> {
-        dag_files(self.root(), &airflow.parse().unwrap()).unwrap()
+    /// Those that Airflow looks at, of all that is there.
+    fn files(&self) -> Vec<DagFile> {
+        let dags = self.root().join("dags");
+        let mut paths = Vec::new();
+        list(&dags, &dags, &mut paths);
+        let listed = || paths.iter().map(String::as_str);
+        let ignore = AirflowIgnore::read(&dags, listed(), IgnoreSyntax::Glob).unwrap();
+        dag_files(listed().map(|path| (path, None)), &ignore)
     }
 
     fn check_with(&self, levels: &Levels, minor: u8) -> Checked {
         let options = Options {
-            root: self.root(),
-            python: PythonVersion::new(3, minor),
-            levels,
             cache: Some(self.root().join("cache/check.json")),
+            ..Options::new(self.root(), PythonVersion::new(3, minor), levels)
         };
-        check(&self.files("3.3.2"), options).unwrap()
+        check(&self.files(), options).unwrap()
     }
 
     fn check(&self) -> Checked {
         self.check_with(&Levels::default(), 12)
+    }
+}
+
+/// Names all files below a folder, from another one on.
+fn list(folder: &Path, from: &Path, paths: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            list(&path, from, paths);
+        } else {
+            let path = path.strip_prefix(from).unwrap();
+            paths.push(path.to_str().unwrap().to_owned());
+        }
     }
 }
 
@@ -282,17 +304,243 @@ fn contents_are_read_once() {
 fn airflow_decides_what_is_looked_at() {
     let project = Project::new(&[
         (".airflowignore", "# not these\nlegacy/\n*_draft.py\n"),
-        (".updraftignore", "local.py\n"),
+        ("sub/.airflowignore", "!kept_draft.py\n"),
+        ("legacy/.airflowignore", "!d.py\n"),
         ("a.py", ""),
         ("sub/b.py", ""),
         ("sub/c_draft.py", ""),
+        ("sub/kept_draft.py", ""),
         ("legacy/d.py", ""),
-        ("local.py", ""),
         ("notes.txt", ""),
     ]);
-    assert_eq!(project.files("3.3.2"), ["dags/a.py", "dags/sub/b.py"]);
-    project.write(".airflowignore", "leg.cy\n.*_draft");
-    assert_eq!(project.files("2.11.2"), ["dags/a.py", "dags/sub/b.py"]);
+    let files = project.files().into_iter().map(|file| file.name);
+    assert_eq!(
+        files.collect::<Vec<_>>(),
+        ["dags/a.py", "dags/sub/b.py", "dags/sub/kept_draft.py"]
+    );
+}
+
+#[test]
+fn content_that_is_known_is_not_read_again() {
+    let project = Project::new(&[("a.py", "open('a')\n"), ("b.py", "x = 1\n")]);
+    let levels = Levels::default();
+    let options = || Options {
+        cache: Some(project.root().join("cache.json")),
+        ..Options::new(project.root(), PythonVersion::new(3, 12), &levels)
+    };
+    let mut files = project.files();
+    files[0].digest = Some(Digest::of(b"open('a')\n"));
+    files[1].digest = Some(Digest::of(b"what it was before\n"));
+    assert_eq!(check(&files, options()).unwrap().known, 0);
+    fs::remove_file(project.root().join("dags/a.py")).unwrap();
+    let again = check(&files, options()).unwrap();
+    // The second was kept under what it is, not what it was said to be.
+    assert_eq!((again.known, again.findings.len()), (2, 1));
+    assert_eq!(again.findings[0].rule.code(), "UPD305");
+}
+
+/// An environment with these files in its `site-packages`.
+fn installed(files: &[&str]) -> Installed {
+    let folder = tempfile::tempdir().unwrap();
+    for file in files {
+        let path = folder.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+    }
+    let root = folder.path().to_str().unwrap();
+    fs::create_dir_all(folder.path().join("src/in_development")).unwrap();
+    let paths = format!("import _hook\n# why\n{root}/src\n");
+    fs::write(folder.path().join("own.pth"), paths).unwrap();
+    Installed::read(folder.path()).unwrap()
+}
+
+#[test]
+fn an_import_that_nobody_provides_is_told() {
+    let installed = installed(&[
+        "pandas/__init__.py",
+        "six.py",
+        "_yaml.cpython-312-x86_64-linux-gnu.so",
+        "pandas-3.0.dist-info/METADATA",
+        "airflow/__init__.py",
+        "airflow/providers/smtp/get_provider_info.py",
+        "airflow/providers/apache/hive/get_provider_info.py",
+        "airflow/providers/common/sql/get_provider_info.py",
+    ]);
+    let project = Project::new(&[
+        (
+            "there.py",
+            "import os.path, six, _yaml, in_development, helper, team.names, plugin\n\
+             from pandas import DataFrame\n\
+             from airflow.sdk import DAG\n\
+             from airflow.providers import smtp, common\n\
+             from airflow.providers.apache.hive.hooks import hive\n\
+             from . import other\nfrom .other import x\n",
+        ),
+        (
+            "not_there.py",
+            "import numpy as np, pandas\nfrom numpy import array\nimport pandas_profiling.x\n\
+             from airflow.providers.snowflake.hooks.snowflake import SnowflakeHook\n\
+             from airflow.providers.apache.spark.hooks import spark\n\
+             from airflow.providers import amazon\n\
+             class Table:\n    import tables\n\
+             try:\n    import tried\nexcept ValueError:\n    import never\n",
+        ),
+        (
+            "later.py",
+            "from typing import TYPE_CHECKING\nimport contextlib\nimport excused  # noqa: UPD201\n\
+             if TYPE_CHECKING:\n    import a\n\
+             if x:\n    import b\n\
+             try:\n    import c\nexcept ImportError:\n    import d\n\
+             try:\n    import e\nexcept (KeyError, ModuleNotFoundError):\n    pass\n\
+             try:\n    import f\nexcept:\n    pass\n\
+             with contextlib.suppress(ImportError):\n    import g\n\
+             def h():\n    import h\n",
+        ),
+        (
+            "its_own_path.py",
+            "import sys\nsys.path.insert(0, '/opt')\nimport whatever\n",
+        ),
+        ("helper.py", ""),
+        ("team/names.py", ""),
+        ("../plugins/plugin.py", ""),
+    ]);
+    let levels = Levels::default();
+    let mut own = own_modules(&project.root().join("dags"));
+    own.extend(own_modules(&project.root().join("plugins")));
+    let check = |installed| {
+        let options = Options {
+            own: own.clone(),
+            installed,
+            ..Options::new(project.root(), PythonVersion::new(3, 12), &levels)
+        };
+        told(&check(&project.files(), options).unwrap())
+    };
+    assert_snapshot!(check(Some(installed)), @r"
+    dags/not_there.py:1:8: error UPD201: `numpy` is neither installed nor part of the project
+        import numpy as np, pandas
+    dags/not_there.py:3:8: error UPD201: `pandas_profiling` is neither installed nor part of the project
+        import pandas_profiling.x
+    dags/not_there.py:4:1: error UPD201: `airflow.providers.snowflake` is not there: `apache-airflow-providers-snowflake` is not installed
+        from airflow.providers.snowflake.hooks.snowflake import Snow
+    dags/not_there.py:5:1: error UPD201: `airflow.providers.apache.spark` is not there: `apache-airflow-providers-apache-spark` is not installed
+        from airflow.providers.apache.spark.hooks import spark
+    dags/not_there.py:6:31: error UPD201: `airflow.providers.amazon` is not there: `apache-airflow-providers-amazon` is not installed
+        from airflow.providers import amazon
+    dags/not_there.py:8:12: error UPD201: `tables` is neither installed nor part of the project
+        import tables
+    dags/not_there.py:10:12: error UPD201: `tried` is neither installed nor part of the project
+        import tried
+    ");
+    assert_eq!(check(None), "");
+}
+
+#[test]
+fn an_id_of_another_bundle_is_told() {
+    let project = Project::new(&[(
+        "a.py",
+        "from airflow.sdk import DAG\nDAG('sales')\nDAG('stock')\nDAG('bills')  # noqa\n",
+    )]);
+    let levels = Levels::default();
+    let ids = ["sales", "bills", "other"].map(|id| (id.to_owned(), "finance".to_owned()));
+    let options = Options {
+        elsewhere: ids.into(),
+        ..Options::new(project.root(), PythonVersion::new(3, 12), &levels)
+    };
+    let checked = check(&project.files(), options).unwrap();
+    assert_snapshot!(told(&checked), @r"
+    dags/a.py:2:5: error UPD102: `sales` is also the id of a DAG in the bundle `finance` of this Deployment
+        DAG('sales')
+    ");
+}
+
+/// A ruff that finds one thing in each `old*.py`, gives up where it is given
+/// `too_much.py`, and counts how often it starts.
+const RUFF: &str = r#"#!/bin/sh
+echo start >> ruff_starts
+for name; do case "$name" in *too_much.py) kill -ABRT $$;; esac; done
+found=
+for name; do case "$name" in
+dags/old*.py) found="$found${found:+,}
+  {\"filename\": \"$(pwd -P)/$name\", \"code\": \"AIR301\", \"message\": \"`x` is removed in Airflow 3.0.\",
+   \"fix\": {\"message\": \"Use `y` instead\"}, \"location\": {\"row\": 2, \"column\": 3}, \"noqa_row\": 2},
+  {\"filename\": \"$(pwd -P)/$name\", \"code\": \"AIR312\", \"message\": \"moved\",
+   \"fix\": null, \"location\": {\"row\": 3, \"column\": 1}, \"noqa_row\": 3},
+  {\"filename\": \"$(pwd -P)/$name\", \"code\": null, \"message\": \"broken\",
+   \"fix\": null, \"location\": {\"row\": 1, \"column\": 1}, \"noqa_row\": null}";;
+esac; done
+echo "[$found]"
+exit 1
+"#;
+
+#[test]
+fn what_airflow_3_removed_is_told_and_asked_for_once() {
+    let old = "# old\nf(x=1)\ny()\n";
+    let project = Project::new(&[
+        ("old_one.py", old),
+        ("old_same.py", old),
+        (
+            "old_excused.py",
+            "# old\nf(x=1)  # noqa: UPD501\ny() # noqa: UPD502\n",
+        ),
+        ("new.py", "z = 1\n"),
+    ]);
+    let ruff = project.root().join("ruff");
+    fs::write(&ruff, RUFF.replace('`', "\\`")).unwrap();
+    fs::set_permissions(&ruff, fs::Permissions::from_mode(0o755)).unwrap();
+    let starts = || {
+        let text = fs::read_to_string(project.root().join("ruff_starts"));
+        text.unwrap_or_default().lines().count()
+    };
+    let check = |version: &str, levels: &Levels, program: Result<PathBuf, String>| {
+        let program = || program.clone();
+        let options = Options {
+            cache: Some(project.root().join("cache.json")),
+            ruff: Some(Ruff {
+                version,
+                program: &program,
+            }),
+            ..Options::new(project.root(), PythonVersion::new(3, 12), levels)
+        };
+        check(&project.files(), options).unwrap()
+    };
+    let usual = Levels::default();
+    let none = check("1", &usual, Err("no network\nat all".into()));
+    assert_eq!(
+        none.notes,
+        ["names that Airflow 3 removed were not looked for: no network"]
+    );
+    let found = check("1", &usual, Ok(ruff.clone()));
+    assert!(found.notes.is_empty(), "{:?}", found.notes);
+    assert_eq!((found.known, starts()), (4, 1));
+    assert_snapshot!(told(&found), @r"
+    dags/old_one.py:2:3: error UPD501: `x` is removed in Airflow 3.0; use `y` instead (ruff's AIR301)
+        f(x=1)
+    dags/old_one.py:3:1: warning UPD502: moved (ruff's AIR312)
+        y()
+    dags/old_same.py:2:3: error UPD501: `x` is removed in Airflow 3.0; use `y` instead (ruff's AIR301)
+        f(x=1)
+    dags/old_same.py:3:1: warning UPD502: moved (ruff's AIR312)
+        y()
+    ");
+    // Known, so that no program is needed; for another Airflow it says nothing.
+    assert_eq!(check("1", &usual, Err("gone".into())), found);
+    assert_eq!(told(&project.check()), "");
+    let off = Levels::new([("UPD501", Level::Off), ("UPD502", Level::Off)]).unwrap();
+    assert_eq!(check("2", &off, Err("gone".into())).notes.len(), 0);
+    check("2", &usual, Ok(ruff.clone()));
+    assert_eq!(starts(), 2);
+
+    // A file that ruff gives up on does not take the others along.
+    project.write("too_much.py", "x = 2\n");
+    project.write("old_three.py", "# another\nf(x=1)\n");
+    let found = check("2", &usual, Ok(ruff));
+    assert_eq!(
+        found.notes,
+        [
+            "names that Airflow 3 removed were not looked for in dags/too_much.py: ruff gave up on it"
+        ]
+    );
+    assert!(told(&found).contains("dags/old_three.py:2:3: error UPD501"));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod console;
 mod context;
+mod dag_check;
 mod exit;
 mod failpoint;
 mod failure;
@@ -18,6 +19,7 @@ mod logging;
 mod output;
 mod port;
 mod prompt;
+mod scan;
 
 pub use cli::{main, reference as cli_reference};
 pub use config::reference as configuration_reference;

@@ -701,6 +701,62 @@ fn reports_name_files_from_the_repository() {
 }
 
 #[test]
+fn a_check_looks_at_what_airflow_looks_at() {
+    let sandbox = project_to_check();
+    sandbox.write("here/dags/.airflowignore", "sales/\n[z-a]\n");
+    sandbox.write("here/dags/.updraftignore", "stock.py\n");
+    std::os::unix::fs::symlink("good.py", sandbox.path("here/dags/same.py")).unwrap();
+    std::os::unix::fs::symlink("sales", sandbox.path("here/dags/linked")).unwrap();
+    let checked = sandbox.run(&["dev", "check"]).ended_with(0);
+    assert!(
+        checked.stdout.contains("2 DAG files, nothing found"),
+        "{checked}"
+    );
+    let note = "`[z-a]` in `dags/.airflowignore` is no valid pattern";
+    assert!(checked.stderr.contains(note), "{checked}");
+    let json = sandbox.run(&["dev", "check", "-o", "json"]).json();
+    assert!(json["notes"][0].as_str().unwrap().contains(note), "{json}");
+
+    // The Dockerfile may ask for the other syntax.
+    sandbox.write(
+        "here/Dockerfile",
+        "FROM apache/airflow:3.3.2-python3.12\nENV AIRFLOW__CORE__DAG_IGNORE_FILE_SYNTAX=regexp\n",
+    );
+    sandbox.write("here/dags/.airflowignore", "^sal.s/\n");
+    sandbox.run(&["dev", "check"]).ended_with(0);
+
+    std::fs::remove_dir_all(sandbox.path("here/dags")).unwrap();
+    let without = sandbox.run(&["dev", "check"]).ended_with(0);
+    let says = "no DAG files in `dags/`";
+    assert!(without.stdout.contains(says), "{without}");
+}
+
+#[test]
+fn a_check_looks_imports_up_in_an_environment() {
+    let sandbox = project_to_check();
+    std::fs::remove_dir_all(sandbox.path("here/dags")).unwrap();
+    sandbox.write("here/dags/a.py", "import numpy, helper, shop, pandas\n");
+    sandbox.write("here/dags/helper.py", "");
+    sandbox.write("here/shop/__init__.py", "");
+    sandbox.write("venv/lib/python3.12/site-packages/numpy/__init__.py", "");
+    let venv = sandbox.path("venv").display().to_string();
+    let checked = sandbox.run(&["dev", "check", "--venv", &venv]);
+    let checked = checked.ended_with(17);
+    assert!(
+        checked.stdout.contains("UPD201: `pandas`") && checked.stdout.contains("1 error,"),
+        "{checked}"
+    );
+    sandbox.run(&["dev", "check"]).ended_with(0);
+    let refused = sandbox.run(&["dev", "check", "--venv", "/etc"]);
+    assert!(refused.ended_with(3).stderr.contains("no virtual env"));
+    let from = "FROM apache/airflow:3.3.2-python3.12\nENV PYTHONPATH=/opt/shared\n";
+    sandbox.write("here/Dockerfile", from);
+    let noted = sandbox.run(&["dev", "check", "--venv", &venv]);
+    let noted = noted.ended_with(0);
+    assert!(noted.stderr.contains("sets PYTHONPATH"), "{noted}");
+}
+
+#[test]
 fn levels_of_rules_come_from_the_project() {
     let sandbox = project_to_check();
     std::fs::remove_file(sandbox.path("here/dags/sales/broken.py")).unwrap();

@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +39,7 @@ use crate::interrupt::Interrupt;
 use crate::output::deploy_ref;
 use crate::output::size::things;
 use crate::output::tame::tame_line;
+use crate::scan;
 
 /// Deploy the project here: send what differs, and wait until Airflow has it
 ///
@@ -202,13 +202,8 @@ struct Planned {
 impl Deploy<'_> {
     /// Where a scan is remembered: one file per project and part.
     fn scan_cache(&self, part: &str) -> Option<PathBuf> {
-        let key = Digest::of(self.project.root().as_os_str().as_bytes()).short();
-        Some(
-            self.cache
-                .as_ref()?
-                .join("scan")
-                .join(format!("{key}-{part}")),
-        )
+        let cache = self.cache.as_deref()?;
+        Some(scan::cache_file(cache, self.project, part))
     }
 
     async fn show_plan(&self, out: &mut Console) -> Result<Exit> {

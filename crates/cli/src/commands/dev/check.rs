@@ -1,24 +1,22 @@
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use updraft_check::{
-    Checked, DagFilesError, Finding, Level, Levels, Options, UnknownRule, check, dag_files, report,
-};
-use updraft_model::Digest;
-use updraft_project::{AirflowVersion, Project, PythonVersion};
+use updraft_check::{Checked, DagFile, Finding, Level, report};
+use updraft_project::Project;
 
 use crate::cli::OutputArgs;
 use crate::console::{Console, DIM, GREEN, RED, YELLOW};
 use crate::context::Context;
+use crate::dag_check::{DagCheck, installed};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 
 use crate::output::size::things;
 use crate::output::time::duration;
+use crate::scan;
 
 /// Check the DAG files, without starting Python
 ///
@@ -33,6 +31,10 @@ pub(crate) struct CheckArgs {
     /// Read every file, also those that did not change since the last check
     #[arg(long)]
     no_cache: bool,
+
+    /// Look imports up in this virtual environment, which is like the Deployment's
+    #[arg(long, value_name = "DIR")]
+    venv: Option<PathBuf>,
 
     /// Also write the findings for code scanning
     #[arg(long, value_name = "FILE", help_heading = "Reports")]
@@ -49,22 +51,21 @@ pub(crate) struct CheckArgs {
 pub(crate) fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let started = Instant::now();
     let project = cx.project()?;
-    let levels = &project.settings().check.levels;
-    let levels = Levels::new(levels.iter().map(|(code, level)| (code.as_str(), *level)))?;
-    let (airflow, python) = versions(project)?;
-    let files = dag_files(project.root(), &airflow)?;
+    let kept = Context::cache_dir().filter(|_| !args.no_cache);
+    let mut dag_check = DagCheck::of(project)?;
+    dag_check.cache = kept.clone();
+    dag_check.installed = args.venv.as_deref().map(installed).transpose()?;
+    let (files, mut notes) = match scan::dags(project, kept.as_deref())? {
+        Some(scan) => {
+            let ignored = dag_check.ignored(&scan)?;
+            (DagCheck::files(&scan, &ignored), ignored.notes().to_vec())
+        }
+        None => (Vec::new(), Vec::new()),
+    };
     let wanted = only(&args.paths, project, &files)?;
-    let cache = Context::cache_dir().filter(|_| !args.no_cache);
-    let mut checked = check(
-        &files,
-        Options {
-            root: project.root(),
-            python,
-            levels: &levels,
-            cache: cache.map(|dir| cache_file(&dir, project)),
-        },
-    )
-    .map_err(|error| Failure::new(Exit::Internal, "could not check the files").cause(&error))?;
+    let mut checked = dag_check.run(&files)?;
+    notes.append(&mut checked.notes);
+    checked.notes = notes;
     // What two files say together is known only when all were read.
     if let Some(wanted) = &wanted {
         checked
@@ -79,12 +80,13 @@ pub(crate) fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Result<E
     };
     if out.is_json() {
         out.json(&json!({
-            "airflow_version": airflow.to_string(),
-            "python_version": python.to_string(),
+            "airflow_version": dag_check.airflow.to_string(),
+            "python_version": dag_check.python.to_string(),
             "files": checked.files,
             "errors": checked.errors(),
             "warnings": checked.findings.len() - checked.errors(),
             "findings": checked.findings,
+            "notes": checked.notes,
         }))?;
     } else {
         print(&checked, started.elapsed(), out)?;
@@ -145,26 +147,11 @@ fn above(project: &Project) -> String {
     }
 }
 
-/// What the Dockerfile says that the files run on.
-fn versions(project: &Project) -> Result<(AirflowVersion, PythonVersion)> {
-    let dockerfile = project.dockerfile()?;
-    let dockerfile = dockerfile.ok_or(updraft_project::ProjectError::NoDockerfile)?;
-    let base = dockerfile
-        .airflow()
-        .map_err(updraft_project::ProjectError::from)?;
-    Ok((base.version, base.python))
-}
-
-fn cache_file(cache: &Path, project: &Project) -> PathBuf {
-    let key = Digest::of(project.root().as_os_str().as_bytes()).short();
-    cache.join("check").join(format!("{key}.json"))
-}
-
 /// Those of the files that the command line names; none when it names nothing.
 fn only<'a>(
     paths: &[PathBuf],
     project: &Project,
-    files: &'a [String],
+    files: &'a [DagFile],
 ) -> Result<Option<BTreeSet<&'a str>>> {
     if paths.is_empty() {
         return Ok(None);
@@ -185,9 +172,10 @@ fn only<'a>(
             .map_err(|_| refuse("is not in the project"))?;
         let found = files
             .iter()
+            .map(|file| file.name.as_str())
             .filter(|file| Path::new(file).starts_with(below));
         let before = wanted.len();
-        wanted.extend(found.map(String::as_str));
+        wanted.extend(found);
         if wanted.len() == before {
             return Err(refuse("has no DAG files")
                 .help("DAG files are the Python files in `dags/` that `.airflowignore` leaves"));
@@ -207,7 +195,17 @@ fn print(checked: &Checked, took: Duration, out: &mut Console) -> Result<()> {
         let explain = told.insert(finding.rule);
         write_finding(finding, explain, &mut out.data())?;
     }
+    for note in &checked.notes {
+        out.warn(note);
+    }
     let took = duration(took);
+    if checked.files == 0 {
+        writeln!(
+            out.data(),
+            "{GREEN}✓{GREEN:#} no DAG files in `dags/` ({took})"
+        )?;
+        return Ok(());
+    }
     let files = things(checked.files as u64, "DAG file");
     let errors = checked.errors();
     let warnings = checked.findings.len() - errors;
@@ -260,19 +258,4 @@ pub(crate) fn write_finding(
         writeln!(data, "  {DIM}={DIM:#} {help}")?;
     }
     Ok(())
-}
-
-impl From<UnknownRule> for Failure {
-    fn from(error: UnknownRule) -> Self {
-        let message = format!("in `[check.levels]` of `updraft.toml`: {error}");
-        Self::new(Exit::Refused, message)
-            .code("unknown_rule")
-            .help("docs/reference/checks.md lists the rules")
-    }
-}
-
-impl From<DagFilesError> for Failure {
-    fn from(error: DagFilesError) -> Self {
-        Self::from_error(Exit::Refused, &error).help("check `dags/` and its `.airflowignore`")
-    }
 }

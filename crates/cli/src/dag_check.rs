@@ -1,0 +1,142 @@
+//! The check of a project's DAG files, for every command that makes it.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use updraft_bundle::{EntryKind, Scan};
+use updraft_check::{
+    AirflowIgnore, Checked, DagFile, DagFilesError, IgnoreSyntax, Installed, Levels, Options,
+    UnknownRule, check, dag_files, own_modules,
+};
+use updraft_model::Digest;
+use updraft_project::{AirflowVersion, Project, ProjectError, PythonVersion};
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+
+/// What the files of a project are checked for and against.
+pub(crate) struct DagCheck<'a> {
+    project: &'a Project,
+    levels: Levels,
+    pub(crate) airflow: AirflowVersion,
+    pub(crate) python: PythonVersion,
+    ignore_syntax: IgnoreSyntax,
+    /// Where what is known is kept; none: nowhere.
+    pub(crate) cache: Option<PathBuf>,
+    /// None: not known, and then no import is looked up.
+    pub(crate) installed: Option<Installed>,
+    /// The `dag_id`s of the Deployment's other bundles, with their bundles.
+    pub(crate) elsewhere: BTreeMap<String, String>,
+    /// Whether the Dockerfile adds folders that imports are looked up in.
+    has_own_path: bool,
+}
+
+impl<'a> DagCheck<'a> {
+    pub(crate) fn of(project: &'a Project) -> Result<Self> {
+        let levels = &project.settings().check.levels;
+        let levels = Levels::new(levels.iter().map(|(code, level)| (code.as_str(), *level)))?;
+        let dockerfile = project.dockerfile()?.ok_or(ProjectError::NoDockerfile)?;
+        let base = dockerfile.airflow().map_err(ProjectError::from)?;
+        let syntax = dockerfile
+            .env()
+            .get("AIRFLOW__CORE__DAG_IGNORE_FILE_SYNTAX");
+        Ok(Self {
+            project,
+            levels,
+            ignore_syntax: IgnoreSyntax::of(&base.version, syntax.map(String::as_str)),
+            airflow: base.version,
+            python: base.python,
+            cache: None,
+            installed: None,
+            elsewhere: BTreeMap::new(),
+            has_own_path: dockerfile.env().contains_key("PYTHONPATH"),
+        })
+    }
+
+    /// What Airflow leaves out of a scan of `dags/`.
+    pub(crate) fn ignored(&self, scan: &Scan) -> Result<AirflowIgnore> {
+        let paths = scan.entries().iter().map(|entry| entry.path.as_str());
+        let ignored = AirflowIgnore::read(&self.project.dags(), paths, self.ignore_syntax)?;
+        Ok(ignored)
+    }
+
+    /// The DAG files of a scan. Links to folders are not followed: their files
+    /// are checked where they are.
+    pub(crate) fn files(scan: &Scan, ignored: &AirflowIgnore) -> Vec<DagFile> {
+        let is_odd = |path: &String| {
+            [scan.dangling(), scan.circular(), scan.to_folders()]
+                .iter()
+                .any(|links| links.contains(path))
+        };
+        let listed = scan.entries().iter().filter_map(|entry| {
+            let digest = match &entry.kind {
+                EntryKind::File { digest, .. } => Some(*digest),
+                EntryKind::Link { .. } if is_odd(&entry.path) => return None,
+                EntryKind::Link { .. } => None,
+            };
+            Some((entry.path.as_str(), digest))
+        });
+        dag_files(listed, ignored)
+    }
+
+    pub(crate) fn run(&self, files: &[DagFile]) -> Result<Checked> {
+        let root = self.project.root();
+        let mut options = Options::new(root, self.python, &self.levels);
+        let cache = self.cache.as_ref();
+        options.cache = cache.map(|cache| cache_file(cache, self.project));
+        // Airflow looks into all three.
+        let folders = [root.to_owned(), self.project.dags(), root.join("plugins")];
+        options.own = folders.iter().flat_map(|it| own_modules(it)).collect();
+        options.elsewhere = self.elsewhere.clone();
+        let mut notes = Vec::new();
+        if self.has_own_path && self.installed.is_some() {
+            notes.push("imports are not looked up, because the Dockerfile sets PYTHONPATH".into());
+        } else {
+            options.installed = self.installed.clone();
+        }
+        let checked = check(files, options);
+        let mut checked = checked.map_err(|error| {
+            Failure::new(Exit::Internal, "could not check the files").cause(&error)
+        })?;
+        checked.notes.extend(notes);
+        Ok(checked)
+    }
+}
+
+/// What a virtual environment has.
+pub(crate) fn installed(venv: &Path) -> Result<Installed> {
+    let refuse = || {
+        let message = format!("`{}` is no virtual environment", venv.display());
+        Failure::new(Exit::Refused, message)
+            .code("no_venv")
+            .help("name the folder that has `lib/python3.*/site-packages`")
+    };
+    let pythons = std::fs::read_dir(venv.join("lib")).map_err(|error| refuse().cause(&error))?;
+    let mut packages = pythons
+        .filter_map(Result::ok)
+        .map(|python| python.path().join("site-packages"))
+        .filter(|folder| folder.is_dir());
+    let folder = packages.next().ok_or_else(refuse)?;
+    Installed::read(&folder).map_err(|error| Failure::file("read", &folder, &error))
+}
+
+fn cache_file(cache: &Path, project: &Project) -> PathBuf {
+    let key = Digest::of(project.root().as_os_str().as_bytes()).short();
+    cache.join("check").join(format!("{key}.json"))
+}
+
+impl From<UnknownRule> for Failure {
+    fn from(error: UnknownRule) -> Self {
+        let message = format!("in `[check.levels]` of `updraft.toml`: {error}");
+        Self::new(Exit::Refused, message)
+            .code("unknown_rule")
+            .help("docs/reference/checks.md lists the rules")
+    }
+}
+
+impl From<DagFilesError> for Failure {
+    fn from(error: DagFilesError) -> Self {
+        Self::from_error(Exit::Refused, &error).help("make it readable")
+    }
+}
