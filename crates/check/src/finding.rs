@@ -26,6 +26,9 @@ pub struct Finding {
     pub text: String,
     pub message: String,
     pub help: String,
+    /// More lines on it, such as a traceback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<String>,
 }
 
 /// What was found in a text, wherever that lies.
@@ -47,6 +50,7 @@ impl Found {
             text: self.text,
             message: self.message,
             help: self.rule.help().to_owned(),
+            details: None,
         }
     }
 }

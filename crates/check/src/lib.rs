@@ -5,6 +5,8 @@
 //!    └────▶ ruff (what Airflow 3 removed) ───┴── cached by content ──┘
 //! ```
 //!
+//! That is the first stage; [`parse`] is the second, and does start Python.
+//!
 //! The parser is ruff's. Its names stay in this crate: its interface is not a
 //! stable one.
 
@@ -18,6 +20,7 @@ mod imports;
 mod module;
 mod names;
 mod noqa;
+pub mod parse;
 mod project;
 pub mod report;
 mod rule;

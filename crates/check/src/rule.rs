@@ -122,6 +122,12 @@ rules! {
         "name it after what it does",
         "DAG(f\"sales_{uuid4()}\")",
         "DAG(\"sales\")";
+    Changing = "UPD403", Warning,
+        "A DAG that comes out differently with each parse",
+        "Airflow stores a new version of it each time, and its page fills with versions that nobody made.",
+        "take out what depends on the time, on chance or on the order of a set",
+        "DAG(\"sales\", description=f\"as of {datetime.now()}\")",
+        "DAG(\"sales\", description=\"sales by region\")";
     Removed = "UPD501", Error,
         "A name that Airflow 3 removed",
         "The file fails where it uses the name. Only looked for where the Deployment's Airflow is 3, by ruff, which is fetched for it \
@@ -135,6 +141,60 @@ rules! {
         "import it from its new place",
         "from airflow import DAG",
         "from airflow.sdk import DAG";
+    Unimportable = "UPD601", Error,
+        "A DAG file that Airflow cannot import",
+        "Its DAGs are gone from Airflow until it can.",
+        "mend what the traceback names",
+        "from shop.orders import tabel",
+        "from shop.orders import table";
+    EndsProcess = "UPD602", Error,
+        "A DAG file that ends the process that imports it, or takes too much of it",
+        "Airflow's DAG processor gives up on the file, and its DAGs are gone.",
+        "move the work into a task; a DAG file only describes",
+        "sys.exit(main())",
+        "if __name__ == \"__main__\":\n    sys.exit(main())";
+    Cycle = "UPD603", Error,
+        "Tasks that wait for each other in a circle",
+        "Airflow refuses the DAG.",
+        "take one of the arrows away",
+        "extract >> load >> extract",
+        "extract >> load";
+    Schedule = "UPD604", Error,
+        "A schedule that Airflow cannot read",
+        "Airflow refuses the DAG.",
+        "write a cron expression with five fields, or a preset such as `@daily`",
+        "DAG(\"sales\", schedule=\"every day\")",
+        "DAG(\"sales\", schedule=\"0 6 * * *\")";
+    LooseTask = "UPD605", Warning,
+        "A task that belongs to no DAG",
+        "It never runs, and nothing in Airflow shows it.",
+        "make it within `with DAG(…)`, or give it `dag=`",
+        "BashOperator(task_id=\"load\", bash_command=\"load\")",
+        "with DAG(\"sales\"):\n    BashOperator(task_id=\"load\", bash_command=\"load\")";
+    Slow = "UPD606", Warning,
+        "A DAG file that takes long to import",
+        "Airflow imports it again and again, and everything else waits meanwhile.",
+        "import heavy packages within tasks, and compute there",
+        "import pandas\n\nROWS = pandas.read_parquet(\"rows.parquet\")",
+        "@task\ndef rows():\n    import pandas\n\n    return pandas.read_parquet(\"rows.parquet\")";
+    MissingName = "UPD701", Error,
+        "A variable or connection that the Deployment does not have",
+        "The import fails there.",
+        "create it in Airflow, correct the name, or give a default",
+        "Variable.get(\"regoin\")",
+        "Variable.get(\"region\", default=\"eu\")";
+    PerhapsMissing = "UPD702", Warning,
+        "A variable or connection that only the Deployment's secrets backend can have",
+        "Airflow's database does not have it, and nobody here can ask the backend.",
+        "see that the backend has it, or give a default",
+        "Variable.get(\"region\")",
+        "Variable.get(\"region\", default=\"eu\")";
+    Undetermined = "UPD703", Warning,
+        "A DAG file whose import needs a value that is not here",
+        "Values stay where they are, and the check makes none up: what comes after that line is not known.",
+        "read it within a task, or give a default",
+        "REGION = Variable.get(\"region\")",
+        "REGION = Variable.get(\"region\", default=\"eu\")";
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -9,6 +9,7 @@ use updraft_check::{
     AirflowIgnore, Checked, DagFile, DagFilesError, IgnoreSyntax, Installed, Levels, Options,
     UnknownRule, check, dag_files, own_modules,
 };
+use updraft_image::EnvironmentConfig;
 use updraft_model::Digest;
 use updraft_project::{AirflowVersion, Project, ProjectError, PythonVersion};
 
@@ -33,25 +34,44 @@ pub(crate) struct DagCheck<'a> {
 }
 
 impl<'a> DagCheck<'a> {
+    /// For what the project's Dockerfile says.
     pub(crate) fn of(project: &'a Project) -> Result<Self> {
-        let levels = &project.settings().check.levels;
-        let levels = Levels::new(levels.iter().map(|(code, level)| (code.as_str(), *level)))?;
         let dockerfile = project.dockerfile()?.ok_or(ProjectError::NoDockerfile)?;
         let base = dockerfile.airflow().map_err(ProjectError::from)?;
-        let syntax = dockerfile
-            .env()
-            .get("AIRFLOW__CORE__DAG_IGNORE_FILE_SYNTAX");
+        Self::new(project, base.version, base.python, dockerfile.env())
+    }
+
+    /// For what an Environment has.
+    pub(crate) fn in_environment(project: &'a Project, config: &EnvironmentConfig) -> Result<Self> {
+        let runs = &config.fingerprint;
+        let airflow = runs.airflow_version.clone();
+        Self::new(project, airflow, runs.python_version, &config.env)
+    }
+
+    fn new(
+        project: &'a Project,
+        airflow: AirflowVersion,
+        python: PythonVersion,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let levels = &project.settings().check.levels;
+        let levels = Levels::new(levels.iter().map(|(code, level)| (code.as_str(), *level)))?;
+        let syntax = env.get("AIRFLOW__CORE__DAG_IGNORE_FILE_SYNTAX");
         Ok(Self {
             project,
             levels,
-            ignore_syntax: IgnoreSyntax::of(&base.version, syntax.map(String::as_str)),
-            airflow: base.version,
-            python: base.python,
+            ignore_syntax: IgnoreSyntax::of(&airflow, syntax.map(String::as_str)),
+            airflow,
+            python,
             cache: None,
             installed: None,
             elsewhere: BTreeMap::new(),
-            has_own_path: dockerfile.env().contains_key("PYTHONPATH"),
+            has_own_path: env.contains_key("PYTHONPATH"),
         })
+    }
+
+    pub(crate) fn levels(&self) -> &Levels {
+        &self.levels
     }
 
     /// What Airflow leaves out of a scan of `dags/`.

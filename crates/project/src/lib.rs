@@ -5,6 +5,7 @@
 //! and [`ImageFingerprint`] how two of them are compared.
 
 mod airflow;
+mod airflow_settings;
 mod dockerfile;
 mod dockerignore;
 mod git;
@@ -16,6 +17,7 @@ mod scaffold;
 mod settings;
 
 pub use airflow::{AirflowVersion, InvalidVersion, PythonVersion};
+pub use airflow_settings::{AirflowNames, AirflowSettingsError};
 pub use dockerfile::{BaseAirflow, Dockerfile, DockerfileError, OwnStep};
 pub use git::git_state;
 pub use image_half::{ImageFingerprint, ImageHalf, ImageHalfError};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use updraft_bundle::Limits;
 use updraft_model::GitState;
 
+use crate::airflow_settings::{AirflowNames, AirflowSettingsError};
 use crate::dockerfile::{Dockerfile, DockerfileError};
 use crate::image_half::{self, ImageFingerprint, ImageHalf, ImageHalfError};
 use crate::requirements::{Requirements, RequirementsError};
@@ -34,6 +35,8 @@ pub enum ProjectError {
     #[error("the Dockerfile has steps of its own, which need a container build: {}", steps(.0))]
     OwnSteps(Vec<crate::OwnStep>),
     #[error(transparent)]
+    AirflowSettings(#[from] AirflowSettingsError),
+    #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Dockerfile(#[from] DockerfileError),
@@ -57,6 +60,7 @@ impl ProjectError {
             Self::OwnSteps(_) => {
                 "without a container build only `FROM`, `ARG`, `ENV` and `LABEL` work; Python packages go into `requirements.txt`"
             }
+            Self::AirflowSettings(_) => "correct it, or remove it: it is only for local runs",
             Self::Settings(error) => error.help(),
             Self::Dockerfile(error) => error.help(),
             Self::Requirements(error) => error.help(),
@@ -123,6 +127,16 @@ impl Project {
             .name
             .clone()
             .unwrap_or_else(|| crate::project_name_for(&self.root))
+    }
+
+    /// The names in `airflow_settings.yaml`; none where it names nothing.
+    pub fn airflow_names(&self) -> Result<Option<AirflowNames>, ProjectError> {
+        let file = self.root.join("airflow_settings.yaml");
+        let text = read_if_there(&file).map_err(|source| ProjectError::Unreadable {
+            path: file.clone(),
+            source,
+        })?;
+        Ok(AirflowNames::parse(&text.unwrap_or_default())?)
     }
 
     /// Where the DAGs are; the folder may be missing.

@@ -89,7 +89,7 @@ impl Command {
             Self::Version(args) if !args.with_server => Some(settings::version::run_plain(out)),
             Self::Completions(args) => Some(settings::completions::run(args, out)),
             Self::Logout(args) => Some(session::logout::run(args, cx, out)),
-            Self::Dev(command) => Some(command.run(cx, out)),
+            Self::Dev(command) => command.run_plain(cx, out),
             _ => None,
         }
     }
@@ -112,7 +112,8 @@ impl Command {
             Self::Backup(args) => server::backup::run(args, out).await,
             Self::Restore(args) => server::restore::run(args, out).await,
             Self::Version(_) => settings::version::run(cx, out).await,
-            Self::Config(_) | Self::Completions(_) | Self::Logout(_) | Self::Dev(_) => {
+            Self::Dev(command) => command.run(cx, out).await,
+            Self::Config(_) | Self::Completions(_) | Self::Logout(_) => {
                 unreachable!("these run without a runtime")
             }
         }

@@ -3,16 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use updraft_api::deploy::DeployView;
+use updraft_bundle::Scan;
 use updraft_check::{Checked, Finding, Level};
+use updraft_image::EnvironmentConfig;
 use updraft_model::{BundleName, CheckFinding, CheckStage, Checks, Digest, StageResult};
-use updraft_project::{AirflowVersion, ImageFingerprint, Project, PythonVersion};
+use updraft_project::Project;
 
 use super::report::Outcome;
 use crate::commands::dev::check;
 use crate::console::{Console, DIM, GREEN, RED};
+use crate::dag_check::DagCheck;
 use crate::exit::Exit;
 use crate::failure::Result;
 use crate::output::size::things;
@@ -109,30 +113,22 @@ fn told(finding: &Finding) -> CheckFinding {
     }
 }
 
-/// What files are checked for.
-#[derive(Debug, Clone)]
-pub(super) struct Versions {
-    pub(super) airflow: AirflowVersion,
-    pub(super) python: PythonVersion,
-}
-
-impl Versions {
-    pub(super) fn of(made_from: &ImageFingerprint) -> Self {
-        Self {
-            airflow: made_from.airflow_version.clone(),
-            python: made_from.python_version,
-        }
-    }
-}
-
-/// Checks the syntax trees. Blocks.
+/// Checks the syntax trees, for what the Release will run in; where that is not
+/// known, for what the Dockerfile says. Blocks.
 pub(super) fn statically(
     project: &Project,
-    versions: &Versions,
-    cache: Option<std::path::PathBuf>,
+    config: Option<&EnvironmentConfig>,
+    scan: &Scan,
+    cache: Option<PathBuf>,
 ) -> Result<Ran> {
     let began = Instant::now();
-    let checked = check::check_project(project, &versions.airflow, versions.python, cache)?;
+    let mut dag_check = match config {
+        Some(config) => DagCheck::in_environment(project, config)?,
+        None => DagCheck::of(project)?,
+    };
+    dag_check.cache = cache;
+    let ignored = dag_check.ignored(scan)?;
+    let checked = dag_check.run(&DagCheck::files(scan, &ignored))?;
     let mut ran = Ran::default();
     ran.add(CheckStage::Static, checked, began);
     Ok(ran)

@@ -18,11 +18,12 @@ use updraft_api::deploy::{
 };
 use updraft_api::{Client, ClientError, ErrorCode};
 use updraft_bundle::{Scan, ScanOptions};
+use updraft_image::EnvironmentConfig;
 use updraft_model::{BundleName, Checks, DeployId, DeploymentName, Digest, GitState, Release};
-use updraft_project::{ImageFingerprint, ImageHalf, Project, ProjectError};
+use updraft_project::{ImageHalf, Project, ProjectError};
 use uuid::Uuid;
 
-use super::checks::{Ran, Versions};
+use super::checks::Ran;
 use super::environment::{self, Environment};
 use super::follow::{Ending, Patience, follow};
 use super::report::{
@@ -182,8 +183,8 @@ struct Read {
 /// The image half of the Release that a deploy makes.
 struct RunsIn {
     image: Digest,
-    /// Not known where the control plane has lost it and the project has none.
-    versions: Option<Versions>,
+    /// Not known where the control plane has lost it.
+    config: Option<EnvironmentConfig>,
 }
 
 /// A comparison with what went into it.
@@ -329,7 +330,7 @@ impl Deploy<'_> {
         say_image_differs(&planned.image_differs, out)?;
 
         let began = Instant::now();
-        let checking = self.begin_to_check(&planned);
+        let checking = self.begin_to_check(&planned, &scan);
         let comparison = match planned.comparison.outcome {
             ComparisonOutcome::NothingToDo | ComparisonOutcome::RollingOut => {
                 planned.comparison.clone()
@@ -402,22 +403,17 @@ impl Deploy<'_> {
     }
 
     /// Begins the checks of what will be deployed, where that is anything.
-    fn begin_to_check(&self, planned: &Planned) -> JoinHandle<Result<Ran>> {
+    fn begin_to_check(&self, planned: &Planned, scan: &Arc<Scan>) -> JoinHandle<Result<Ran>> {
         let is_new = planned.comparison.outcome == ComparisonOutcome::Changes;
-        let versions = planned.runs_in.versions.clone();
+        let config = planned.runs_in.config.clone();
         let (project, cache) = (self.project.clone(), self.cache.clone());
+        let scan = Arc::clone(scan);
         tokio::task::spawn_blocking(move || {
-            if !is_new {
-                return Ok(Ran::default());
+            if is_new {
+                checks::statically(&project, config.as_ref(), &scan, cache)
+            } else {
+                Ok(Ran::default())
             }
-            let versions = versions.ok_or_else(|| {
-                Failure::new(
-                    Exit::Refused,
-                    "it is not known which Airflow and Python the DAG files are for",
-                )
-                .help("add a Dockerfile to the project: `FROM apache/airflow:VERSION`")
-            })?;
-            checks::statically(&project, &versions, cache)
         })
     }
 
@@ -513,15 +509,12 @@ impl Deploy<'_> {
         let half = read.half.await?;
         if let Some(wanted) = &comparison.wanted {
             let runs = self.runs(wanted).await;
-            let versions = runs
-                .as_ref()
-                .ok()
-                .or(half.as_ref().ok().map(|half| &half.fingerprint));
+            let config = runs.as_ref().ok().cloned();
             return Ok(Planned {
                 parts,
                 runs_in: RunsIn {
                     image: wanted.image.digest(),
-                    versions: versions.map(Versions::of),
+                    config,
                 },
                 environment: None,
                 comparison,
@@ -530,7 +523,6 @@ impl Deploy<'_> {
             });
         }
         let half = half?;
-        let versions = Versions::of(&half.fingerprint);
         for note in &half.notes {
             out.warn(note);
         }
@@ -541,7 +533,7 @@ impl Deploy<'_> {
             parts,
             runs_in: RunsIn {
                 image: environment.digest(),
-                versions: Some(versions),
+                config: Some(environment.config().clone()),
             },
             environment: Some(environment),
             comparison,
@@ -580,9 +572,9 @@ impl Deploy<'_> {
     }
 
     /// What the wanted Release's image half was made from.
-    async fn runs(&self, wanted: &Release) -> Result<ImageFingerprint> {
+    async fn runs(&self, wanted: &Release) -> Result<EnvironmentConfig> {
         let image = wanted.image.digest();
-        environment::fingerprint(self.client, self.deployment, image, self.cache.as_deref()).await
+        environment::config(self.client, self.deployment, image, self.cache.as_deref()).await
     }
 
     async fn create(&self, planned: &Planned, git: Option<GitState>) -> Result<Comparison> {

@@ -10,7 +10,7 @@ use updraft_image::{
     UvError, lock,
 };
 use updraft_model::{DeploymentName, Digest};
-use updraft_project::{ImageFingerprint, ImageHalf, ProjectError};
+use updraft_project::{ImageHalf, ProjectError};
 
 use super::create::text;
 use crate::busy::busy;
@@ -19,7 +19,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Result, exit_of_chain};
 
 /// An Environment artifact, ready to be sent.
-pub(super) struct Environment {
+pub(crate) struct Environment {
     environment: updraft_image::Environment,
     files: Scan,
 }
@@ -27,6 +27,10 @@ pub(super) struct Environment {
 impl Environment {
     pub(super) fn manifest(&self) -> Result<String> {
         text(self.environment.manifest().to_bytes())
+    }
+
+    pub(crate) fn config(&self) -> &EnvironmentConfig {
+        self.environment.config()
     }
 
     pub(super) fn digest(&self) -> Digest {
@@ -67,7 +71,7 @@ pub(super) async fn make(
     .await
 }
 
-fn make_blocking(
+pub(crate) fn make_blocking(
     half: ImageHalf,
     tools: &Path,
     stop: &Stop,
@@ -93,7 +97,7 @@ fn make_blocking(
 ///
 /// A DAG deploy leaves the image half as it is, so nothing here can fail it.
 pub(super) fn differences(
-    runs: &Result<ImageFingerprint>,
+    runs: &Result<EnvironmentConfig>,
     half: &Result<ImageHalf, ProjectError>,
 ) -> Vec<String> {
     let half = match half {
@@ -103,36 +107,37 @@ pub(super) fn differences(
         Err(error) => return vec![format!("it cannot be compared: {error}")],
     };
     match runs {
-        Ok(runs) => half.fingerprint.differences(runs),
+        Ok(runs) => half.fingerprint.differences(&runs.fingerprint),
         Err(failure) => vec![format!("it cannot be compared: {}", failure.message)],
     }
 }
 
 /// What an Environment was made from. A digest never changes its
 /// meaning, so the answer is kept.
-pub(super) async fn fingerprint(
+pub(crate) async fn config(
     client: &Client,
     deployment: &DeploymentName,
     digest: Digest,
     cache: Option<&Path>,
-) -> Result<ImageFingerprint> {
-    let kept = cache.map(|dir| dir.join("environments").join(digest.hex()));
+) -> Result<EnvironmentConfig> {
+    let kept = cache.map(|dir| {
+        dir.join("environments")
+            .join(format!("{}.json", digest.hex()))
+    });
     if let Some(path) = &kept
         && let Ok(bytes) = std::fs::read(path)
-        && let Ok(fingerprint) = serde_json::from_slice(&bytes)
+        && let Ok(config) = EnvironmentConfig::parse(&bytes)
     {
-        return Ok(fingerprint);
+        return Ok(config);
     }
     let manifest = EnvironmentManifest::parse(&client.blob(deployment, digest).await?)?;
-    let config = client.blob(deployment, manifest.config()).await?;
-    let fingerprint = EnvironmentConfig::parse(&config)?.fingerprint;
-    if let Some(path) = &kept
-        && let Ok(text) = serde_json::to_string(&fingerprint)
-    {
+    let text = text(client.blob(deployment, manifest.config()).await?.into())?;
+    let config = EnvironmentConfig::parse(text.as_bytes())?;
+    if let Some(path) = &kept {
         // Without it the next deploy asks again.
         let _ = crate::files::write_private(path, &text);
     }
-    Ok(fingerprint)
+    Ok(config)
 }
 
 impl From<EnvironmentError> for Failure {

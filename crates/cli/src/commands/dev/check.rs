@@ -89,38 +89,11 @@ pub(crate) fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Result<E
             "notes": checked.notes,
         }))?;
     } else {
-        print(&checked, started.elapsed(), out)?;
-        if std::env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true") {
-            let annotations = report::annotations(&checked.findings, &above(project));
-            write!(out.data(), "{annotations}")?;
-        }
+        let what = things(checked.files as u64, "DAG file");
+        print(&checked, &what, started.elapsed(), out)?;
+        annotate(&checked.findings, project, out)?;
     }
     Ok(exit)
-}
-
-/// Checks all DAG files of a project. What `cache` holds is used and kept.
-pub(crate) fn check_project(
-    project: &Project,
-    airflow: &AirflowVersion,
-    python: PythonVersion,
-    cache: Option<PathBuf>,
-) -> Result<Checked> {
-    let levels = &project.settings().check.levels;
-    let levels = Levels::new(levels.iter().map(|(code, level)| (code.as_str(), *level)))?;
-    let files = match project.dags().is_dir() {
-        true => dag_files(project.root(), airflow)?,
-        false => Vec::new(),
-    };
-    check(
-        &files,
-        Options {
-            root: project.root(),
-            python,
-            levels: &levels,
-            cache: cache.map(|dir| cache_file(&dir, project)),
-        },
-    )
-    .map_err(|error| Failure::new(Exit::Internal, "could not check the files").cause(&error))
 }
 
 fn write_reports(args: &CheckArgs, findings: &[Finding], project: &Project) -> Result<()> {
@@ -132,6 +105,15 @@ fn write_reports(args: &CheckArgs, findings: &[Finding], project: &Project) -> R
         let Some(file) = file else { continue };
         let text = format!("{:#}\n", report());
         std::fs::write(file, text).map_err(|error| Failure::file("write", file, &error))?;
+    }
+    Ok(())
+}
+
+/// Marks the lines where GitHub Actions shows the change.
+pub(crate) fn annotate(findings: &[Finding], project: &Project, out: &mut Console) -> Result<()> {
+    if std::env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true") {
+        let annotations = report::annotations(findings, &above(project));
+        write!(out.data(), "{annotations}")?;
     }
     Ok(())
 }
@@ -148,7 +130,7 @@ fn above(project: &Project) -> String {
 }
 
 /// Those of the files that the command line names; none when it names nothing.
-fn only<'a>(
+pub(crate) fn only<'a>(
     paths: &[PathBuf],
     project: &Project,
     files: &'a [DagFile],
@@ -184,7 +166,13 @@ fn only<'a>(
     Ok(Some(wanted))
 }
 
-fn print(checked: &Checked, took: Duration, out: &mut Console) -> Result<()> {
+/// Prints what was found, and a line that sums it up.
+pub(crate) fn print(
+    checked: &Checked,
+    what: &str,
+    took: Duration,
+    out: &mut Console,
+) -> Result<()> {
     let mut told = BTreeSet::new();
     let mut file = "";
     for finding in &checked.findings {
@@ -206,20 +194,19 @@ fn print(checked: &Checked, took: Duration, out: &mut Console) -> Result<()> {
         )?;
         return Ok(());
     }
-    let files = things(checked.files as u64, "DAG file");
     let errors = checked.errors();
     let warnings = checked.findings.len() - errors;
     if checked.findings.is_empty() {
         writeln!(
             out.data(),
-            "{GREEN}✓{GREEN:#} {files}, nothing found ({took})"
+            "{GREEN}✓{GREEN:#} {what}, nothing found ({took})"
         )?;
         return Ok(());
     }
     let style = if errors > 0 { RED } else { YELLOW };
     writeln!(
         out.data(),
-        "\n{style}{}, {}{style:#} in {files} ({took})",
+        "\n{style}{}, {}{style:#} in {what} ({took})",
         things(errors as u64, "error"),
         things(warnings as u64, "warning"),
     )?;
@@ -240,6 +227,7 @@ pub(crate) fn write_finding(
         text,
         message,
         help,
+        details,
     } = finding;
     let style = match level {
         Level::Error => RED,
@@ -253,6 +241,9 @@ pub(crate) fn write_finding(
     let text = text.trim();
     if !text.is_empty() {
         writeln!(data, "  {DIM}|{DIM:#} {text}")?;
+    }
+    for line in details.iter().flat_map(|text| text.lines()) {
+        writeln!(data, "  {DIM}|{DIM:#} {line}")?;
     }
     if explain {
         writeln!(data, "  {DIM}={DIM:#} {help}")?;

@@ -1,0 +1,147 @@
+//! The second stage: every DAG file imported, as Airflow would.
+//!
+//! ```text
+//! tree (digests) ──▶ known (answers that still hold) ──▶ worker (the rest) ──▶ findings
+//! ```
+//!
+//! The worker is `airflow_updraft.check`, in the Deployment's own environment.
+//! One stays for some minutes after its last client, so that the next check
+//! need not import Airflow.
+
+mod change;
+mod findings;
+mod known;
+mod protocol;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use updraft_model::Digest;
+
+use crate::check::Checked;
+use crate::rule::Levels;
+
+pub use protocol::{Names, ParsedDag};
+pub use worker::{Host, WorkerError};
+
+use findings::Told;
+use known::Known;
+use protocol::{Answer, Request};
+use worker::Worker;
+
+/// The project's files that Airflow could see, by their path below its folder.
+pub type Tree = BTreeMap<String, Digest>;
+
+/// What is parsed, where, and with what.
+pub struct ParseRequest<'a> {
+    pub root: &'a Path,
+    /// DAG files, below the root.
+    pub files: &'a [String],
+    pub tree: Tree,
+    pub host: &'a Host,
+    pub names: Names,
+    /// Who the names are of, for what is said of one that is missing.
+    pub deployment: Option<&'a str>,
+    pub limits: ParseLimits,
+    pub levels: &'a Levels,
+    /// Where answers are kept; none: nowhere.
+    pub cache: Option<PathBuf>,
+    /// Told how many files are done, of how many.
+    pub progress: &'a dyn Fn(usize, usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct ParseLimits {
+    /// The longest that one file may take.
+    pub time: Duration,
+    /// The most memory that one file may use besides Airflow itself.
+    pub memory_mb: u64,
+    /// A file that takes longer is told of.
+    pub budget: Duration,
+}
+
+impl Default for ParseLimits {
+    fn default() -> Self {
+        Self {
+            // Airflow's `dagbag_import_timeout`.
+            time: Duration::from_secs(30),
+            memory_mb: 4096,
+            budget: Duration::from_secs(5),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Parsed {
+    pub checked: Checked,
+    /// By file.
+    pub dags: BTreeMap<String, Vec<ParsedDag>>,
+    /// Seconds that each file took, when it was last parsed.
+    pub seconds: BTreeMap<String, f64>,
+    /// The Airflow that parsed; none when all was known.
+    pub airflow: Option<String>,
+}
+
+/// Parses these files. Each is answered for, or this fails.
+pub fn parse(ask: &ParseRequest<'_>) -> Result<Parsed, WorkerError> {
+    let known = Known::open(ask);
+    let mut answers: BTreeMap<String, Answer> = known.answers(ask.files, &ask.tree);
+    let unknown: Vec<&String> = ask
+        .files
+        .iter()
+        .filter(|file| !answers.contains_key(*file))
+        .collect();
+    let found = answers.len();
+    let mut airflow = None;
+    if !unknown.is_empty() {
+        (ask.progress)(0, unknown.len());
+        let mut worker = Worker::reach(ask.host)?;
+        airflow = Some(worker.airflow().to_owned());
+        let request = Request::new(ask, unknown.iter().map(|file| file.as_str()).collect());
+        let mut done = 0;
+        worker.parse(&request, |answer| {
+            done += 1;
+            (ask.progress)(done, unknown.len());
+            answers.insert(answer.file.clone(), answer);
+        })?;
+        let silent: BTreeSet<_> = unknown
+            .iter()
+            .filter(|file| !answers.contains_key(**file))
+            .collect();
+        if let Some(file) = silent.first() {
+            return Err(WorkerError::Silent {
+                file: (**file).clone(),
+                log: ask.host.log.clone(),
+            });
+        }
+        // The next parse takes longer without it, and is no other.
+        let _ = known.keep(&answers, ask);
+    }
+    let told = Told {
+        root: ask.root,
+        levels: ask.levels,
+        limits: ask.limits,
+        deployment: ask.deployment,
+    };
+    let asked = answers.iter().filter(|(file, _)| ask.files.contains(file));
+    let asked: Vec<&Answer> = asked.map(|(_, answer)| answer).collect();
+    Ok(Parsed {
+        checked: Checked {
+            findings: told.findings(&asked),
+            files: asked.len(),
+            known: found,
+            notes: Vec::new(),
+        },
+        dags: asked
+            .iter()
+            .map(|answer| (answer.file.clone(), answer.dags.clone()))
+            .collect(),
+        seconds: asked
+            .iter()
+            .map(|answer| (answer.file.clone(), answer.seconds))
+            .collect(),
+        airflow,
+    })
+}

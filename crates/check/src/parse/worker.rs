@@ -1,0 +1,246 @@
+//! A worker process, and how to find or start the one that stays.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use updraft_model::Digest;
+
+use super::protocol::{Answer, Event, Request};
+
+/// How long a worker may take until it can be connected to; it imports
+/// Airflow only afterwards.
+const PATIENCE: Duration = Duration::from_secs(20);
+const MOST_LOG: usize = 2000;
+
+/// Where files are imported: a Python, and the environment of its processes.
+#[derive(Debug, Clone)]
+pub struct Host {
+    pub python: PathBuf,
+    /// All variables that it gets.
+    pub variables: BTreeMap<String, String>,
+    /// What it loads once and keeps: a change of it needs another worker.
+    pub loads: Digest,
+    /// Where it says what goes wrong.
+    pub log: PathBuf,
+    /// How long it stays without a client.
+    pub stays: Duration,
+}
+
+impl Host {
+    /// Names the worker among others.
+    pub(super) fn identity(&self) -> Digest {
+        let facts = serde_json::json!([self.python, self.variables, self.loads]);
+        Digest::of(facts.to_string().as_bytes())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error("could not make the folder `{}` for this user alone", path.display())]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("`{}` belongs to another user, or others can enter it", .0.display())]
+    Open(PathBuf),
+    #[error("could not start `{}`", python.display())]
+    Start { python: PathBuf, source: io::Error },
+    #[error("the process that parses ended before it began{}", said(.log))]
+    Ended { log: PathBuf },
+    #[error("Airflow cannot be imported: {reason}")]
+    Broken { reason: String, log: PathBuf },
+    #[error("the process that parses went away{}", said(.log))]
+    Lost {
+        log: PathBuf,
+        #[source]
+        source: Option<io::Error>,
+    },
+    #[error("the process that parses refused: {0}")]
+    Refused(String),
+    #[error("the process that parses said nothing of `{file}`{}", said(.log))]
+    Silent { file: String, log: PathBuf },
+}
+
+impl WorkerError {
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Folder { .. } | Self::Open(_) => {
+                "name another folder for temporary files in `TMPDIR`"
+            }
+            Self::Start { .. } | Self::Ended { .. } => {
+                "the environment may be damaged: remove `venvs` in the cache folder, and it is made again"
+            }
+            Self::Broken { .. } => {
+                "a plugin or a required package may break it; its log has the traceback"
+            }
+            Self::Lost { .. } | Self::Refused(_) | Self::Silent { .. } => {
+                "try again; if it stays so, the log of the process says more"
+            }
+        }
+    }
+}
+
+/// The end of its log, where there is anything in it.
+fn said(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let text = text.trim();
+    let from = text.len().saturating_sub(MOST_LOG);
+    let from = (from..text.len()).find(|at| text.is_char_boundary(*at));
+    match from {
+        Some(from) => format!(":\n{}", &text[from..]),
+        None => String::new(),
+    }
+}
+
+/// A connection to a worker that has imported Airflow.
+pub(super) struct Worker {
+    stream: UnixStream,
+    answers: BufReader<UnixStream>,
+    airflow: String,
+    log: PathBuf,
+}
+
+impl Worker {
+    /// Finds the one that stays, or starts it, and waits until it is ready.
+    pub(super) fn reach(host: &Host) -> Result<Self, WorkerError> {
+        let socket = socket(host)?;
+        let stream = match UnixStream::connect(&socket) {
+            Ok(stream) => stream,
+            Err(_) => start(host, &socket)?,
+        };
+        let log = host.log.clone();
+        let lost = |source| WorkerError::Lost {
+            log: log.clone(),
+            source: Some(source),
+        };
+        let answers = BufReader::new(stream.try_clone().map_err(lost)?);
+        let mut worker = Self {
+            stream,
+            answers,
+            airflow: String::new(),
+            log: host.log.clone(),
+        };
+        match worker.next()? {
+            Event::Ready { airflow } => worker.airflow = airflow,
+            Event::Broken { reason } => {
+                let log = host.log.clone();
+                return Err(WorkerError::Broken { reason, log });
+            }
+            Event::File(_) | Event::Done => return Err(worker.lost(None)),
+            Event::Error { reason } => return Err(WorkerError::Refused(reason)),
+        }
+        Ok(worker)
+    }
+
+    pub(super) fn airflow(&self) -> &str {
+        &self.airflow
+    }
+
+    /// Has files parsed; each answer is handed on as it comes.
+    pub(super) fn parse(
+        &mut self,
+        request: &Request<'_>,
+        mut each: impl FnMut(Answer),
+    ) -> Result<(), WorkerError> {
+        let mut line = serde_json::to_vec(request).unwrap_or_default();
+        line.push(b'\n');
+        let sent = self.stream.write_all(&line);
+        sent.map_err(|source| self.lost(Some(source)))?;
+        loop {
+            match self.next()? {
+                Event::File(answer) => each(*answer),
+                Event::Done => return Ok(()),
+                Event::Error { reason } => return Err(WorkerError::Refused(reason)),
+                Event::Ready { .. } | Event::Broken { .. } => return Err(self.lost(None)),
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Event, WorkerError> {
+        let mut line = String::new();
+        match self.answers.read_line(&mut line) {
+            Ok(0) => Err(self.lost(None)),
+            Ok(_) => serde_json::from_str(&line).map_err(|error| self.lost(Some(error.into()))),
+            Err(source) => Err(self.lost(Some(source))),
+        }
+    }
+
+    fn lost(&self, source: Option<io::Error>) -> WorkerError {
+        let log = self.log.clone();
+        WorkerError::Lost { log, source }
+    }
+}
+
+/// In a folder that nobody else can enter; a path in the cache could be longer
+/// than a socket's may be.
+fn socket(host: &Host) -> Result<PathBuf, WorkerError> {
+    let user = rustix::process::getuid().as_raw();
+    let folder = std::env::temp_dir().join(format!("updraft-{user}"));
+    let failed = |source| WorkerError::Folder {
+        path: folder.clone(),
+        source,
+    };
+    match fs::DirBuilder::new().mode(0o700).create(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let found = fs::symlink_metadata(&folder).map_err(failed)?;
+    let is_ours = found.is_dir() && found.uid() == user && found.permissions().mode() & 0o077 == 0;
+    if !is_ours {
+        return Err(WorkerError::Open(folder));
+    }
+    let name = host.identity();
+    Ok(folder.join(format!("parse-{}.sock", name.short())))
+}
+
+fn start(host: &Host, socket: &Path) -> Result<UnixStream, WorkerError> {
+    let failed = |source| WorkerError::Start {
+        python: host.python.clone(),
+        source,
+    };
+    if let Some(folder) = host.log.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let log = fs::File::create(&host.log).map_err(failed)?;
+    let mut child = Command::new(&host.python)
+        .args(["-m", "airflow_updraft.check", "--socket"])
+        .arg(socket)
+        .arg("--idle")
+        .arg(host.stays.as_secs().to_string())
+        .env_clear()
+        .envs(&host.variables)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        // Ctrl-C ends the command that asks, and not the one that stays.
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Ok(stream) = UnixStream::connect(socket) {
+            return Ok(stream);
+        }
+        if has_failed(&mut child) || Instant::now() > deadline {
+            let log = host.log.clone();
+            return Err(WorkerError::Ended { log });
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// One that finds another at work ends well, and the other is waited for.
+fn has_failed(child: &mut Child) -> bool {
+    match child.try_wait() {
+        Ok(Some(status)) => !status.success(),
+        Ok(None) => false,
+        Err(_) => true,
+    }
+}

@@ -1,0 +1,244 @@
+//! The environment that a project's code is imported and tested in: that of
+//! its Deployment, made on this machine.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use updraft_api::Client;
+use updraft_check::parse::{Host, Names, Tree};
+use updraft_image::{EnvironmentConfig, RealiseError, RealiseRequest, Realised, Stop, Uv, realise};
+use updraft_model::{DeploymentName, Digest};
+use updraft_project::{ImageHalf, Project};
+
+use crate::commands::deploy::environment::{config, make_blocking};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+
+/// How long the process stays that has imported Airflow. A CI job should end
+/// when its command does.
+const STAYS: Duration = Duration::from_secs(300);
+const STAYS_IN_CI: Duration = Duration::from_secs(5);
+
+/// What passes from our own environment; the rest is the laptop's, and the
+/// Deployment has it not.
+const PASSED: &[&str] = &[
+    "HOME",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LOGNAME",
+    "PATH",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TMPDIR",
+    "TZ",
+    "USER",
+];
+
+/// What to make, found without making it.
+pub(crate) struct Wanted {
+    /// The Deployment whose environment it is; none: the project's own.
+    pub(crate) deployment: Option<DeploymentName>,
+    /// None: to be locked.
+    config: Option<EnvironmentConfig>,
+    half: Option<ImageHalf>,
+    /// What the user should know about the choice.
+    pub(crate) note: Option<String>,
+}
+
+/// The environment, made.
+pub(crate) struct Ready {
+    pub(crate) realised: Realised,
+    pub(crate) config: EnvironmentConfig,
+}
+
+/// Finds out which environment the project's code will run in: that of the
+/// Deployment, unless the project asks for another since.
+pub(crate) async fn wanted(
+    cx: &Context,
+    argument: Option<&DeploymentName>,
+    project: &Project,
+) -> Result<Wanted> {
+    let half = project.clone();
+    let half = tokio::task::spawn_blocking(move || half.image_half(None)).await??;
+    let mut own = Wanted {
+        deployment: None,
+        config: None,
+        half: Some(half),
+        note: None,
+    };
+    let Ok(name) = cx.deployment(argument) else {
+        return Ok(own);
+    };
+    let asked = match cx.client().await {
+        Ok(client) => of_deployment(&client, &name).await,
+        Err(failure) => Err(failure),
+    };
+    match asked {
+        Ok(Some(config)) => {
+            let differs = own.half.as_ref().is_some_and(|half| {
+                let made = &half.fingerprint;
+                let runs = &config.fingerprint;
+                made.requirements != runs.requirements
+                    || made.airflow_version != runs.airflow_version
+                    || made.python_version != runs.python_version
+            });
+            if differs {
+                own.note = Some(format!(
+                    "the project asks for other packages than `{name}` has, so its own are used"
+                ));
+                return Ok(own);
+            }
+            Ok(Wanted {
+                deployment: Some(name),
+                config: Some(config),
+                half: None,
+                note: None,
+            })
+        }
+        Ok(None) => Ok(own),
+        // Somebody who names it wants to know.
+        Err(failure) if argument.is_some() => Err(failure),
+        Err(failure) => {
+            own.note = Some(format!(
+                "`{name}` cannot be asked, so the project's own packages are used: {}",
+                failure.message
+            ));
+            Ok(own)
+        }
+    }
+}
+
+/// What the Deployment's wanted Release runs in; none before the first deploy.
+async fn of_deployment(
+    client: &Client,
+    name: &DeploymentName,
+) -> Result<Option<EnvironmentConfig>> {
+    let deployment = client.deployment(name).await?;
+    let Some(wanted) = deployment.wanted else {
+        return Ok(None);
+    };
+    let cache = Context::cache_dir();
+    let found = config(client, name, wanted.image.digest(), cache.as_deref()).await?;
+    Ok(Some(found))
+}
+
+impl Wanted {
+    /// Makes it, or answers at once when it is there. Blocks.
+    pub(crate) fn make(self, cache: &Path, stop: &Stop, say: &dyn Fn(&str)) -> Result<Ready> {
+        let config = match (self.config, self.half) {
+            (Some(config), _) => config,
+            (None, Some(half)) => make_blocking(half, cache, stop, say)?.config().clone(),
+            (None, None) => return Err(Failure::new(Exit::Internal, "no environment is wanted")),
+        };
+        ready(config, cache, stop, say)
+    }
+}
+
+/// Makes an environment from what describes it. Blocks.
+pub(crate) fn ready(
+    config: EnvironmentConfig,
+    cache: &Path,
+    stop: &Stop,
+    say: &dyn Fn(&str),
+) -> Result<Ready> {
+    let uv = Uv::find_or_install(cache, stop, say)?;
+    let realised = realise(
+        &uv,
+        &RealiseRequest {
+            config: &config,
+            dir: &cache.join("venvs"),
+            cache,
+            run_as: None,
+            say,
+        },
+    )?;
+    Ok(Ready { realised, config })
+}
+
+/// Where tools and environments are kept.
+pub(crate) fn cache() -> Result<PathBuf> {
+    Context::cache_dir().ok_or_else(|| {
+        Failure::new(Exit::Prerequisite, "there is no folder to keep tools in")
+            .help("set UPDRAFT_CACHE_DIR")
+    })
+}
+
+impl Ready {
+    /// The variables of a process that imports the project's code, as the
+    /// Deployment's processes have them: the Dockerfile's and Airflow's own.
+    pub(crate) fn variables(&self, project: &Project, home: &Path) -> BTreeMap<String, String> {
+        let root = project.root();
+        let ours = std::env::vars().filter(|(name, _)| PASSED.contains(&name.as_str()));
+        let mut variables: BTreeMap<String, String> = ours.collect();
+        variables.extend(self.config.env.clone());
+        let before = |first: String, rest: Option<&String>| match rest {
+            Some(rest) if !rest.is_empty() => format!("{first}:{rest}"),
+            _ => first,
+        };
+        let shown = |path: &Path| path.display().to_string();
+        let path = before(shown(&self.realised.bin), variables.get("PATH"));
+        let python_path = before(shown(root), variables.get("PYTHONPATH"));
+        let set = [
+            ("PATH", path),
+            ("PYTHONPATH", python_path),
+            ("PYTHONDONTWRITEBYTECODE", "1".into()),
+            ("AIRFLOW_HOME", shown(home)),
+            ("AIRFLOW__CORE__DAGS_FOLDER", shown(&project.dags())),
+            (
+                "AIRFLOW__CORE__PLUGINS_FOLDER",
+                shown(&root.join("plugins")),
+            ),
+            ("AIRFLOW__CORE__LOAD_EXAMPLES", "False".into()),
+        ];
+        variables.extend(set.map(|(name, value)| (name.to_owned(), value)));
+        variables
+    }
+
+    /// The process that parses.
+    pub(crate) fn host(&self, project: &Project, cache: &Path, tree: &Tree) -> Host {
+        let folder = folder(cache, project);
+        let plugins = tree.iter().filter(|(path, _)| path.starts_with("plugins/"));
+        let loads: Vec<_> = plugins.collect();
+        let loads = serde_json::to_vec(&loads).unwrap_or_default();
+        let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+        Host {
+            python: self.realised.python.clone(),
+            variables: self.variables(project, &folder.join("home")),
+            loads: Digest::of(&loads),
+            log: folder.join("parse.log"),
+            stays: if in_ci { STAYS_IN_CI } else { STAYS },
+        }
+    }
+}
+
+/// What belongs to one project in the cache.
+pub(crate) fn folder(cache: &Path, project: &Project) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+
+    let key = Digest::of(project.root().as_os_str().as_bytes()).short();
+    cache.join("check").join(key)
+}
+
+/// The names that are known without a Deployment.
+pub(crate) fn names_in(project: &Project) -> Result<Names> {
+    let named = project.airflow_names()?;
+    let (variables, connections) = named
+        .map(|names| (names.variables, names.connections))
+        .unzip();
+    Ok(Names {
+        variables,
+        connections,
+        environment: Vec::new(),
+        secrets_backend: false,
+    })
+}
+
+impl From<RealiseError> for Failure {
+    fn from(error: RealiseError) -> Self {
+        let exit = crate::failure::exit_of_chain(&error, Exit::Prerequisite);
+        Self::from_error(exit, &error).help(error.help())
+    }
+}

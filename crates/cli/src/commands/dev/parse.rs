@@ -1,0 +1,201 @@
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use updraft_bundle::{EntryKind, Scan};
+use updraft_check::parse::{Names, ParseLimits, ParseRequest, Parsed, Tree, WorkerError, parse};
+use updraft_image::Stop;
+use updraft_model::{DeploymentName, Digest};
+use updraft_project::Project;
+
+use super::check;
+use super::host::{self, Ready};
+use crate::busy::busy;
+use crate::cli::OutputArgs;
+use crate::console::Console;
+use crate::context::Context;
+use crate::dag_check::DagCheck;
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+use crate::output::size::things;
+use crate::scan;
+
+/// Import every DAG file as the Deployment's Airflow would
+///
+/// Uses the Airflow, the Python and the locked packages that the Deployment has.
+/// Variables and connections are known by name and never by value: a file that
+/// needs a value ends as undetermined. docs/reference/checks.md explains each rule.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ParseArgs {
+    /// Files and folders to parse (default: all of dags/)
+    paths: Vec<PathBuf>,
+
+    /// The Deployment whose environment is used (default: the configured one)
+    #[arg(long, value_name = "DEPLOYMENT")]
+    deployment: Option<DeploymentName>,
+
+    /// Parse every file, also those that nothing changed for since the last time
+    #[arg(long)]
+    no_cache: bool,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+pub(crate) async fn run(args: &ParseArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
+    let started = Instant::now();
+    let project = cx.project()?;
+    let mut step = out.step("finding the environment");
+    let wanted = host::wanted(cx, args.deployment.as_ref(), project).await?;
+    if let Some(note) = &wanted.note {
+        out.warn(note);
+    }
+    let deployment = wanted.deployment.clone();
+    let cache = host::cache()?;
+    let ask = Ask {
+        project: project.clone(),
+        paths: args.paths.clone(),
+        deployment: deployment.clone(),
+        names: host::names_in(project)?,
+        cache: cache.clone(),
+        no_cache: args.no_cache,
+    };
+    let parsed = busy(&mut step, out, move |stop, say| {
+        let ready = wanted.make(&cache, stop, say)?;
+        ask.parse(&ready, stop, say)
+    })
+    .await?;
+    out.abandon(step);
+    let exit = match parsed.checked.errors() {
+        0 => Exit::Success,
+        _ => Exit::CheckFailed,
+    };
+    if out.is_json() {
+        out.json(&document(&parsed, deployment.as_ref()))?;
+        return Ok(exit);
+    }
+    let dags: usize = parsed.dags.values().map(Vec::len).sum();
+    let what = format!(
+        "{} with {}",
+        things(parsed.checked.files as u64, "DAG file"),
+        things(dags as u64, "DAG")
+    );
+    check::print(&parsed.checked, &what, started.elapsed(), out)?;
+    check::annotate(&parsed.checked.findings, project, out)?;
+    Ok(exit)
+}
+
+fn document(parsed: &Parsed, deployment: Option<&DeploymentName>) -> serde_json::Value {
+    let files: Vec<_> = parsed
+        .dags
+        .iter()
+        .map(|(file, dags)| json!({"file": file, "dags": dags, "seconds": parsed.seconds[file]}))
+        .collect();
+    let checked = &parsed.checked;
+    json!({
+        "deployment": deployment,
+        "files": checked.files,
+        "known": checked.known,
+        "errors": checked.errors(),
+        "warnings": checked.findings.len() - checked.errors(),
+        "findings": checked.findings,
+        "parsed": files,
+    })
+}
+
+/// How often it is said how far it is.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What is parsed, once there is an environment for it.
+pub(crate) struct Ask {
+    pub(crate) project: Project,
+    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) deployment: Option<DeploymentName>,
+    pub(crate) names: Names,
+    pub(crate) cache: PathBuf,
+    pub(crate) no_cache: bool,
+}
+
+impl Ask {
+    /// Parses in a ready environment. Blocks.
+    pub(crate) fn parse(&self, ready: &Ready, _stop: &Stop, say: &dyn Fn(&str)) -> Result<Parsed> {
+        let project = &self.project;
+        let dag_check = DagCheck::in_environment(project, &ready.config)?;
+        let scan = scan::dags(project, Some(&self.cache))?;
+        let all = match &scan {
+            Some(scan) => DagCheck::files(scan, &dag_check.ignored(scan)?),
+            None => Vec::new(),
+        };
+        let wanted = check::only(&self.paths, project, &all)?;
+        let files: Vec<String> = match wanted {
+            Some(wanted) => wanted.into_iter().map(str::to_owned).collect(),
+            None => all.iter().map(|file| file.name.clone()).collect(),
+        };
+        let tree = tree(project, scan.as_ref())?;
+        let host = ready.host(project, &self.cache, &tree);
+        let folder = host::folder(&self.cache, project);
+        std::fs::create_dir_all(folder.join("home"))?;
+        let name = self.deployment.as_ref().map(DeploymentName::to_string);
+        let told = Cell::new(Instant::now());
+        let parsed = parse(&ParseRequest {
+            root: project.root(),
+            files: &files,
+            tree,
+            host: &host,
+            names: self.names.clone(),
+            deployment: name.as_deref(),
+            limits: ParseLimits::default(),
+            levels: dag_check.levels(),
+            cache: (!self.no_cache).then(|| folder.join("parsed.json")),
+            progress: &|done, of| {
+                // On a pipe each is a line.
+                if done == 0 {
+                    say(&format!("parsing {}", things(of as u64, "DAG file")));
+                } else if told.get().elapsed() > EVERY {
+                    told.set(Instant::now());
+                    say(&format!(
+                        "parsing {}: {done} done",
+                        things(of as u64, "DAG file")
+                    ));
+                }
+            },
+        })?;
+        Ok(parsed)
+    }
+}
+
+/// Every file of the project that a deploy would carry.
+fn tree(project: &Project, scan: Option<&Scan>) -> Result<Tree> {
+    let half = project.image_half(None)?;
+    let other = half.fingerprint.files.iter();
+    let mut tree: Tree = other
+        .map(|entry| (entry.path.clone(), digest(&entry.kind)))
+        .collect();
+    for entry in scan.map(Scan::entries).unwrap_or_default() {
+        tree.insert(format!("dags/{}", entry.path), digest(&entry.kind));
+    }
+    Ok(tree)
+}
+
+fn digest(kind: &EntryKind) -> Digest {
+    match kind {
+        EntryKind::File { digest, .. } => *digest,
+        EntryKind::Link { target } => Digest::of(target.as_bytes()),
+    }
+}
+
+impl From<WorkerError> for Failure {
+    fn from(error: WorkerError) -> Self {
+        let exit = match &error {
+            WorkerError::Folder { .. } | WorkerError::Open(_) => Exit::Prerequisite,
+            WorkerError::Broken { .. } => Exit::CheckFailed,
+            WorkerError::Start { .. }
+            | WorkerError::Ended { .. }
+            | WorkerError::Lost { .. }
+            | WorkerError::Refused(_)
+            | WorkerError::Silent { .. } => Exit::Internal,
+        };
+        Self::from_error(exit, &error).help(error.help())
+    }
+}
