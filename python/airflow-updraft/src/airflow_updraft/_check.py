@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 import secrets
 import selectors
 import signal
 import time
+import traceback
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -191,7 +191,7 @@ class _Child:
                 )
                 code = 0
             except BaseException:
-                logging.getLogger(__name__).exception("a child that parsed `%s` failed", ", ".join(batch.files))
+                traceback.print_exc()
             finally:
                 os._exit(code)
         os.close(report)

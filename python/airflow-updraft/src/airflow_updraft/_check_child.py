@@ -248,7 +248,7 @@ class _Child:
                 file, line = own, int(found["line"])
         # A traceback tells of the import; what is found afterwards, when there is a DAG, has its last line only.
         raised_by_import = "\n" in text.strip()
-        kind = _KINDS.get(name) or ("schedule" if _tells_of_schedule(last) else None)
+        kind = _KINDS.get(name) or ("schedule" if _tells_of_schedule(name, last) else None)
         return {
             "kind": kind or ("import" if raised_by_import else "other"),
             "file": file,
@@ -277,7 +277,7 @@ class _Child:
         if any(" at 0x" in form for form in forms.values()):
             return False
         own = {
-            name: module.__file__
+            name: getattr(module, "__file__", None)
             for name in self._imported
             if (module := sys.modules.get(name)) is not None and self._project.has(module)
         }
@@ -335,7 +335,7 @@ class _SecondParse:
 
 
 def _move_dags_folder(folder: str) -> None:
-    """Tells Airflow 2, and whatever else asks, where the DAGs are; it was read from the configuration at the import."""
+    """Tells Airflow 2 where the DAGs are, which it took from its configuration when it was imported."""
     from airflow import settings
 
     settings.DAGS_FOLDER = folder
@@ -385,5 +385,7 @@ def _class_name(line: str) -> str:
     return found[0].rpartition(".")[2] if found else ""
 
 
-def _tells_of_schedule(line: str) -> bool:
+def _tells_of_schedule(name: str, line: str) -> bool:
+    if name in ("ModuleNotFoundError", "ImportError"):
+        return False
     return bool(re.search(r"\bcron\b|croniter|invalid schedule|timetable", line, re.IGNORECASE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from airflow import settings
@@ -28,6 +29,11 @@ class Metadata:
         for name in ("Session", "NonScopedSession", "AsyncSession"):
             if hasattr(settings, name):
                 setattr(settings, name, _Refused(self))
+
+        # Airflow 2 asks itself what an alias stands for, when a DAG is scheduled by one; at first that is nothing.
+        datasets: Any = sys.modules.get("airflow.datasets")
+        if hasattr(datasets, "BaseDataset"):
+            datasets.expand_alias_to_datasets = lambda *_, **__: []
 
         @event.listens_for(Engine, "do_connect")
         def refuse(_dialect: Any, _record: Any, arguments: tuple[Any, ...], _named: dict[str, Any]) -> None:

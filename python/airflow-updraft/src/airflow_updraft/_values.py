@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _ABSENT: Any = object()
 
+# Code that stands between the environment and who asks for it.
+_BETWEEN = (os.getenv.__code__.co_filename, __file__)
+
 
 class NeedsValueError(BaseException):
     """Stops a file at a value that is not here. No `Exception`, so that the file's own handlers let it through."""
@@ -117,7 +120,7 @@ class Values:
             if key not in names or os.environ.encodekey(key) in os.environ._data:  # type: ignore[attr-defined]
                 return False
             asks = sys._getframe(2)
-            while asks.f_code.co_filename == os.__file__ and asks.f_back is not None:
+            while asks.f_code.co_filename in _BETWEEN and asks.f_back is not None:
                 asks = asks.f_back
             return not asks.f_globals.get("__name__", "").startswith(("airflow.", "airflow_updraft."))
 

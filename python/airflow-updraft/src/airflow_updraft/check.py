@@ -118,7 +118,11 @@ def _serve_standard_streams() -> int:
 
 
 def _serve_socket(path: Path, idle: float) -> int:
-    listener = Listener.open(path)
+    try:
+        listener = Listener.open(path)
+    except PermissionError as error:
+        print(error, file=sys.stderr)
+        return 2
     if listener is None:
         return 0
     greeting = _greet()
