@@ -15,9 +15,11 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow.configuration import conf
+
 from airflow_updraft import _constant, _dag_bag, _differences, _tracebacks
 from airflow_updraft._children import end_with, limit_memory
-from airflow_updraft._dependencies import Recorder
+from airflow_updraft._dependencies import Recorder, Seen
 from airflow_updraft._leftovers import Leftovers
 from airflow_updraft._loose_tasks import LooseTasks
 from airflow_updraft._metadata import Metadata
@@ -109,7 +111,7 @@ class _Child:
         self._project = request.project
         self._codes: dict[str, CodeType | None] = {}
         self._imported: list[str] = []
-        self._carried: set[str] = set()
+        self._carried = Seen()
         self._prepare()
 
     def _prepare(self) -> None:
@@ -267,8 +269,15 @@ class _Child:
             if (module := sys.modules.get(name)) is not None and not self._project.has(module)
         }
         looked = {name for name in seen.names if name.rpartition("/")[2] in stays}
-        seen.names |= self._carried
-        self._carried |= looked
+        # So are Airflow's plugins, which it loads once, when the first file needs one.
+        plugins = self._project.relative(os.path.join(conf.get_mandatory_value("core", "plugins_folder"), ""))
+        for what in ("files", "names", "folders"):
+            own: set[str] = getattr(seen, what)
+            carried: set[str] = getattr(self._carried, what)
+            stays_so = {path for path in own if plugins and f"{path}/".startswith(plugins)}
+            own |= carried
+            carried |= stays_so
+        self._carried.names |= looked
         seen.files.add(file)
         return seen.to_json()
 
