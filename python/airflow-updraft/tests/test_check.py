@@ -382,6 +382,16 @@ def test_what_one_file_leaves_behind_is_not_blamed_on_another(client: Client, tm
 
 
 @pytest.mark.smoke
+def test_a_file_that_forks_goes_on_once(client: Client, tmp_path: Path) -> None:
+    files = {f"dags/f{number}.py": dag(f"f{number}") for number in range(4)}
+    files["dags/f0.py"] = dag("f0", "import os; os.fork()")
+    answers = client.parse(tmp_path, files, processes=1)
+
+    assert sorted(answers) == sorted(files)
+    assert all(map(is_clean, answers.values()))
+
+
+@pytest.mark.smoke
 def test_a_file_that_ends_its_process_costs_only_itself(client: Client, tmp_path: Path) -> None:
     files = {f"dags/f{number:02}.py": dag(f"f{number:02}") for number in range(12)}
     files["dags/f02.py"] = dag("f02", "import os; os._exit(3)")

@@ -25,7 +25,7 @@ from airflow_updraft._children import import_early
 from airflow_updraft._dependencies import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from airflow_updraft._check_child import Request
 
@@ -51,10 +51,12 @@ class Check:
         _channel.keep_from_children(self._selector.fileno())
         self._asker = asker
         self._hears_more = hears_more
-        self._selector.register(asker, selectors.EVENT_READ)
+        # Requests from a file are all there.
+        with contextlib.suppress(PermissionError):
+            self._selector.register(asker, selectors.EVENT_READ)
         self._answers: deque[dict[str, Any]] = deque()
 
-    def run(self) -> Iterator[dict[str, Any]]:
+    def run(self) -> Generator[dict[str, Any], None, None]:
         """Yields one answer for each file."""
         import_early(self._imports_of_airflow())
         try:

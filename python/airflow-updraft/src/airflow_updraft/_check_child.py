@@ -79,8 +79,11 @@ class Report:
         self._descriptor = descriptor
         self._token = token
         self._identity = os.fstat(descriptor).st_ino
+        self._process = os.getpid()
 
     def send(self, **message: Any) -> None:
+        if os.getpid() != self._process:
+            os._exit(0)  # a DAG file has forked, and only one of the two goes on
         if os.fstat(self._descriptor).st_ino != self._identity:
             raise OSError("the pipe to the parent was closed")
         # Begins with a line end, for what DAG code may have left unfinished.
@@ -93,6 +96,8 @@ def run(request: Request, files: list[str], *, alone: bool, parent: int, report:
     """Is the whole life of a child, from the fork on."""
     end_with(parent)
     os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):
         os.dup2(nowhere, descriptor)
@@ -255,9 +260,14 @@ class _Child:
             "kind": kind or ("import" if raised_by_import else "other"),
             "file": file,
             "line": line,
-            "message": last,
+            "message": self._shortened(last),
             "traceback": _tracebacks.cut(text, project.roots, project.outside),
         }
+
+    def _shortened(self, text: str) -> str:
+        for root in self._project.roots:
+            text = text.replace(f"{root}/", "")
+        return text
 
     def _seen(self, file: str) -> dict[str, Any]:
         seen = self._recorder.finish()

@@ -109,10 +109,10 @@ def schedule(dag: Any) -> str | None:
     given = getattr(dag, "schedule_interval", None) if hasattr(dag, "schedule_interval") else dag.schedule
     if given is None or isinstance(given, str):
         return given
-    timetable = dag.timetable
-    summary = getattr(timetable, "summary", None)
     if hasattr(given, "total_seconds"):
         return str(given)
+    timetable = dag.timetable
+    summary = getattr(timetable, "summary", None) or getattr(timetable, "expression", None)
     return str(summary or type(timetable).__name__)
 
 

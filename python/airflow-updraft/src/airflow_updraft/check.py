@@ -8,8 +8,10 @@ and every DAG file in a child.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -54,8 +56,11 @@ class Conversation:
         from airflow_updraft._check import Check
         from airflow_updraft._check_child import Request
 
-        for answer in Check(Request.from_json(message), self._channel.fileno(), self._hears_more).run():
-            self._channel.send(answer)
+        check = Check(Request.from_json(message), self._channel.fileno(), self._hears_more)
+        # Closed at once when nobody listens any more, which ends the children.
+        with contextlib.closing(check.run()) as answers:
+            for answer in answers:
+                self._channel.send(answer)
         self._channel.send({"event": "done"})
 
     def _hears_more(self) -> bool:
@@ -81,6 +86,8 @@ def _greet() -> dict[str, Any]:
         # A child copies every page on which its garbage collector marks what it inherited.
         gc.freeze()
         return {"event": "ready", "airflow": version("apache-airflow"), "python": platform.python_version()}
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
         traceback.print_exc()
         return {"event": "broken", "reason": f"{type(error).__name__}: {error}"}
@@ -142,6 +149,8 @@ def main() -> int:
     arguments.add_argument("--idle", type=float, default=600.0, help="end after so many seconds without a client")
     given = arguments.parse_args()
     _prepare_environment()
+    # So that children and what they have started are ended on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if given.socket is None:
             return _serve_standard_streams()
