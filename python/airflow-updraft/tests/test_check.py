@@ -360,25 +360,27 @@ def test_what_one_file_leaves_behind_is_not_blamed_on_another(client: Client, tm
         helper.value = "spoilt"
         DAG("left", schedule=None, start_date=datetime.datetime(2024, 1, 1)).__enter__()
     """
-    check = """\
+    # What of it is still there shows in the DAG's id, and in a task that is of no DAG.
+    look = """\
         import builtins, os, sys
         import helper
-        assert "SPOILT" not in os.environ and "PATH" in os.environ
-        assert os.getcwd() != "/" and "/spoilt" not in sys.path
-        assert "made_up" not in sys.modules and not hasattr(builtins, "spoilt")
-        assert helper.value == "good"
-        BashOperator(task_id="of_no_dag", bash_command="x")
+        left = ["SPOILT" in os.environ, "PATH" not in os.environ, os.getcwd() == "/", "/spoilt" in sys.path]
+        left += ["made_up" in sys.modules, hasattr(builtins, "spoilt"), helper.value != "good"]
     """
-    uses_library = "import textwrap\ntextwrap.dedent('')"
-    files = {"helper.py": "value = 'good'\n", "dags/a.py": dag("a", spoil)}
-    files |= {f"dags/b{number}.py": dag(f"b{number}", check) for number in range(3)}
-    files |= {f"dags/c{number}.py": dag(f"c{number}", uses_library) for number in range(3)}
+    files = {
+        "helper.py": "value = 'good'\n",
+        "dags/a.py": dag("a", spoil),
+        "dags/looks.py": dag("looks", look).replace("'looks'", "f'looks{sum(left)}'"),
+        "dags/loose.py": dag("loose", "BashOperator(task_id='of_no_dag', bash_command='x')"),
+        "dags/uses.py": dag("uses", "import textwrap\ntextwrap.dedent('')"),
+        # Eight files for one process are two batches, so those four have shared a process.
+        **{f"dags/z{number}.py": dag(f"z{number}") for number in range(4)},
+    }
     answers = client.parse(tmp_path, files, processes=1)
 
-    # Seven files for one process are two batches, so `a` and three of `b` have shared one.
-    assert [errors(answer) for answer in answers.values() if answer["errors"]] == []
-    assert [answers[f"dags/b{number}.py"]["loose_tasks"][0]["task_id"] for number in range(3)] == ["of_no_dag"] * 3
-    assert all(answer["dags"] for answer in answers.values())
+    assert [found["dag_id"] for found in answers["dags/looks.py"]["dags"]] == ["looks0"]
+    assert [task["task_id"] for task in answers["dags/loose.py"]["loose_tasks"]] == ["of_no_dag"]
+    assert [name for name, answer in answers.items() if not is_clean(answer)] == ["dags/loose.py"]
 
 
 @pytest.mark.smoke

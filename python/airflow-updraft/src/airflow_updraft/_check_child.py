@@ -146,7 +146,7 @@ class _Child:
             answer, forms = self._first(file)
             if forms and not self._is_constant(file, forms):
                 self._report.send(answer=answer)
-                self._leftovers.purge_modules()
+                self._leftovers.clean()
                 again, _ = self._parse(file)
                 answer["differs"] = _differences.between(forms, again)
             usable = self._leftovers.clean() and not answer["ended"] and not answer["seen"]["everything"]
@@ -165,7 +165,7 @@ class _Child:
         if second is not None:
             again = second.forms()
         else:
-            self._leftovers.purge_modules()
+            self._leftovers.clean()
             again, _ = self._parse(file)
         if again is not None:
             answer["differs"] = _differences.between(forms, again)

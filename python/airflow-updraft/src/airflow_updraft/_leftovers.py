@@ -66,7 +66,7 @@ class Leftovers:
         self._modules = set(sys.modules)
         self._contexts = list(_contexts())
 
-    def purge_modules(self) -> None:
+    def _purge_modules(self) -> None:
         """Has the next import run the project's own code again."""
         for name in [name for name in sys.modules if name not in self._modules]:
             if self._project.has(sys.modules[name]):
@@ -76,7 +76,7 @@ class Leftovers:
 
     def clean(self) -> bool:
         """Says whether the process may be used for another file."""
-        self.purge_modules()
+        self._purge_modules()
         signal.setitimer(signal.ITIMER_REAL, 0)
         if os.environ._data != self._environment:  # type: ignore[attr-defined]
             for name in list(os.environ._data):  # type: ignore[attr-defined]
