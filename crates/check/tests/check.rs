@@ -564,6 +564,30 @@ fn other_programs_get_what_they_understand() {
         .as_u64()
         .unwrap();
     assert_eq!(rules[usize::try_from(index).unwrap()]["id"], "UPD305");
+    let names: Vec<String> = ["odd, name%.py", "ok<&.py", "s.py"]
+        .iter()
+        .map(|name| format!("dags/{name}"))
+        .collect();
+    assert_snapshot!(report::junit(&names, &findings, "etl/").unwrap(), @r#"
+    <?xml version="1.0" encoding="UTF-8"?>
+    <testsuites name="updraft dev check" tests="3" skipped="0" failures="1" errors="0">
+        <testsuite name="DAG files" tests="3" skipped="0" errors="0" failures="1">
+            <testcase name="etl/dags/odd, name%.py" classname="updraft.check">
+                <system-out>etl/dags/odd, name%.py:1:1: warning UPD305: `open` is called while the file is imported
+      = read it within a task; where it decides which tasks there are, keep it small and beside the DAG file, and say `# noqa: UPD305`
+    </system-out>
+            </testcase>
+            <testcase name="etl/dags/ok&lt;&amp;.py" classname="updraft.check"/>
+            <testcase name="etl/dags/s.py" classname="updraft.check">
+                <failure message="Expected a parameter or the end of the parameter list" type="UPD002">etl/dags/s.py:1:7: error UPD002: Expected a parameter or the end of the parameter list
+      = mend it, or have the Dockerfile name a Python that knows this syntax
+    etl/dags/s.py:2:1: error UPD002: unexpected EOF while parsing
+      = mend it, or have the Dockerfile name a Python that knows this syntax
+    </failure>
+            </testcase>
+        </testsuite>
+    </testsuites>
+    "#);
     let quality = report::code_quality(&findings, "");
     assert_eq!(quality[1]["location"]["path"], "dags/s.py");
     assert_eq!(quality[1]["severity"], "critical");

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use updraft_bundle::{EntryKind, Scan};
 use updraft_check::{
-    AirflowIgnore, Checked, DagFile, DagFilesError, IgnoreSyntax, Installed, Levels, Options,
+    AirflowIgnore, Checked, DagFile, DagFilesError, IgnoreSyntax, Installed, Levels, Options, Ruff,
     UnknownRule, check, dag_files, own_modules,
 };
-use updraft_image::EnvironmentConfig;
+use updraft_image::{EnvironmentConfig, RUFF_VERSION, Stop, find_or_install_ruff};
 use updraft_model::Digest;
 use updraft_project::{AirflowVersion, Project, ProjectError, PythonVersion};
 
+use crate::console::Aside;
+use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 
@@ -29,23 +31,33 @@ pub(crate) struct DagCheck<'a> {
     pub(crate) installed: Option<Installed>,
     /// The `dag_id`s of the Deployment's other bundles, with their bundles.
     pub(crate) elsewhere: BTreeMap<String, String>,
+    /// Where ruff is kept; none: it is not looked for.
+    tools: Option<PathBuf>,
+    /// Ends what is fetched, when nobody waits for it any more.
+    pub(crate) stop: Stop,
+    /// Says what is fetched.
+    aside: Aside,
     /// Whether the Dockerfile adds folders that imports are looked up in.
     has_own_path: bool,
 }
 
 impl<'a> DagCheck<'a> {
     /// For what the project's Dockerfile says.
-    pub(crate) fn of(project: &'a Project) -> Result<Self> {
+    pub(crate) fn of(project: &'a Project, aside: Aside) -> Result<Self> {
         let dockerfile = project.dockerfile()?.ok_or(ProjectError::NoDockerfile)?;
         let base = dockerfile.airflow().map_err(ProjectError::from)?;
-        Self::new(project, base.version, base.python, dockerfile.env())
+        Self::new(project, base.version, base.python, dockerfile.env(), aside)
     }
 
     /// For what an Environment has.
-    pub(crate) fn in_environment(project: &'a Project, config: &EnvironmentConfig) -> Result<Self> {
+    pub(crate) fn in_environment(
+        project: &'a Project,
+        config: &EnvironmentConfig,
+        aside: Aside,
+    ) -> Result<Self> {
         let runs = &config.fingerprint;
         let airflow = runs.airflow_version.clone();
-        Self::new(project, airflow, runs.python_version, &config.env)
+        Self::new(project, airflow, runs.python_version, &config.env, aside)
     }
 
     fn new(
@@ -53,6 +65,7 @@ impl<'a> DagCheck<'a> {
         airflow: AirflowVersion,
         python: PythonVersion,
         env: &BTreeMap<String, String>,
+        aside: Aside,
     ) -> Result<Self> {
         let levels = &project.settings().check.levels;
         let levels = Levels::new(levels.iter().map(|(code, level)| (code.as_str(), *level)))?;
@@ -66,6 +79,9 @@ impl<'a> DagCheck<'a> {
             cache: None,
             installed: None,
             elsewhere: BTreeMap::new(),
+            tools: Context::cache_dir(),
+            stop: Stop::default(),
+            aside,
             has_own_path: env.contains_key("PYTHONPATH"),
         })
     }
@@ -109,6 +125,18 @@ impl<'a> DagCheck<'a> {
         let folders = [root.to_owned(), self.project.dags(), root.join("plugins")];
         options.own = folders.iter().flat_map(|it| own_modules(it)).collect();
         options.elsewhere = self.elsewhere.clone();
+        let tools = self
+            .tools
+            .as_deref()
+            .ok_or("there is no folder to keep ruff in");
+        let program = || {
+            let found = find_or_install_ruff(tools?, &self.stop, &|text| self.aside.say(text));
+            found.map_err(|error| error.to_string())
+        };
+        options.ruff = (self.airflow.major() >= 3).then_some(Ruff {
+            version: RUFF_VERSION,
+            program: &program,
+        });
         let mut notes = Vec::new();
         if self.has_own_path && self.installed.is_some() {
             notes.push("imports are not looked up, because the Dockerfile sets PYTHONPATH".into());

@@ -52,6 +52,16 @@ impl Failure {
         self
     }
 
+    /// Another way besides, where there is one already.
+    #[must_use]
+    pub(crate) fn or_help(mut self, other: &str) -> Self {
+        self.help = Some(match self.help {
+            Some(help) => format!("{help}; {other}"),
+            None => other.to_owned(),
+        });
+        self
+    }
+
     #[must_use]
     pub(crate) fn code(mut self, code: impl Into<String>) -> Self {
         self.code = code.into();

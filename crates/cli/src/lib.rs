@@ -14,6 +14,7 @@ mod exit;
 mod failpoint;
 mod failure;
 mod files;
+mod findings;
 mod interrupt;
 mod logging;
 mod output;

@@ -14,8 +14,10 @@ mod exclusive;
 mod flush;
 mod lock;
 mod process;
+mod pytest;
 mod python;
 mod realise;
+mod ruff;
 mod uv;
 mod wheel;
 
@@ -25,9 +27,11 @@ pub use environment::{
 };
 pub use lock::{Lock, LockError, LockRequest, lock};
 pub use process::{Stop, StopOnDrop};
+pub use pytest::pytest_beside;
 pub use python::{Interpreter, PythonError, PythonRequest, RunAs, nearest_python};
 pub use realise::{
     RealiseError, RealiseRequest, Realised, is_any_made, realise, realised_key, reopen,
 };
+pub use ruff::{RUFF_VERSION, RuffError, find_or_install_ruff};
 pub use uv::{Uv, UvError};
 pub use wheel::{airflow_updraft_version, airflow_updraft_wheel, airflow_updraft_wheel_name};

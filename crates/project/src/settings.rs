@@ -44,6 +44,12 @@ pub struct CheckSettings {
     /// The level of a rule, by its code.
     #[serde(default)]
     pub levels: BTreeMap<String, CheckLevel>,
+    /// Whether a deploy imports every DAG file before; it does unless told otherwise.
+    #[serde(default)]
+    pub parse: Option<bool>,
+    /// Whether a deploy runs the project's tests before.
+    #[serde(default)]
+    pub pytest: Option<bool>,
 }
 
 /// How much a finding matters.

@@ -79,7 +79,9 @@ impl Command {
 
     /// Whether Ctrl-C means something to it, instead of ending it at once.
     pub(crate) fn handles_interrupts(&self) -> bool {
-        self.serves() || matches!(self, Self::Deploy(_) | Self::Rollback(_))
+        self.serves()
+            || matches!(self, Self::Deploy(_) | Self::Rollback(_))
+            || matches!(self, Self::Dev(command) if command.watches())
     }
 
     /// Runs a command that waits for nothing, without an async runtime.

@@ -608,9 +608,12 @@ fn init_takes_the_folder_and_the_python_that_are_named() {
     });
 }
 
-/// A project whose DAG files have one error and one warning.
+/// A project whose DAG files have one error and one warning. What Airflow 3
+/// removed is looked for by a ruff that finds nothing.
 fn project_to_check() -> Sandbox {
-    let sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::new();
+    let ruff = sandbox.stand_in("ruff", "#!/bin/sh\necho '[]'\n");
+    sandbox.set("UPDRAFT_RUFF", &ruff);
     sandbox.write("here/updraft.toml", "[project]\nname = \"shop\"\n");
     sandbox.write("here/Dockerfile", "FROM apache/airflow:3.3.2-python3.12\n");
     sandbox.write("here/dags/sales/broken.py", "def total(:\n    pass\n");
@@ -696,6 +699,12 @@ fn reports_name_files_from_the_repository() {
             "{json:#}"
         );
     }
+    sandbox.run(&["dev", "check", "--junit", "j.xml"]);
+    let xml = std::fs::read_to_string(sandbox.path("here/j.xml")).unwrap();
+    assert!(
+        xml.contains("<testcase name=\"here/dags/good.py\""),
+        "{xml}"
+    );
     let refused = sandbox.run(&["dev", "check", "--sarif", "/nowhere/s.json"]);
     assert!(refused.ended_with(1).stderr.contains("/nowhere/s.json"));
 }
@@ -754,6 +763,70 @@ fn a_check_looks_imports_up_in_an_environment() {
     let noted = sandbox.run(&["dev", "check", "--venv", &venv]);
     let noted = noted.ended_with(0);
     assert!(noted.stderr.contains("sets PYTHONPATH"), "{noted}");
+}
+
+#[test]
+fn a_check_says_what_airflow_3_removed_or_why_it_does_not() {
+    let mut sandbox = project_to_check();
+    std::fs::remove_file(sandbox.path("here/dags/sales/broken.py")).unwrap();
+    sandbox.set("UPDRAFT_RUFF", "/nowhere/ruff");
+    let checked = sandbox.run(&["dev", "check"]).ended_with(0);
+    let note = "names that Airflow 3 removed were not looked for: \
+                `UPDRAFT_RUFF` names `/nowhere/ruff`, which is no program";
+    assert!(checked.stderr.contains(note), "{checked}");
+    let found = format!(
+        "#!/bin/sh\necho '[{{\"filename\": \"{}\", \"code\": \"AIR301\", \"message\": \"gone\", \
+         \"fix\": null, \"location\": {{\"row\": 1, \"column\": 1}}, \"noqa_row\": 1}}]'\n",
+        sandbox
+            .path("here/dags/good.py")
+            .canonicalize()
+            .unwrap()
+            .display()
+    );
+    let ruff = sandbox.stand_in("ruff", &found);
+    sandbox.set("UPDRAFT_RUFF", &ruff);
+    let checked = sandbox.run(&["dev", "check"]).ended_with(17);
+    let says = "dags/good.py:1:1: error UPD501: gone (ruff's AIR301)";
+    assert!(checked.stdout.contains(says), "{checked}");
+    // To Airflow 2 they are all there.
+    sandbox.write("here/Dockerfile", "FROM apache/airflow:2.11.2-python3.12\n");
+    sandbox.run(&["dev", "check"]).ended_with(0);
+}
+
+#[test]
+fn a_check_that_watches_checks_again_after_a_change_until_interrupted() {
+    use std::io::{BufRead as _, BufReader};
+
+    let sandbox = project_to_check();
+    std::fs::remove_file(sandbox.path("here/dags/sales/broken.py")).unwrap();
+    let mut command = sandbox.command(&["dev", "check", "--watch", "--junit", "j.xml"]);
+    command.stdout(std::process::Stdio::piped());
+    command.stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut comes = |what: &str| {
+        let mut lines = lines.by_ref().map(Result::unwrap);
+        assert!(lines.any(|line| line.contains(what)), "{what}");
+    };
+    comes("0 errors, 1 warning in 2 DAG files");
+    sandbox.write("here/dags/stock.py", "def total(:\n");
+    comes("2 errors, 0 warnings in 2 DAG files");
+    sandbox.write("here/updraft.toml", "[check.levels]\nUPD002 = \"off\"\n");
+    comes("2 DAG files, nothing found");
+    // What fails does not end it.
+    sandbox.write("here/updraft.toml", "[check.levels]\nUPD999 = \"off\"\n");
+    std::fs::remove_file(sandbox.path("here/dags/stock.py")).unwrap();
+    sandbox.write("here/updraft.toml", "");
+    comes("1 DAG file, nothing found");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{ended:?}");
+    let told = String::from_utf8(ended.stderr).unwrap();
+    assert!(told.contains(": something changed"), "{told}");
 }
 
 #[test]

@@ -4,21 +4,27 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use updraft_api::deploy::DeployView;
 use updraft_bundle::Scan;
+use updraft_check::parse::Names;
 use updraft_check::{Checked, Finding, Level};
-use updraft_image::EnvironmentConfig;
-use updraft_model::{BundleName, CheckFinding, CheckStage, Checks, Digest, StageResult};
+use updraft_image::{EnvironmentConfig, Stop};
+use updraft_model::{
+    BundleName, CheckFinding, CheckStage, Checks, DeploymentName, Digest, StageResult,
+};
 use updraft_project::Project;
 
 use super::report::Outcome;
-use crate::commands::dev::check;
-use crate::console::{Console, DIM, GREEN, RED};
+use crate::commands::dev::pytest::{self, Tests};
+use crate::commands::dev::{host, parse};
+use crate::console::{Aside, Console, DIM, GREEN, RED};
 use crate::dag_check::DagCheck;
 use crate::exit::Exit;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
+use crate::findings::write_finding;
 use crate::output::size::things;
 
 /// Findings that are printed before the rest is only counted.
@@ -29,6 +35,8 @@ const MOST_PRINTED: usize = 10;
 pub(super) struct Ran {
     pub(super) stages: BTreeMap<CheckStage, StageResult>,
     findings: Vec<Finding>,
+    /// What the tests printed, where any failed.
+    tests_said: String,
 }
 
 impl Ran {
@@ -44,7 +52,7 @@ impl Ran {
             checked: checked.files as u64,
             errors: checked.errors() as u64,
             warnings: (findings.len() - checked.errors()) as u64,
-            seconds: (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+            seconds: seconds_since(began),
             findings: errors
                 .chain(others)
                 .take(StageResult::MOST_FINDINGS)
@@ -53,6 +61,18 @@ impl Ran {
         };
         self.stages.insert(stage, result);
         self.findings.extend(checked.findings);
+    }
+
+    fn add_tests(&mut self, tests: Tests, began: Instant) {
+        let result = StageResult {
+            checked: tests.run,
+            errors: tests.failed.len() as u64,
+            warnings: 0,
+            seconds: seconds_since(began),
+            findings: tests.failed,
+        };
+        self.tests_said = tests.said;
+        self.stages.insert(CheckStage::Pytest, result);
     }
 
     /// What the control plane is told.
@@ -73,20 +93,26 @@ impl Ran {
     pub(super) fn say(&self, began: Instant, out: &mut Console) -> Result<()> {
         let errors: u64 = self.stages.values().map(|stage| stage.errors).sum();
         let warnings: u64 = self.stages.values().map(|stage| stage.warnings).sum();
-        let files = self.stages.values().map(|stage| stage.checked).max();
-        let files = things(files.unwrap_or(0), "DAG file");
+        let many = |stage| self.stages.get(&stage).map(|result| result.checked);
+        let mut what = things(many(CheckStage::Static).unwrap_or(0), "DAG file");
+        if self.stages.contains_key(&CheckStage::Parse) {
+            what.push_str(", each parsed");
+        }
+        if let Some(tests) = many(CheckStage::Pytest) {
+            what.push_str(&format!(", {}", things(tests, "test")));
+        }
         if errors == 0 {
             let found = match warnings {
                 0 => String::new(),
                 some => format!(": {}", things(some, "warning")),
             };
-            out.mark(&format!("checked {files}{found}"), began.elapsed());
+            out.mark(&format!("checked {what}{found}"), began.elapsed());
         }
         let mut sorted: Vec<&Finding> = self.findings.iter().collect();
         sorted.sort_by_key(|finding| finding.level != Level::Error);
-        let mut text = Vec::new();
+        let mut text = self.tests_said.clone().into_bytes();
         for finding in sorted.iter().take(MOST_PRINTED) {
-            check::write_finding(finding, false, &mut text)?;
+            write_finding(finding, false, &mut text)?;
         }
         if let Some(more) = sorted.len().checked_sub(MOST_PRINTED).filter(|it| *it > 0) {
             writeln!(
@@ -102,6 +128,10 @@ impl Ran {
     }
 }
 
+fn seconds_since(began: Instant) -> f64 {
+    (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0
+}
+
 fn told(finding: &Finding) -> CheckFinding {
     CheckFinding {
         code: finding.rule.code().to_owned(),
@@ -113,25 +143,96 @@ fn told(finding: &Finding) -> CheckFinding {
     }
 }
 
-/// Checks the syntax trees, for what the Release will run in; where that is not
-/// known, for what the Dockerfile says. Blocks.
-pub(super) fn statically(
-    project: &Project,
-    config: Option<&EnvironmentConfig>,
-    scan: &Scan,
-    cache: Option<PathBuf>,
-) -> Result<Ran> {
-    let began = Instant::now();
-    let mut dag_check = match config {
-        Some(config) => DagCheck::in_environment(project, config)?,
-        None => DagCheck::of(project)?,
+/// Which stages run besides the static check, which always does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stages {
+    pub(crate) parse: bool,
+    pub(crate) pytest: bool,
+}
+
+/// What is checked, and in what.
+pub(super) struct Job {
+    pub(super) project: Project,
+    pub(super) deployment: DeploymentName,
+    pub(super) scan: Arc<Scan>,
+    /// What the Release will run in; none: not known, since the control plane
+    /// has lost it.
+    pub(super) config: Option<EnvironmentConfig>,
+    pub(super) stages: Stages,
+    pub(super) names: Names,
+    pub(super) cache: Option<PathBuf>,
+    pub(super) aside: Aside,
+}
+
+impl Job {
+    /// Runs the stages one after another, until one finds an error. Blocks.
+    pub(super) fn run(self, stop: &Stop, say: &dyn Fn(&str)) -> Result<Ran> {
+        let mut ran = Ran::default();
+        let began = Instant::now();
+        ran.add(CheckStage::Static, self.statically(stop)?, began);
+        if !ran.passed() || self.stages == Stages::NONE {
+            return Ok(ran);
+        }
+        let cache = host::cache()?;
+        let config = self.config.clone().ok_or_else(|| {
+            Failure::new(
+                Exit::Refused,
+                "the control plane has lost what the Release runs in",
+            )
+            .help("deploy with --no-parse, so that only Airflow itself checks the files")
+        })?;
+        let ready = host::ready(config, &cache, stop, say)
+            .map_err(|failure| failure.or_help("or deploy with --no-parse"))?;
+        if self.stages.parse {
+            let began = Instant::now();
+            let ask = parse::Ask {
+                project: self.project.clone(),
+                paths: Vec::new(),
+                deployment: Some(self.deployment.clone()),
+                names: self.names.clone(),
+                cache: cache.clone(),
+                no_cache: false,
+                aside: self.aside.clone(),
+            };
+            ran.add(CheckStage::Parse, ask.parse(&ready, say)?.checked, began);
+        }
+        if self.stages.pytest && ran.passed() {
+            say("running the project's tests");
+            let began = Instant::now();
+            let tests = pytest::captured(&self.project, &ready, &cache, stop)?;
+            ran.add_tests(tests, began);
+        }
+        Ok(ran)
+    }
+
+    /// Checks the syntax trees, for what the Release will run in; where that is
+    /// not known, for what the Dockerfile says.
+    fn statically(&self, stop: &Stop) -> Result<Checked> {
+        let aside = self.aside.clone();
+        let mut dag_check = match &self.config {
+            Some(config) => DagCheck::in_environment(&self.project, config, aside)?,
+            None => DagCheck::of(&self.project, aside)?,
+        };
+        dag_check.stop = stop.clone();
+        dag_check.cache.clone_from(&self.cache);
+        let ignored = dag_check.ignored(&self.scan)?;
+        dag_check.run(&DagCheck::files(&self.scan, &ignored))
+    }
+}
+
+impl Stages {
+    pub(crate) const NONE: Self = Self {
+        parse: false,
+        pytest: false,
     };
-    dag_check.cache = cache;
-    let ignored = dag_check.ignored(scan)?;
-    let checked = dag_check.run(&DagCheck::files(scan, &ignored))?;
-    let mut ran = Ran::default();
-    ran.add(CheckStage::Static, checked, began);
-    Ok(ran)
+
+    /// With what the Deployment insists on.
+    pub(super) fn and(self, require: &[CheckStage]) -> Self {
+        Self {
+            parse: self.parse || require.contains(&CheckStage::Parse),
+            pytest: self.pytest || require.contains(&CheckStage::Pytest),
+        }
+    }
 }
 
 /// What a deploy comes to whose checks failed.

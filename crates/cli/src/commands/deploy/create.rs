@@ -19,18 +19,22 @@ use updraft_api::deploy::{
 use updraft_api::{Client, ClientError, ErrorCode};
 use updraft_bundle::{Scan, ScanOptions};
 use updraft_image::EnvironmentConfig;
-use updraft_model::{BundleName, Checks, DeployId, DeploymentName, Digest, GitState, Release};
+use updraft_model::{
+    BundleName, CheckStage, Checks, DeployId, DeploymentName, Digest, GitState, Release,
+};
 use updraft_project::{ImageHalf, Project, ProjectError};
 use uuid::Uuid;
 
-use super::checks::Ran;
+use super::checks::{Job, Ran, Stages};
 use super::environment::{self, Environment};
 use super::follow::{Ending, Patience, follow};
 use super::report::{
     Outcome, Sent, Timings, merged, milliseconds, nothing_to_do, sent_text, summary, write_names,
 };
 use super::{checks, plan, upload};
+use crate::busy::busy;
 use crate::cli::OutputArgs;
+use crate::commands::dev::host;
 use crate::console::{Console, DIM, Step, YELLOW};
 use crate::context::Context;
 use crate::exit::Exit;
@@ -68,6 +72,18 @@ pub(crate) struct DeployArgs {
         hide_default_value = true
     )]
     description: String,
+
+    /// Import every DAG file before, in the Deployment's environment (the default)
+    #[arg(long, overrides_with = "no_parse", help_heading = "Checks")]
+    parse: bool,
+
+    /// Do not import the DAG files before; what the Deployment requires is done still
+    #[arg(long, help_heading = "Checks")]
+    no_parse: bool,
+
+    /// Run the project's tests before
+    #[arg(long, help_heading = "Checks")]
+    pytest: bool,
 
     /// Deploy also when `dags/` is missing or empty, which takes all DAGs away
     #[arg(long)]
@@ -144,6 +160,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         deployment: &name,
         description: &args.description,
         allow_empty: args.allow_empty,
+        stages: args.stages(project),
         patience: (!args.patience.no_wait).then(|| args.patience.read()),
         cache: Context::cache_dir(),
         started,
@@ -158,6 +175,17 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     }
 }
 
+impl DeployArgs {
+    /// The flags, and what `updraft.toml` says where there are none.
+    fn stages(&self, project: &Project) -> Stages {
+        let settings = &project.settings().check;
+        Stages {
+            parse: self.parse || (!self.no_parse && settings.parse.unwrap_or(true)),
+            pytest: self.pytest || settings.pytest.unwrap_or(false),
+        }
+    }
+}
+
 /// What to deploy, and where.
 pub(crate) struct Deploy<'a> {
     pub(crate) client: &'a Client,
@@ -167,6 +195,7 @@ pub(crate) struct Deploy<'a> {
     pub(crate) allow_empty: bool,
     /// None: do not wait for the proof.
     pub(crate) patience: Option<Patience>,
+    pub(crate) stages: Stages,
     /// Where scans, locks and tools are kept.
     pub(crate) cache: Option<PathBuf>,
     pub(crate) started: Instant,
@@ -329,8 +358,6 @@ impl Deploy<'_> {
         );
         say_image_differs(&planned.image_differs, out)?;
 
-        let began = Instant::now();
-        let checking = self.begin_to_check(&planned, &scan);
         let comparison = match planned.comparison.outcome {
             ComparisonOutcome::NothingToDo | ComparisonOutcome::RollingOut => {
                 planned.comparison.clone()
@@ -345,6 +372,7 @@ impl Deploy<'_> {
             writeln!(out.status(), "{text}")?;
         }
         let to_send = to_send(&scan, &comparison);
+        let comparison_require = comparison.require;
         let mut begun = Begun {
             deploy: comparison.deploy.ok_or_else(no_deploy)?,
             next,
@@ -367,13 +395,15 @@ impl Deploy<'_> {
             let digests = std::mem::take(&mut begun.lost.digests);
             let (new, lost): (Vec<_>, _) = digests.into_iter().partition(|it| source.has(*it));
             begun.lost.digests = lost;
-            let step = out.step(format!("sending {}", things(to_send.layers, "layer")));
+            let began = Instant::now();
+            let job = self.job(&planned.runs_in, &begun.lost.scan, &comparison_require, out)?;
+            let mut step = out.step(format!("sending {}", things(to_send.layers, "layer")));
             let sending = async {
                 let sent = upload::send(self.client, begun.deploy.id, &new, &source).await;
                 sent.map_err(Ended::Failed)
             };
             let checking = async {
-                let ran = checking.await.map_err(Failure::from).flatten();
+                let ran = busy(&mut step, out, move |stop, say| job.run(stop, say)).await;
                 match ran.map_err(Ended::Failed)? {
                     ran if ran.passed() => Ok(ran),
                     ran => Err(Ended::Unfit(ran)),
@@ -402,18 +432,22 @@ impl Deploy<'_> {
         Ok(begun)
     }
 
-    /// Begins the checks of what will be deployed, where that is anything.
-    fn begin_to_check(&self, planned: &Planned, scan: &Arc<Scan>) -> JoinHandle<Result<Ran>> {
-        let is_new = planned.comparison.outcome == ComparisonOutcome::Changes;
-        let config = planned.runs_in.config.clone();
-        let (project, cache) = (self.project.clone(), self.cache.clone());
-        let scan = Arc::clone(scan);
-        tokio::task::spawn_blocking(move || {
-            if is_new {
-                checks::statically(&project, config.as_ref(), &scan, cache)
-            } else {
-                Ok(Ran::default())
-            }
+    fn job(
+        &self,
+        runs_in: &RunsIn,
+        scan: &Arc<Scan>,
+        require: &[CheckStage],
+        out: &Console,
+    ) -> Result<Job> {
+        Ok(Job {
+            project: self.project.clone(),
+            deployment: self.deployment.clone(),
+            scan: Arc::clone(scan),
+            config: runs_in.config.clone(),
+            stages: self.stages.and(require),
+            names: host::names_in(self.project)?,
+            cache: self.cache.clone(),
+            aside: out.aside(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! Deploys: making one, following it, looking back, undoing.
 
-mod checks;
+pub(crate) mod checks;
 pub(crate) mod create;
 pub(crate) mod diff;
 pub(crate) mod environment;

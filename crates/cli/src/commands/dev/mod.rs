@@ -4,6 +4,8 @@ pub(crate) mod check;
 pub(crate) mod host;
 pub(crate) mod init;
 pub(crate) mod parse;
+pub(crate) mod pytest;
+mod watch;
 
 use crate::console::{Console, Format};
 use crate::context::Context;
@@ -16,6 +18,7 @@ pub(crate) enum DevCommand {
     Init(init::InitArgs),
     Check(check::CheckArgs),
     Parse(parse::ParseArgs),
+    Pytest(pytest::PytestArgs),
 }
 
 impl DevCommand {
@@ -24,22 +27,31 @@ impl DevCommand {
             Self::Init(args) => args.output.output,
             Self::Check(args) => args.output.output,
             Self::Parse(args) => args.output.output,
+            Self::Pytest(_) => Format::Text,
         }
     }
 
-    /// Runs one that waits for nothing.
+    /// Whether it goes on until Ctrl-C.
+    pub(crate) fn watches(&self) -> bool {
+        matches!(self, Self::Check(args) if args.watch)
+    }
+
+    /// Runs what is done once, without an async runtime.
     pub(crate) fn run_plain(&self, cx: &Context, out: &mut Console) -> Option<Result<Exit>> {
         match self {
             Self::Init(args) => Some(init::run(args, cx, out)),
+            Self::Check(args) if args.watch => None,
             Self::Check(args) => Some(check::run(args, cx, out)),
-            Self::Parse(_) => None,
+            Self::Parse(_) | Self::Pytest(_) => None,
         }
     }
 
     pub(crate) async fn run(&self, cx: &Context, out: &mut Console) -> Result<Exit> {
         match self {
+            Self::Check(args) => watch::run(args, cx, out).await,
             Self::Parse(args) => parse::run(args, cx, out).await,
-            Self::Init(_) | Self::Check(_) => unreachable!("these run without a runtime"),
+            Self::Pytest(args) => pytest::run(args, cx, out).await,
+            Self::Init(_) => unreachable!("it runs without a runtime"),
         }
     }
 }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use updraft_bundle::{EntryKind, Scan};
 use updraft_check::parse::{Names, ParseLimits, ParseRequest, Parsed, Tree, WorkerError, parse};
-use updraft_image::Stop;
 use updraft_model::{DeploymentName, Digest};
 use updraft_project::Project;
 
@@ -13,11 +12,12 @@ use super::check;
 use super::host::{self, Ready};
 use crate::busy::busy;
 use crate::cli::OutputArgs;
-use crate::console::Console;
+use crate::console::{Aside, Console};
 use crate::context::Context;
 use crate::dag_check::DagCheck;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+use crate::findings::{self, ReportArgs};
 use crate::output::size::things;
 use crate::scan;
 
@@ -40,6 +40,9 @@ pub(crate) struct ParseArgs {
     no_cache: bool,
 
     #[command(flatten)]
+    reports: ReportArgs,
+
+    #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
@@ -60,13 +63,17 @@ pub(crate) async fn run(args: &ParseArgs, cx: &Context, out: &mut Console) -> Re
         names: host::names_in(project)?,
         cache: cache.clone(),
         no_cache: args.no_cache,
+        aside: out.aside(),
     };
     let parsed = busy(&mut step, out, move |stop, say| {
         let ready = wanted.make(&cache, stop, say)?;
-        ask.parse(&ready, stop, say)
+        ask.parse(&ready, say)
     })
     .await?;
     out.abandon(step);
+    let files: Vec<String> = parsed.dags.keys().cloned().collect();
+    args.reports
+        .write(&files, &parsed.checked.findings, project)?;
     let exit = match parsed.checked.errors() {
         0 => Exit::Success,
         _ => Exit::CheckFailed,
@@ -81,8 +88,8 @@ pub(crate) async fn run(args: &ParseArgs, cx: &Context, out: &mut Console) -> Re
         things(parsed.checked.files as u64, "DAG file"),
         things(dags as u64, "DAG")
     );
-    check::print(&parsed.checked, &what, started.elapsed(), out)?;
-    check::annotate(&parsed.checked.findings, project, out)?;
+    findings::print(&parsed.checked, &what, started.elapsed(), out)?;
+    findings::annotate(&parsed.checked.findings, project, out)?;
     Ok(exit)
 }
 
@@ -115,13 +122,14 @@ pub(crate) struct Ask {
     pub(crate) names: Names,
     pub(crate) cache: PathBuf,
     pub(crate) no_cache: bool,
+    pub(crate) aside: Aside,
 }
 
 impl Ask {
     /// Parses in a ready environment. Blocks.
-    pub(crate) fn parse(&self, ready: &Ready, _stop: &Stop, say: &dyn Fn(&str)) -> Result<Parsed> {
+    pub(crate) fn parse(&self, ready: &Ready, say: &dyn Fn(&str)) -> Result<Parsed> {
         let project = &self.project;
-        let dag_check = DagCheck::in_environment(project, &ready.config)?;
+        let dag_check = DagCheck::in_environment(project, &ready.config, self.aside.clone())?;
         let scan = scan::dags(project, Some(&self.cache))?;
         let all = match &scan {
             Some(scan) => DagCheck::files(scan, &dag_check.ignored(scan)?),

@@ -15,6 +15,7 @@ use updraft_model::DeploymentName;
 use updraft_project::{Project, ProjectError, Scaffold, scaffold};
 
 use self::stage::Stage;
+use crate::commands::deploy::checks::Stages;
 use crate::commands::deploy::create::Deploy;
 use crate::commands::deploy::follow::Patience;
 use crate::config::{ConnectionArgs, LOCAL_FILE, LocalFile, Settings};
@@ -204,7 +205,10 @@ async fn bring_up(
     remember(prepared)?;
     stage.start_agent(prepared, &client, out).await?;
 
+    // Airflow's own answer is seconds away, and its environment is not made yet.
+    let stages = Stages::NONE;
     let deploy = Deploy {
+        stages,
         client: &client,
         project,
         deployment,

@@ -51,8 +51,13 @@ impl Sandbox {
 
     /// A `uv` that locks without a package index, or finds none when told so.
     pub(crate) fn stand_in_uv(&self) -> String {
-        self.write("uv", STAND_IN_UV);
-        let path = self.path("uv");
+        self.stand_in("uv", STAND_IN_UV)
+    }
+
+    /// A script in place of a program.
+    pub(crate) fn stand_in(&self, name: &str, script: &str) -> String {
+        self.write(name, script);
+        let path = self.path(name);
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .unwrap();
         path.to_str().unwrap().to_owned()
