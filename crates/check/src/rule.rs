@@ -41,7 +41,8 @@ macro_rules! rules {
                 match self { $(Self::$name => $help,)* }
             }
 
-            const fn examples(self) -> (&'static str, &'static str) {
+            /// Python that has it, and Python that has not.
+    pub const fn examples(self) -> (&'static str, &'static str) {
                 match self { $(Self::$name => ($bad, $good),)* }
             }
         }

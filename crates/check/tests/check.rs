@@ -1,6 +1,7 @@
 //! The check of whole folders.
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use insta::assert_snapshot;
 use updraft_check::{
-    AirflowIgnore, Checked, DagFile, IgnoreSyntax, Installed, Level, Levels, Options, Ruff, check,
-    dag_files, own_modules, report,
+    AirflowIgnore, Checked, DagFile, IgnoreSyntax, Installed, Level, Levels, Options, Ruff, Rule,
+    check, dag_files, own_modules, report,
 };
 use updraft_model::Digest;
 use updraft_project::PythonVersion;
@@ -638,4 +639,79 @@ fn no_file_takes_the_others_along() {
     assert_eq!(of("dags/hostile_4.py"), None);
     assert_eq!(of("dags/hostile_7.py"), None);
     assert_eq!(of("dags/large.py"), Some("UPD001"));
+}
+
+/// Numbers that look random, and are the same each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % end as u64).unwrap()
+    }
+}
+
+/// Changes a text in a few places.
+fn tamper(bytes: &mut Vec<u8>, numbers: &mut Numbers) {
+    const PIECES: [&str; 14] = [
+        "(", ")", "'''", "\"", "\\", "\n", "\t", "#", "f'{", "\0", "é", "\r", "lambda ", "import ",
+    ];
+    for _ in 0..numbers.below(5) {
+        let at = numbers.below(bytes.len() + 1);
+        let until = (at + numbers.below(20)).min(bytes.len());
+        match numbers.below(4) {
+            0 => bytes.truncate(at),
+            1 => drop(bytes.drain(at..until)),
+            2 => bytes.insert(at, u8::try_from(numbers.below(256)).unwrap()),
+            _ => {
+                let piece = PIECES[numbers.below(PIECES.len())];
+                let pieces = piece.repeat(1 + numbers.below(40));
+                drop(bytes.splice(at..at, pieces.into_bytes()));
+            }
+        }
+    }
+}
+
+#[test]
+fn texts_that_were_tampered_with_are_answered_for() {
+    const FILES: usize = 4_000;
+    const DAG: &str = "\
+@dag(schedule=None, tags=[f'{uuid4()}'])
+def build():
+    '''What it is for.'''
+    from airflow.sdk import Variable
+    rows = [x for x in (1, 2) if x not in {3: \"four\"}]  # noqa: UPD305
+    with DAG(dag_id=\"sales\", start_date=datetime.now()) as made:
+        try:
+            import tables
+        except (ImportError, KeyError):
+            path = open(f\"{V.get('path')!r:>{10}}\").read()
+    lambda *a, **k: (yield)
+build()
+";
+    let examples = Rule::ALL.iter().flat_map(|rule| {
+        let (bad, good) = rule.examples();
+        [bad.to_owned(), good.to_owned()]
+    });
+    let mut texts: Vec<String> = examples.collect();
+    texts.push(after_head(DAG));
+    let mut numbers = Numbers(0x5EED);
+    let project = Project::new(&[]);
+    for number in 0..FILES {
+        let text = &texts[numbers.below(texts.len())];
+        let mut bytes = after_head(text).into_bytes();
+        tamper(&mut bytes, &mut numbers);
+        project.write(&format!("f{number}.py"), bytes);
+    }
+    let checked = project.check();
+    assert_eq!(checked.files, FILES);
+    let told: BTreeSet<&str> = checked.findings.iter().map(|it| it.file.as_str()).collect();
+    // Some are as they should be, and most are not.
+    assert!(told.len() > FILES / 2 && told.len() < FILES);
+    // Answers that were kept are the same.
+    let again = project.check();
+    assert_eq!(again.findings, checked.findings);
+    assert_eq!(again.known, FILES);
 }
