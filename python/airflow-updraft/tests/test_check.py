@@ -384,6 +384,15 @@ def test_what_one_file_leaves_behind_is_not_blamed_on_another(client: Client, tm
 
 
 @pytest.mark.smoke
+def test_a_library_that_an_earlier_file_has_imported_is_seen_by_the_next(client: Client, tmp_path: Path) -> None:
+    # A module of the project under that name would take its place.
+    files = {f"dags/f{number}.py": dag(f"f{number}", "import wave") for number in range(4)}
+    answers = client.parse(tmp_path, files, processes=1)
+
+    assert all({"wave", "dags/wave"} <= set(answer["seen"]["names"]) for answer in answers.values())
+
+
+@pytest.mark.smoke
 def test_a_file_that_forks_goes_on_once(client: Client, tmp_path: Path) -> None:
     files = {f"dags/f{number}.py": dag(f"f{number}") for number in range(4)}
     files["dags/f0.py"] = dag("f0", "import os; os.fork()")
@@ -478,6 +487,10 @@ def test_a_dag_that_is_another_each_time_is_told_with_the_place(client: Client, 
         "dags/address.py": dag("address", command="f'echo {object()}'"),
         "dags/named.py": dag("named", "import uuid").replace("'named'", "uuid.uuid4().hex"),
         "dags/reads.py": dag("reads", "import os\nx = os.environ.get('HOME')", command="f'echo {x}'"),
+        # Another only in the same process, where Airflow never parses twice.
+        "dags/counts.py": dag(
+            "counts", "import wave\nwave.n = getattr(wave, 'n', 0) + 1", command="f'echo {wave.n}'"
+        ),
     }
     answers = client.parse(tmp_path, files)
     places = {
@@ -493,6 +506,7 @@ def test_a_dag_that_is_another_each_time_is_told_with_the_place(client: Client, 
     assert places["dags/address.py"] == [("address", "dag.tasks.only.bash_command")]
     assert [at for _, at in places["dags/named.py"]] == ["dag.dag_id"]
     assert is_clean(answers["dags/reads.py"])
+    assert is_clean(answers["dags/counts.py"])
 
 
 def test_what_cannot_differ_is_parsed_once(client: Client, tmp_path: Path) -> None:
@@ -682,6 +696,26 @@ def test_a_library_within_the_project_is_none_of_the_users_own(
     assert project.relative(str(tmp_path / "dags/a.py")) == "dags/a.py"
     assert project.relative(str(tmp_path / ".venv/lib/x.py")) is None
     assert project.outside == (str(tmp_path / ".venv"),)
+
+
+def test_plugins_are_seen_by_each_file_of_a_batch(workers: Workers, tmp_path: Path) -> None:
+    plugin = """\
+        from airflow.plugins_manager import AirflowPlugin
+        from airflow.timetables.base import Timetable
+        class Own(Timetable): pass
+        class Plugin(AirflowPlugin):
+            name = "of_mine"
+            timetables = [Own]
+    """
+    source = "import datetime\nfrom airflow import DAG\nfrom of_mine import Own\n"
+    source += "with DAG({!r}, schedule=Own(), start_date=datetime.datetime(2024, 1, 1)): pass\n"
+    files = {"plugins/of_mine.py": textwrap.dedent(plugin)}
+    files |= {f"dags/f{number}.py": source.format(f"f{number}") for number in range(4)}
+    process = workers.start(AIRFLOW__CORE__PLUGINS_FOLDER=str(tmp_path / "plugins"))
+    answers = Client(process.stdout, process.stdin).parse(tmp_path, files, processes=1)
+
+    assert all(map(is_clean, answers.values()))
+    assert all("plugins" in answer["seen"]["folders"] for answer in answers.values())
 
 
 def test_requests_that_make_no_sense_are_refused(client: Client, tmp_path: Path) -> None:
