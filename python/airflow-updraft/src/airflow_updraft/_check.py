@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Airflow's own time limit comes first where it can, which is everywhere but in compiled code.
 _GRACE_S = 2.0
-_LARGEST_BATCH = 40
+_LARGEST_BATCH = 50
 _AIRFLOW_IMPORT = re.compile(rb"^(?:from|import)[ \t]+(airflow\.[\w.]+)", re.MULTILINE)
 
 
