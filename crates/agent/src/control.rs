@@ -254,6 +254,7 @@ impl Reporter {
             airflow: observed.airflow.clone(),
             dags: observed.dags,
             import_errors: observed.import_errors.clone(),
+            names: observed.names.clone(),
         }
     }
 }

@@ -598,7 +598,7 @@ impl Converge {
     }
 
     async fn look_at_airflow(&self, live: &Live) {
-        let (mut dags, mut errors) = (0, Vec::new());
+        let (mut dags, mut errors, mut names) = (0, Vec::new(), None);
         let several = live.release.bundles.len() > 1;
         for name in live.release.bundles.keys() {
             let mut newer = self.deliver.wanted.clone();
@@ -609,6 +609,7 @@ impl Converge {
             match status {
                 Ok(status) => {
                     dags += status.dags;
+                    names = names.or(status.names);
                     errors.extend(status.import_errors.into_iter().map(|error| ImportError {
                         file: if several {
                             format!("{name}/{}", error.file)
@@ -633,6 +634,7 @@ impl Converge {
             observed.dags = Some(dags);
             prove::bound(&mut errors);
             observed.import_errors = errors;
+            observed.names = names;
             observed.airflow_up = up;
         });
     }

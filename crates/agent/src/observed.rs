@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use updraft_api::agent::{AirflowView, Problem, ProofReport};
-use updraft_model::{ImportError, Release};
+use updraft_model::{AirflowNames, ImportError, Release};
 
 /// The agent's view of itself and of its Airflow.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -26,6 +26,7 @@ pub struct Observed {
     pub airflow_up: bool,
     pub dags: Option<u64>,
     pub import_errors: Vec<ImportError>,
+    pub names: Option<AirflowNames>,
     /// Whether the control plane answered last time.
     pub connected: bool,
 }

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use updraft_api::agent::ProofReport;
 use updraft_bundle::{LayerTable, TreeDiff, VersionError, diff};
 use updraft_model::{
-    BundleName, DagChanges, Digest, ImportError, Proof, ProofOutcome, ProofTimings, Release,
-    Timestamp,
+    AirflowNames, BundleName, DagChanges, Digest, ImportError, Proof, ProofOutcome, ProofTimings,
+    Release, Timestamp,
 };
 
 use crate::disk::{Disk, Live};
@@ -432,6 +432,8 @@ pub(crate) struct Status {
     pub(crate) dags: u64,
     #[serde(default)]
     pub(crate) import_errors: Vec<StatusError>,
+    #[serde(default)]
+    pub(crate) names: Option<AirflowNames>,
     /// Never taken for granted: what is not held is removed.
     holds: Holds,
 }

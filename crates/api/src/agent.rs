@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_model::{
-    AgentId, DeployId, DeploymentId, DeploymentName, Digest, ImportError, Proof, Release,
-    ReleaseId, Runtime,
+    AgentId, AirflowNames, DeployId, DeploymentId, DeploymentName, Digest, ImportError, Proof,
+    Release, ReleaseId, Runtime,
 };
 use utoipa::ToSchema;
 
@@ -73,6 +73,9 @@ pub struct Report {
     pub dags: Option<u64>,
     #[serde(default)]
     pub import_errors: Vec<ImportError>,
+    /// What DAG files can ask Airflow for, at the last look.
+    #[serde(default)]
+    pub names: Option<AirflowNames>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_model::{
-    AfterFailure, AgentId, CheckStage, DeployId, DeploymentId, DeploymentName, ImportError,
-    Release, Runtime, WorkspaceId,
+    AfterFailure, AgentId, AirflowNames, CheckStage, DeployId, DeploymentId, DeploymentName,
+    ImportError, Release, Runtime, WorkspaceId,
 };
 use utoipa::ToSchema;
 
@@ -80,6 +80,9 @@ pub struct StatusView {
     pub agents: Vec<AgentView>,
     pub dags: Option<u64>,
     pub import_errors: Vec<ImportError>,
+    /// What DAG files can ask its Airflow for; none where no agent tells.
+    #[serde(default)]
+    pub names: Option<AirflowNames>,
 }
 
 /// An agent as the control plane last heard of it.

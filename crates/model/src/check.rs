@@ -60,6 +60,16 @@ pub struct Checks {
     pub stages: BTreeMap<CheckStage, StageResult>,
 }
 
+/// Which variables and connections an Airflow has. Never their values.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AirflowNames {
+    pub variables: Vec<String>,
+    pub connections: Vec<String>,
+    /// Whether a secrets backend may have more than these.
+    #[serde(default)]
+    pub secrets_backend: bool,
+}
+
 /// How one stage went.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -16,7 +16,7 @@ mod proof;
 mod release;
 mod role;
 
-pub use check::{CheckFinding, CheckStage, Checks, StageResult};
+pub use check::{AirflowNames, CheckFinding, CheckStage, Checks, StageResult};
 pub use deploy::{DeployKind, DeployState, Failure, InvalidTransition};
 pub use deployment::{AfterFailure, Runtime};
 pub use digest::{Digest, InvalidDigest};

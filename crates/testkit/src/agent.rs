@@ -37,6 +37,7 @@ impl TestAgent {
                 airflow: None,
                 dags: None,
                 import_errors: vec![],
+                names: None,
             },
         }
     }

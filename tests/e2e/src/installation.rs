@@ -241,6 +241,10 @@ impl Installation {
             airflow_version,
         ])?
         .expect_code(0)?;
+        // What is tested here is Airflow's own answer.
+        let settings = project.join("updraft.toml");
+        let text = std::fs::read_to_string(&settings)?;
+        std::fs::write(settings, format!("{text}\n[check]\nparse = false\n"))?;
         self.start_agent()
     }
 

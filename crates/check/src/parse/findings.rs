@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::ParseLimits;
-use super::protocol::{Answer, At, Ended, ErrorKind, Need, NeedKind, NeedOutcome};
+use super::protocol::{Answer, At, Ended, ErrorKind, ImportError, Need, NeedKind, NeedOutcome};
 use crate::Level;
 use crate::finding::{Finding, Place};
 use crate::noqa;
@@ -42,7 +42,16 @@ impl Told<'_> {
             line: None,
         };
         let mut found = Vec::new();
-        for error in &answer.errors {
+        // Said once: a name that is missing is the cause of the error there, and a
+        // file that ran out of time was interrupted in some line.
+        let is_told = |error: &&ImportError| {
+            let is_missing = |need: &Need| {
+                need.outcome == NeedOutcome::Missing
+                    && (&need.at.file, need.at.line) == (&error.file, error.line)
+            };
+            answer.needs.iter().any(is_missing) || matches!(answer.ended, Some(Ended::Time { .. }))
+        };
+        for error in answer.errors.iter().filter(|error| !is_told(error)) {
             let at = At {
                 file: error.file.clone(),
                 line: error.line,

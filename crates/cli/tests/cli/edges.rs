@@ -296,7 +296,9 @@ fn two_deploys_at_once_are_both_recorded() {
     let world = World::new();
     world.deploy(&["--no-wait"]).ended_with(0);
     for there in ["one", "two"] {
-        world.sandbox.write(&format!("{there}/updraft.toml"), "");
+        world
+            .sandbox
+            .write(&format!("{there}/updraft.toml"), "[check]\nparse = false\n");
         let dag = format!("# {there}\n");
         world
             .sandbox
@@ -358,7 +360,8 @@ fn settings_of_the_user_and_of_the_environment_are_used() {
 #[test]
 fn sections_that_are_not_used_yet_are_named() {
     let world = World::new();
-    let target = "[[target]]\nbranch = \"main\"\ndeployment = \"elsewhere\"\n";
+    let target =
+        "[check]\nparse = false\n\n[[target]]\nbranch = \"main\"\ndeployment = \"elsewhere\"\n";
     world.sandbox.write("here/updraft.toml", target);
     let printed = world.deploy(&["--no-wait"]).ended_with(0);
     assert!(

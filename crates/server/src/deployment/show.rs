@@ -1,6 +1,6 @@
 use updraft_api::agent::Report;
 use updraft_api::deployment::{AgentView, DeploymentView, StatusView};
-use updraft_model::{DeploymentName, ImportError, ReleaseId};
+use updraft_model::{AirflowNames, DeploymentName, ImportError, ReleaseId};
 use updraft_store::{Agent, Deployment, Read, StoreError};
 
 use super::DeploymentError;
@@ -52,12 +52,14 @@ pub(crate) async fn status(
 
     let mut dags: Option<u64> = None;
     let mut import_errors: Vec<ImportError> = Vec::new();
+    let mut names: Option<AirflowNames> = None;
     let mut views = Vec::with_capacity(agents.len());
     for agent in &agents {
         let connected = app.leases.until(agent) > app.now();
         let report: Option<Report> = serde_json::from_str(&agent.report).ok();
         if let Some(report) = report.as_ref().filter(|_| connected) {
             dags = dags.max(report.dags);
+            names = names.or_else(|| report.names.clone());
             for error in &report.import_errors {
                 if !import_errors.contains(error) {
                     import_errors.push(error.clone());
@@ -73,6 +75,7 @@ pub(crate) async fn status(
         agents: views,
         dags,
         import_errors,
+        names,
     })
 }
 

@@ -55,6 +55,8 @@ class Worker:
         return self._airflow.open_bundle(message["bundle"], current, memory_mb and memory_mb * 1024 * 1024)
 
     def _status(self, message: dict[str, Any]) -> dict[str, Any]:
+        from airflow_updraft import _names
+
         bundle = self._bundle(message)
         try:
             live = [dag for dag, state in bundle.dags().items() if not state.stale]
@@ -65,6 +67,7 @@ class Worker:
                     {"file": file, "traceback": text} for file, text in sorted(bundle.import_errors().items())
                 ],
                 "holds": bundle.holds(),
+                "names": _names.of_airflow(),
             }
         except Exception as error:
             return {"ok": False, "reason": f"Airflow's database cannot be asked: {error}"}

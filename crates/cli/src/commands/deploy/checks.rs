@@ -21,11 +21,12 @@ use super::report::Outcome;
 use crate::commands::dev::pytest::{self, Tests};
 use crate::commands::dev::{host, parse};
 use crate::console::{Aside, Console, DIM, GREEN, RED};
-use crate::dag_check::DagCheck;
+use crate::dag_check::{DagCheck, installed};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::findings::write_finding;
 use crate::output::size::things;
+use crate::output::tame::tame_line;
 
 /// Findings that are printed before the rest is only counted.
 const MOST_PRINTED: usize = 10;
@@ -35,6 +36,8 @@ const MOST_PRINTED: usize = 10;
 pub(super) struct Ran {
     pub(super) stages: BTreeMap<CheckStage, StageResult>,
     findings: Vec<Finding>,
+    /// What could not be checked, and why.
+    notes: Vec<String>,
     /// What the tests printed, where any failed.
     tests_said: String,
 }
@@ -61,6 +64,7 @@ impl Ran {
         };
         self.stages.insert(stage, result);
         self.findings.extend(checked.findings);
+        self.notes.extend(checked.notes);
     }
 
     fn add_tests(&mut self, tests: Tests, began: Instant) {
@@ -107,6 +111,9 @@ impl Ran {
                 some => format!(": {}", things(some, "warning")),
             };
             out.mark(&format!("checked {what}{found}"), began.elapsed());
+        }
+        for note in &self.notes {
+            out.warn(note);
         }
         let mut sorted: Vec<&Finding> = self.findings.iter().collect();
         sorted.sort_by_key(|finding| finding.level != Level::Error);
@@ -215,8 +222,23 @@ impl Job {
         };
         dag_check.stop = stop.clone();
         dag_check.cache.clone_from(&self.cache);
+        // Where it was made before; it is not made for this alone.
+        let made = self.config.as_ref().zip(self.cache.as_ref());
+        if let Some(made) = made.and_then(|(config, cache)| host::made(config, cache)) {
+            dag_check.installed = Some(installed(&made.folder)?);
+        }
         let ignored = dag_check.ignored(&self.scan)?;
-        dag_check.run(&DagCheck::files(&self.scan, &ignored))
+        let mut checked = dag_check.run(&DagCheck::files(&self.scan, &ignored))?;
+        checked.notes.extend(ignored.notes().iter().cloned());
+        let mut links = self.scan.to_folders().iter();
+        if let Some(link) = links.find(|link| !ignored.leaves_out(link, true)) {
+            checked.notes.push(format!(
+                "the link `{}` leads to a folder that Airflow also finds by itself, and then its DAG processor \
+                 ends: name one of them in `.airflowignore`",
+                tame_line(link)
+            ));
+        }
+        Ok(checked)
     }
 }
 

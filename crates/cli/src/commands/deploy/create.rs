@@ -18,6 +18,7 @@ use updraft_api::deploy::{
 };
 use updraft_api::{Client, ClientError, ErrorCode};
 use updraft_bundle::{Scan, ScanOptions};
+use updraft_check::parse::Names;
 use updraft_image::EnvironmentConfig;
 use updraft_model::{
     BundleName, CheckStage, Checks, DeployId, DeploymentName, Digest, GitState, Release,
@@ -372,7 +373,7 @@ impl Deploy<'_> {
             writeln!(out.status(), "{text}")?;
         }
         let to_send = to_send(&scan, &comparison);
-        let comparison_require = comparison.require;
+        let require = comparison.require;
         let mut begun = Begun {
             deploy: comparison.deploy.ok_or_else(no_deploy)?,
             next,
@@ -396,7 +397,9 @@ impl Deploy<'_> {
             let (new, lost): (Vec<_>, _) = digests.into_iter().partition(|it| source.has(*it));
             begun.lost.digests = lost;
             let began = Instant::now();
-            let job = self.job(&planned.runs_in, &begun.lost.scan, &comparison_require, out)?;
+            let job = self
+                .job(&planned.runs_in, &begun.lost.scan, &require, out)
+                .await?;
             let mut step = out.step(format!("sending {}", things(to_send.layers, "layer")));
             let sending = async {
                 let sent = upload::send(self.client, begun.deploy.id, &new, &source).await;
@@ -432,20 +435,26 @@ impl Deploy<'_> {
         Ok(begun)
     }
 
-    fn job(
+    async fn job(
         &self,
         runs_in: &RunsIn,
         scan: &Arc<Scan>,
         require: &[CheckStage],
         out: &Console,
     ) -> Result<Job> {
+        let stages = self.stages.and(require);
+        let names = if stages.parse {
+            host::names(self.client, self.deployment, self.project).await?
+        } else {
+            Names::default()
+        };
         Ok(Job {
             project: self.project.clone(),
             deployment: self.deployment.clone(),
             scan: Arc::clone(scan),
             config: runs_in.config.clone(),
-            stages: self.stages.and(require),
-            names: host::names_in(self.project)?,
+            stages,
+            names,
             cache: self.cache.clone(),
             aside: out.aside(),
         })
@@ -532,13 +541,6 @@ impl Deploy<'_> {
     /// Compares; makes the Environment where the Deployment has no image yet.
     async fn plan(&self, read: Read, step: &mut Step, out: &mut Console) -> Result<Planned> {
         let mut parts = dags_part(&read.scan)?;
-        if let Some(link) = read.scan.to_folders().first() {
-            out.warn(&format!(
-                "the link `{}` leads to a folder that Airflow also finds by itself, and then its DAG processor \
-                 ends: name one of them in `.airflowignore`",
-                tame_line(link)
-            ));
-        }
         let comparison = self.compare(&parts, &read.scan).await?;
         let half = read.half.await?;
         if let Some(wanted) = &comparison.wanted {

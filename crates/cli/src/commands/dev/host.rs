@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use updraft_api::Client;
 use updraft_check::parse::{Host, Names, Tree};
-use updraft_image::{EnvironmentConfig, RealiseError, RealiseRequest, Realised, Stop, Uv, realise};
+use updraft_image::{
+    EnvironmentConfig, RealiseError, RealiseRequest, Realised, Stop, Uv, realise, realised_key,
+    reopen,
+};
 use updraft_model::{DeploymentName, Digest};
 use updraft_project::{ImageHalf, Project};
 
@@ -39,11 +42,12 @@ const PASSED: &[&str] = &[
 
 /// What to make, found without making it.
 pub(crate) struct Wanted {
-    /// The Deployment whose environment it is; none: the project's own.
+    /// The Deployment that was asked; none: nobody was.
     pub(crate) deployment: Option<DeploymentName>,
     /// None: to be locked.
     config: Option<EnvironmentConfig>,
     half: Option<ImageHalf>,
+    pub(crate) names: Names,
     /// What the user should know about the choice.
     pub(crate) note: Option<String>,
 }
@@ -67,17 +71,23 @@ pub(crate) async fn wanted(
         deployment: None,
         config: None,
         half: Some(half),
+        names: names_in(project)?,
         note: None,
     };
     let Ok(name) = cx.deployment(argument) else {
         return Ok(own);
     };
     let asked = match cx.client().await {
-        Ok(client) => of_deployment(&client, &name).await,
+        Ok(client) => of_deployment(&client, &name, project).await,
         Err(failure) => Err(failure),
     };
     match asked {
-        Ok(Some(config)) => {
+        Ok((None, names)) => Ok(Wanted {
+            deployment: Some(name),
+            names,
+            ..own
+        }),
+        Ok((Some(config), names)) => {
             let differs = own.half.as_ref().is_some_and(|half| {
                 let made = &half.fingerprint;
                 let runs = &config.fingerprint;
@@ -89,16 +99,20 @@ pub(crate) async fn wanted(
                 own.note = Some(format!(
                     "the project asks for other packages than `{name}` has, so its own are used"
                 ));
-                return Ok(own);
+                return Ok(Wanted {
+                    deployment: Some(name),
+                    names,
+                    ..own
+                });
             }
             Ok(Wanted {
                 deployment: Some(name),
                 config: Some(config),
                 half: None,
+                names,
                 note: None,
             })
         }
-        Ok(None) => Ok(own),
         // Somebody who names it wants to know.
         Err(failure) if argument.is_some() => Err(failure),
         Err(failure) => {
@@ -111,18 +125,23 @@ pub(crate) async fn wanted(
     }
 }
 
-/// What the Deployment's wanted Release runs in; none before the first deploy.
+/// What the Deployment's wanted Release runs in, none before the first deploy,
+/// and the names that its Airflow has.
 async fn of_deployment(
     client: &Client,
     name: &DeploymentName,
-) -> Result<Option<EnvironmentConfig>> {
-    let deployment = client.deployment(name).await?;
+    project: &Project,
+) -> Result<(Option<EnvironmentConfig>, Names)> {
+    let (deployment, names) = tokio::try_join!(
+        async { Ok(client.deployment(name).await?) },
+        names(client, name, project)
+    )?;
     let Some(wanted) = deployment.wanted else {
-        return Ok(None);
+        return Ok((None, names));
     };
     let cache = Context::cache_dir();
     let found = config(client, name, wanted.image.digest(), cache.as_deref()).await?;
-    Ok(Some(found))
+    Ok((Some(found), names))
 }
 
 impl Wanted {
@@ -156,6 +175,11 @@ pub(crate) fn ready(
         },
     )?;
     Ok(Ready { realised, config })
+}
+
+/// The environment that was made of this before, where it was.
+pub(crate) fn made(config: &EnvironmentConfig, cache: &Path) -> Option<Realised> {
+    reopen(&cache.join("venvs"), realised_key(config), None)
 }
 
 /// Where tools and environments are kept.
@@ -220,6 +244,29 @@ pub(crate) fn folder(cache: &Path, project: &Project) -> PathBuf {
 
     let key = Digest::of(project.root().as_os_str().as_bytes()).short();
     cache.join("check").join(key)
+}
+
+/// The names that the Deployment's Airflow has; where no agent tells them,
+/// those in `airflow_settings.yaml`.
+pub(crate) async fn names(
+    client: &Client,
+    deployment: &DeploymentName,
+    project: &Project,
+) -> Result<Names> {
+    let status = client.status(deployment).await?;
+    let environment = status.deployment.environment;
+    let Some(names) = status.names else {
+        return Ok(Names {
+            environment,
+            ..names_in(project)?
+        });
+    };
+    Ok(Names {
+        variables: Some(names.variables),
+        connections: Some(names.connections),
+        environment,
+        secrets_backend: names.secrets_backend,
+    })
 }
 
 /// The names that are known without a Deployment.

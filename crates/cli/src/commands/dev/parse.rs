@@ -60,7 +60,7 @@ pub(crate) async fn run(args: &ParseArgs, cx: &Context, out: &mut Console) -> Re
         project: project.clone(),
         paths: args.paths.clone(),
         deployment: deployment.clone(),
-        names: host::names_in(project)?,
+        names: wanted.names.clone(),
         cache: cache.clone(),
         no_cache: args.no_cache,
         aside: out.aside(),

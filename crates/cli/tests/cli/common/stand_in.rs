@@ -121,6 +121,7 @@ fn report(agent: AgentId, generation: i64, target: Option<&Target>, answer: Answ
         airflow: None,
         dags: Some(1),
         import_errors: Vec::new(),
+        names: None,
     }
 }
 

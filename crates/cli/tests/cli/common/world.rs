@@ -61,12 +61,15 @@ impl World {
         let mut world = Self::bare();
         let uv = world.sandbox.stand_in_uv();
         world.sandbox.set("UPDRAFT_UV", &uv);
+        let ruff = world.sandbox.stand_in("ruff", "#!/bin/sh\necho '[]'\n");
+        world.sandbox.set("UPDRAFT_RUFF", &ruff);
         world
             .run(&["deployment", "create", DEPLOYMENT])
             .ended_with(0);
-        world
-            .sandbox
-            .write("here/updraft.toml", "[project]\nname = \"shop\"\n");
+        world.sandbox.write(
+            "here/updraft.toml",
+            "[project]\nname = \"shop\"\n\n[check]\nparse = false\n",
+        );
         world
             .sandbox
             .write("here/Dockerfile", "FROM apache/airflow:3.3.2-python3.12\n");
