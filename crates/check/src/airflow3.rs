@@ -67,7 +67,7 @@ struct Location {
 pub(crate) fn look(ruff: Ruff<'_>, root: &Path, python: PythonVersion, files: &[&str]) -> Looked {
     let mut looked = Looked::default();
     if let Err(why) = look_into(&mut looked, ruff, root, python, files) {
-        let why = why.lines().next().unwrap_or_default();
+        let why = why.lines().next().unwrap_or_default().trim_end_matches(':');
         let what = "names that Airflow 3 removed were not looked for";
         looked.notes.push(format!("{what}: {why}"));
     }

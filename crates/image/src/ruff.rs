@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::exclusive;
 use crate::process::Stop;
@@ -12,6 +13,8 @@ use crate::uv::{Uv, UvError};
 
 /// The one that is fetched: what is found should not depend on the machine.
 pub const RUFF_VERSION: &str = "0.17.6";
+
+const TRY_AGAIN: Duration = Duration::from_mins(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RuffError {
@@ -23,6 +26,8 @@ pub enum RuffError {
     Offline,
     #[error("ruff could not be installed: {0}")]
     Install(String),
+    #[error("{0}; it is tried again ten minutes later")]
+    NotYet(String),
     #[error("could not write to `{}`: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
@@ -46,21 +51,52 @@ pub fn find_or_install_ruff(
     if program.is_file() {
         return Ok(program);
     }
+    // Without a network each try takes seconds.
+    let tried = folder.join("tried");
+    if let Some(why) = failed_just_now(&tried) {
+        return Err(RuffError::NotYet(why));
+    }
+    let installed = install(cache, &folder, &program, stop, say);
+    if let Err(error) = &installed
+        && !stop.is_requested()
+    {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        // Without it the next one tries again, and takes as long.
+        let _ = fs::write(&tried, first.trim_end_matches(':'));
+    }
+    installed.map(|()| program)
+}
+
+/// What went wrong less than ten minutes ago.
+fn failed_just_now(tried: &Path) -> Option<String> {
+    let at = fs::metadata(tried).and_then(|it| it.modified()).ok()?;
+    let is_recent = at.elapsed().is_ok_and(|age| age < TRY_AGAIN);
+    is_recent.then(|| fs::read_to_string(tried).ok()).flatten()
+}
+
+fn install(
+    cache: &Path,
+    folder: &Path,
+    program: &Path,
+    stop: &Stop,
+    say: &dyn Fn(&str),
+) -> Result<(), RuffError> {
     let failed = |source| RuffError::Io {
-        path: folder.clone(),
+        path: folder.to_owned(),
         source,
     };
-    fs::create_dir_all(&folder).map_err(failed)?;
+    fs::create_dir_all(folder).map_err(failed)?;
     let uv = Uv::find_or_install(cache, stop, say)?;
     let _lock = exclusive::take(&folder.join("lock"), stop, say).map_err(failed)?;
     // Somebody else may have installed it while this one waited.
     if program.is_file() {
-        return Ok(program);
+        return Ok(());
     }
     say("installing ruff from the package index");
     let scratch = tempfile::Builder::new()
         .prefix(".installing-")
-        .tempdir_in(&folder)
+        .tempdir_in(folder)
         .map_err(failed)?;
     let mut command = uv.pip(scratch.path(), "install");
     if let Some(python) = python::any() {
@@ -81,6 +117,26 @@ pub fn find_or_install_ruff(
     let new = scratch.path().join("ruff");
     fs::copy(scratch.path().join("packages/bin/ruff"), &new).map_err(failed)?;
     fs::set_permissions(&new, Permissions::from_mode(0o755)).map_err(failed)?;
-    fs::rename(&new, &program).map_err(failed)?;
-    Ok(program)
+    fs::rename(&new, program).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_remembered_for_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let tried = folder.path().join("tried");
+        assert_eq!(failed_just_now(&tried), None);
+        fs::write(&tried, "no network").unwrap();
+        assert_eq!(failed_just_now(&tried).as_deref(), Some("no network"));
+        let long_ago = std::time::SystemTime::now() - TRY_AGAIN;
+        fs::File::options()
+            .write(true)
+            .open(&tried)
+            .and_then(|file| file.set_modified(long_ago))
+            .unwrap();
+        assert_eq!(failed_just_now(&tried), None);
+    }
 }
