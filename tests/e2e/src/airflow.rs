@@ -114,6 +114,10 @@ impl Airflow {
         }
     }
 
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.api(Method::POST, path, Some(body.clone()))
+    }
+
     /// The task ids of a DAG's newest version.
     pub fn tasks(&self, dag: &str) -> Result<Vec<String>> {
         let answer = self.get(&format!("/dags/{dag}/tasks"))?;

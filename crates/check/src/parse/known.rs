@@ -43,8 +43,8 @@ impl Known {
         }
     }
 
-    /// Those for these files that hold in this tree.
-    pub(super) fn answers(&self, files: &[String], tree: &Tree) -> BTreeMap<String, Answer> {
+    /// Those that hold in this tree.
+    pub(super) fn answers(&self, tree: &Tree) -> BTreeMap<String, Answer> {
         let Stored {
             tree: before,
             answers,
@@ -54,9 +54,9 @@ impl Known {
         if change.is_unexplained(answers.values().map(|answer| &answer.seen)) {
             return BTreeMap::new();
         }
-        files
-            .iter()
-            .filter_map(|file| answers.get(file))
+        answers
+            .values()
+            .filter(|answer| tree.contains_key(&answer.file))
             .filter(|answer| !answer.seen.everything && !change.touches(&answer.seen))
             .map(|answer| (answer.file.clone(), answer.clone()))
             .collect()

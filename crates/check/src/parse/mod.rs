@@ -87,13 +87,13 @@ pub struct Parsed {
 /// Parses these files. Each is answered for, or this fails.
 pub fn parse(ask: &ParseRequest<'_>) -> Result<Parsed, WorkerError> {
     let known = Known::open(ask);
-    let mut answers: BTreeMap<String, Answer> = known.answers(ask.files, &ask.tree);
+    let mut answers: BTreeMap<String, Answer> = known.answers(&ask.tree);
     let unknown: Vec<&String> = ask
         .files
         .iter()
         .filter(|file| !answers.contains_key(*file))
         .collect();
-    let found = answers.len();
+    let found = ask.files.len() - unknown.len();
     let mut airflow = None;
     if !unknown.is_empty() {
         (ask.progress)(0, unknown.len());
@@ -125,8 +125,11 @@ pub fn parse(ask: &ParseRequest<'_>) -> Result<Parsed, WorkerError> {
         limits: ask.limits,
         deployment: ask.deployment,
     };
-    let asked = answers.iter().filter(|(file, _)| ask.files.contains(file));
-    let asked: Vec<&Answer> = asked.map(|(_, answer)| answer).collect();
+    let files: BTreeSet<&String> = ask.files.iter().collect();
+    let asked: Vec<&Answer> = answers
+        .values()
+        .filter(|answer| files.contains(&answer.file))
+        .collect();
     Ok(Parsed {
         checked: Checked {
             findings: told.findings(&asked),

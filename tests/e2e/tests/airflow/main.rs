@@ -6,6 +6,7 @@
 //! giving each process one group's name as its filter.
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod checks;
 mod deploys;
 mod external;
 mod kill;
@@ -81,6 +82,16 @@ const GROUPS: &[Group] = &[
                 processes::another_database_of_airflows_is_taken_at_a_restart,
             ],
         ],
+    },
+    Group {
+        name: "checks",
+        start: || Installation::start("3.3.2"),
+        scenarios: &[scenarios![
+            checks::broken_files_are_each_told_by_their_rule,
+            checks::a_deploy_that_does_not_parse_changes_nothing,
+            checks::tests_run_in_the_deployments_environment,
+            checks::what_is_required_runs_also_when_it_is_not_asked_for,
+        ]],
     },
     Group {
         name: "killed",

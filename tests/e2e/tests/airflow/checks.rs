@@ -1,0 +1,227 @@
+//! Checks before a deploy, in the environment that the Deployment has.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use updraft_e2e::{Airflow, Installation, Output, wait_for};
+
+/// A file for each way to be wrong, and the findings that it gives.
+const BROKEN: &[(&str, &str, &[&str])] = &[
+    ("syntax", "def f(:\n    pass\n", &["UPD002"]),
+    ("import", "import no_such_module\n", &["UPD601"]),
+    ("helper", "from wrong import WORD\n", &["UPD601"]),
+    ("exit", "import os\nos._exit(3)\n", &["UPD602"]),
+    (
+        "killed",
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n",
+        &["UPD602"],
+    ),
+    (
+        "hungry",
+        "X = [b'x' * (1 << 20) for _ in range(1 << 20)]\n",
+        &["UPD602"],
+    ),
+    (
+        "cycle",
+        "with DAG('cycle'):\n    a = EmptyOperator(task_id='a')\n    b = EmptyOperator(task_id='b')\n    a >> b >> a\n",
+        &["UPD603"],
+    ),
+    (
+        "schedule",
+        "with DAG('schedule', schedule='every day'):\n    EmptyOperator(task_id='a')\n",
+        &["UPD604"],
+    ),
+    (
+        "loose",
+        "EmptyOperator(task_id='loose')\ndag = DAG('loose')\n",
+        &["UPD605"],
+    ),
+    ("twice", "dag = DAG('first')\n", &["UPD101"]),
+    ("first", "dag = DAG('first')\n", &[]),
+    (
+        "changing",
+        "import datetime\ndag = DAG('changing', description=str(datetime.datetime.now()))\n",
+        &["UPD403"],
+    ),
+    (
+        "database",
+        "from airflow.utils.session import create_session\n\ntry:\n    with create_session() as session:\n        session.connection()\nexcept Exception:\n    pass\ndag = DAG('database')\n",
+        &["UPD301"],
+    ),
+    (
+        "missing",
+        "dag = DAG('missing', description=Variable.get('regoin'))\n",
+        &["UPD701"],
+    ),
+    (
+        "needs",
+        "dag = DAG('needs', description=Variable.get('region'))\n",
+        &["UPD703"],
+    ),
+    (
+        "default",
+        "dag = DAG('default', description=Variable.get('region', default='eu'))\n",
+        &[],
+    ),
+    (
+        "good",
+        "with DAG('good'):\n    EmptyOperator(task_id='a')\n",
+        &[],
+    ),
+];
+
+const HEAD: &str = "from airflow.sdk import DAG, Variable\n\
+    from airflow.providers.standard.operators.empty import EmptyOperator\n\n";
+
+pub(crate) fn broken_files_are_each_told_by_their_rule(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    airflow.post("/variables", &json!({"key": "region", "value": "eu"}))?;
+    wait_for("the variable's name", Duration::from_secs(60), || {
+        let status = installation.updraft(&["status", "-o", "json"])?.json()?;
+        let names = status["names"]["variables"].as_array().cloned();
+        Ok(names
+            .unwrap_or_default()
+            .contains(&json!("region"))
+            .then_some(()))
+    })?;
+    let project = &installation.project;
+    project.write("dags/wrong.py", "WORT = 1\n")?;
+    for (name, text, _) in BROKEN {
+        project.write(&format!("dags/{name}.py"), &format!("{HEAD}{text}"))?;
+    }
+    let reports = tempfile::tempdir()?;
+    let report = reports.path().join("findings.xml");
+    let junit = report.to_str().context("not text")?;
+    let parsed = installation.updraft(&["dev", "parse", "--junit", junit, "-o", "json"])?;
+    let parsed = parsed.expect_code(17)?.json()?;
+    let of = |name: &str| -> Vec<String> {
+        let file = format!("dags/{name}.py");
+        let findings = parsed["findings"].as_array().into_iter().flatten();
+        findings
+            .filter(|finding| finding["file"] == file.as_str())
+            .map(|finding| finding["rule"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    for (name, _, expected) in BROKEN {
+        ensure!(
+            of(name) == *expected,
+            "{name}: {:?} instead of {expected:?}\n{parsed:#}",
+            of(name)
+        );
+    }
+    ensure!(of("wrong").is_empty());
+    ensure!(std::fs::read_to_string(&report)?.contains("no_such_module"));
+    // Nothing is parsed again that nothing changed for, but what ended its process:
+    // nobody knows what it looked at.
+    let again = installation.updraft(&["dev", "parse", "-o", "json"])?;
+    let again = again.expect_code(17)?.json()?;
+    ensure!(again["findings"] == parsed["findings"], "{again:#}");
+    let new = again["files"].as_u64().zip(again["known"].as_u64());
+    ensure!(
+        new.is_some_and(|(files, known)| files - known == 3),
+        "{again:#}"
+    );
+    // A helper takes those along that import it.
+    project.write("dags/wrong.py", "WORD = 1\n")?;
+    let mended = installation.updraft(&["dev", "parse", "-o", "json"])?;
+    let mended = mended.expect_code(17)?.json()?;
+    let is_helper = |finding: &Value| finding["file"] == "dags/helper.py";
+    let mut findings = mended["findings"].as_array().into_iter().flatten();
+    ensure!(!findings.any(is_helper), "{mended:#}");
+    for (name, ..) in BROKEN {
+        installation.project.remove(&format!("dags/{name}.py"))?;
+    }
+    installation.project.remove("dags/wrong.py")?;
+    Ok(())
+}
+
+pub(crate) fn a_deploy_that_does_not_parse_changes_nothing(
+    installation: &mut Installation,
+    _: &Airflow,
+) -> Result<()> {
+    let wanted = |installation: &Installation| -> Result<Value> {
+        let status = installation.updraft(&["status", "-o", "json"])?.json()?;
+        Ok(status["deployment"]["wanted"].clone())
+    };
+    let before = wanted(installation)?;
+    installation.project.write(
+        "dags/broken.py",
+        &format!("{HEAD}raise RuntimeError('not today')\n"),
+    )?;
+    let refused = installation.updraft(&["deploy", "--dags", "--parse"])?;
+    let refused = refused.expect_code(17)?;
+    ensure!(
+        refused.stderr.contains("RuntimeError: not today"),
+        "{refused:?}"
+    );
+    ensure!(wanted(installation)? == before);
+    let shown = installation.updraft(&["show", "-o", "json"])?.json()?;
+    ensure!(
+        shown["checks"]["stages"]["parse"]["errors"] == 1,
+        "{shown:#}"
+    );
+    ensure!(shown["state"]["name"] == "expired", "{shown:#}");
+    installation.project.remove("dags/broken.py")
+}
+
+pub(crate) fn what_is_required_runs_also_when_it_is_not_asked_for(
+    installation: &mut Installation,
+    _: &Airflow,
+) -> Result<()> {
+    let require = |installation: &Installation, what: &str| -> Result<Output> {
+        installation
+            .updraft(&["deployment", "update", "--require", what])?
+            .expect_code(0)
+    };
+    require(installation, "static,parse,pytest")?;
+    installation.project.write_dag("required", &["one"])?;
+    // The scenarios' DAGs have no tags, which the tests of `dev init` ask for.
+    installation.project.remove("tests/test_dag_integrity.py")?;
+    let path = "tests/test_required.py";
+    installation
+        .project
+        .write(path, "def test_fails():\n    assert 1 == 2\n")?;
+    let refused = installation.updraft(&["deploy", "--dags", "--no-parse"])?;
+    let refused = refused.expect_code(17)?;
+    ensure!(refused.stderr.contains("test_fails"), "{refused:?}");
+    installation
+        .project
+        .write(path, "def test_passes():\n    assert True\n")?;
+    let live = installation.updraft(&["deploy", "--dags", "--no-parse", "-o", "json"])?;
+    let live = live.expect_code(0)?.json()?;
+    for stage in ["static", "parse", "pytest"] {
+        ensure!(live["checks"][stage]["errors"] == 0, "{stage}: {live:#}");
+    }
+    require(installation, "none")?;
+    installation.project.remove(path)
+}
+
+pub(crate) fn tests_run_in_the_deployments_environment(
+    installation: &mut Installation,
+    _: &Airflow,
+) -> Result<()> {
+    let arguments = ["-q", "-k", "imports", "--junitxml", "kept.xml"];
+    let ran = installation.updraft(&[&["dev", "pytest", "--"], &arguments[..]].concat())?;
+    let ran = ran.expect_code(0)?;
+    ensure!(ran.stdout.contains("passed"), "{ran:?}");
+    let kept = installation.project.root().join("kept.xml");
+    ensure!(std::fs::read_to_string(&kept)?.contains("test_every_file_imports"));
+    std::fs::remove_file(kept)?;
+    installation
+        .updraft(&["dev", "pytest", "--", "-k", "nothing_at_all"])?
+        .expect_code(17)?;
+    installation
+        .updraft(&[
+            "dev",
+            "pytest",
+            "--allow-none",
+            "--",
+            "-k",
+            "nothing_at_all",
+        ])?
+        .expect_code(0)?;
+    Ok(())
+}
