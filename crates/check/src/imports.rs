@@ -105,7 +105,9 @@ fn provider(module: &str) -> Option<String> {
 pub(crate) fn deciding(module: &str, python_minor: u8) -> Option<&str> {
     let first = module.split('.').next().unwrap_or(module);
     if first != "airflow" {
-        let is_pythons = ruff_python_stdlib::sys::is_known_standard_library(python_minor, first);
+        // Which the list leaves out.
+        let is_pythons = first == "__future__"
+            || ruff_python_stdlib::sys::is_known_standard_library(python_minor, first);
         return (!is_pythons).then_some(first);
     }
     let inside = module.strip_prefix(PROVIDERS)?.strip_prefix('.')?;

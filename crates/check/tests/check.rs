@@ -370,7 +370,7 @@ fn an_import_that_nobody_provides_is_told() {
     let project = Project::new(&[
         (
             "there.py",
-            "import os.path, six, _yaml, in_development, helper, team.names, plugin\n\
+            "from __future__ import annotations\nimport os.path, six, _yaml, in_development, helper, team.names, plugin\n\
              from pandas import DataFrame\n\
              from airflow.sdk import DAG\n\
              from airflow.providers import smtp, common\n\

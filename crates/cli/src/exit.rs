@@ -94,7 +94,7 @@ exits! {
         "This machine lacks what the command needs: a Python, a free port, `uv`, the package index.",
         "Do what the message says.";
     CheckFailed = 17, "check_failed",
-        "The check found errors in the project. Nothing was sent or changed.",
+        "The check found errors in the project. Nothing was deployed.",
         "Mend what it names, or change the rule's level in `updraft.toml`.";
     Interrupted = 130, "interrupted",
         "Ctrl-C. What the control plane had accepted goes on without this command.",

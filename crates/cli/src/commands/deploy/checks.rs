@@ -27,6 +27,7 @@ use crate::failure::{Failure, Result};
 use crate::findings::write_finding;
 use crate::output::size::things;
 use crate::output::tame::tame_line;
+use crate::scan;
 
 /// Findings that are printed before the rest is only counted.
 const MOST_PRINTED: usize = 10;
@@ -209,7 +210,27 @@ impl Job {
             let tests = pytest::captured(&self.project, &ready, &cache, stop)?;
             ran.add_tests(tests, began);
         }
+        self.refuse_what_changed()?;
         Ok(ran)
+    }
+
+    /// Files are imported from where people edit them, and what was checked has
+    /// to be what is sent.
+    fn refuse_what_changed(&self) -> Result<()> {
+        let now = scan::dags(&self.project, self.cache.as_deref())?;
+        let is_same = match &now {
+            Some(now) => now.manifest() == self.scan.manifest(),
+            None => self.scan.entries().is_empty(),
+        };
+        if is_same {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Exit::Refused,
+            "files in `dags/` changed while they were checked",
+        )
+        .code("changed")
+        .help("deploy again when nothing writes there"))
     }
 
     /// Checks the syntax trees, for what the Release will run in; where that is

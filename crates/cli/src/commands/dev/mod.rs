@@ -5,6 +5,7 @@ pub(crate) mod host;
 pub(crate) mod init;
 pub(crate) mod parse;
 pub(crate) mod pytest;
+pub(crate) mod upgrade_check;
 mod watch;
 
 use crate::console::{Console, Format};
@@ -19,6 +20,7 @@ pub(crate) enum DevCommand {
     Check(check::CheckArgs),
     Parse(parse::ParseArgs),
     Pytest(pytest::PytestArgs),
+    UpgradeCheck(upgrade_check::UpgradeCheckArgs),
 }
 
 impl DevCommand {
@@ -28,6 +30,7 @@ impl DevCommand {
             Self::Check(args) => args.output.output,
             Self::Parse(args) => args.output.output,
             Self::Pytest(_) => Format::Text,
+            Self::UpgradeCheck(args) => args.output.output,
         }
     }
 
@@ -42,7 +45,7 @@ impl DevCommand {
             Self::Init(args) => Some(init::run(args, cx, out)),
             Self::Check(args) if args.watch => None,
             Self::Check(args) => Some(check::run(args, cx, out)),
-            Self::Parse(_) | Self::Pytest(_) => None,
+            Self::Parse(_) | Self::Pytest(_) | Self::UpgradeCheck(_) => None,
         }
     }
 
@@ -51,6 +54,7 @@ impl DevCommand {
             Self::Check(args) => watch::run(args, cx, out).await,
             Self::Parse(args) => parse::run(args, cx, out).await,
             Self::Pytest(args) => pytest::run(args, cx, out).await,
+            Self::UpgradeCheck(args) => upgrade_check::run(args, cx, out).await,
             Self::Init(_) => unreachable!("it runs without a runtime"),
         }
     }
