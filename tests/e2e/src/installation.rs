@@ -15,7 +15,6 @@ use updraft_testkit::{Postgres, Reaper, Tree, free_port, repository, state_folde
 
 use crate::{Airflow, Project, files_below, wait_for};
 
-/// The binary that `cargo test` built beside this one.
 /// So that what is wrong reaches Airflow. Imports are only looked up where the
 /// environment was made on this machine before.
 const WITHOUT_CHECKS: &str = "
@@ -26,6 +25,7 @@ parse = false
 UPD201 = \"off\"
 ";
 
+/// The binary that `cargo test` built beside this one.
 pub fn updraft_binary() -> PathBuf {
     if let Some(path) = std::env::var_os("UPDRAFT_BIN") {
         return path.into();
