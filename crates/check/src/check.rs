@@ -283,6 +283,15 @@ fn bytes(path: &Path) -> Result<Vec<u8>, String> {
 impl Rule {
     /// Whether a file with this cannot be imported at all.
     pub const fn stops_the_import(self) -> bool {
-        matches!(self, Self::Unreadable | Self::Syntax)
+        matches!(
+            self,
+            Self::Unreadable
+                | Self::Syntax
+                | Self::Unimportable
+                | Self::EndsProcess
+                | Self::Cycle
+                | Self::Schedule
+                | Self::MissingName
+        )
     }
 }

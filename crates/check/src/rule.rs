@@ -185,9 +185,9 @@ rules! {
         "Variable.get(\"regoin\")",
         "Variable.get(\"region\", default=\"eu\")";
     PerhapsMissing = "UPD702", Warning,
-        "A variable or connection that only the Deployment's secrets backend can have",
-        "Airflow's database does not have it, and nobody here can ask the backend.",
-        "see that the backend has it, or give a default",
+        "A variable or connection that may be missing",
+        "Airflow's database does not have it. A secrets backend may, which nobody here can ask, or the code goes on without it.",
+        "see that it is there, or give a default",
         "Variable.get(\"region\")",
         "Variable.get(\"region\", default=\"eu\")";
     Undetermined = "UPD703", Warning,

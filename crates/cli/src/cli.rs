@@ -131,7 +131,7 @@ fn execute(command: &Command, cx: &Context, out: &mut Console) -> Result<Exit> {
     let runtime = builder.enable_all().build()?;
     let ended = runtime.block_on(async {
         if command.handles_interrupts() {
-            return command.run(cx, out).await;
+            return Box::pin(command.run(cx, out)).await;
         }
         // Before there is something to interrupt.
         let mut interrupt = signal(SignalKind::interrupt())?;

@@ -26,7 +26,7 @@ pub use environment::{
     EnvironmentError, EnvironmentManifest, MAX_CONFIG_BYTES,
 };
 pub use lock::{Lock, LockError, LockRequest, lock};
-pub use process::{Stop, StopOnDrop};
+pub use process::{Finished, Stop, StopOnDrop, run_until};
 pub use pytest::pytest_beside;
 pub use python::{Interpreter, PythonError, PythonRequest, RunAs, nearest_python};
 pub use realise::{

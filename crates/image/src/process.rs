@@ -10,12 +10,14 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 /// How a program ended, with its output as text.
 #[derive(Debug)]
-pub(crate) struct Finished {
-    pub(crate) success: bool,
+pub struct Finished {
+    pub success: bool,
+    /// What it ended with, unless it was killed.
+    pub code: Option<i32>,
     /// Killed by somebody, which says nothing about the program.
     pub(crate) killed: bool,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 /// Asks work that blocks to end: what it runs is killed, and no more is started.
@@ -103,7 +105,7 @@ pub(crate) fn run(command: &mut Command) -> io::Result<Finished> {
 }
 
 /// Runs a program, with all that it starts, until it ends or has to stop.
-pub(crate) fn run_until(command: &mut Command, stop: &Stop) -> io::Result<Finished> {
+pub fn run_until(command: &mut Command, stop: &Stop) -> io::Result<Finished> {
     let mut child = stop.start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let read = |mut from: Box<dyn Read + Send>| {
         std::thread::spawn(move || {
@@ -130,6 +132,7 @@ pub(crate) fn run_until(command: &mut Command, stop: &Stop) -> io::Result<Finish
     };
     Ok(Finished {
         success: status.success(),
+        code: status.code(),
         killed: status.signal().is_some(),
         stdout: text(stdout),
         stderr: text(stderr),

@@ -53,6 +53,9 @@ impl std::fmt::Display for CheckStage {
 pub struct Checks {
     /// What checked, such as `updraft 0.1.0`.
     pub tool: String,
+    /// The token's name of whoever claims this; the control plane fills it in.
+    #[serde(default)]
+    pub claimed_by: String,
     pub bundles: BTreeMap<BundleName, Digest>,
     /// The Environment that files were imported in; its digest covers its lock.
     #[serde(default)]
@@ -82,10 +85,13 @@ pub struct StageResult {
     /// The first [`Self::MOST_FINDINGS`], errors before warnings.
     #[serde(default)]
     pub findings: Vec<CheckFinding>,
+    /// What was not checked, and why.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 impl StageResult {
-    pub const MOST_FINDINGS: usize = 100;
+    pub const MOST_FINDINGS: usize = 50;
 
     pub const fn passed(&self) -> bool {
         self.errors == 0

@@ -50,12 +50,14 @@ impl AirflowNames {
         let file: Option<File> = serde_saphyr::from_str(text)
             .map_err(|error| AirflowSettingsError(error.to_string()))?;
         let airflow = file.unwrap_or_default().airflow.unwrap_or_default();
-        let named = |name: Option<String>| name.filter(|name| !name.is_empty());
+        let filled = |name: Option<String>| name.filter(|name| !name.is_empty());
         let variables = airflow.variables.unwrap_or_default().into_iter();
         let connections = airflow.connections.unwrap_or_default().into_iter();
         let names = Self {
-            variables: variables.filter_map(|it| named(it.variable_name)).collect(),
-            connections: connections.filter_map(|it| named(it.conn_id)).collect(),
+            variables: variables
+                .filter_map(|it| filled(it.variable_name))
+                .collect(),
+            connections: connections.filter_map(|it| filled(it.conn_id)).collect(),
         };
         Ok(Some(names).filter(|names| *names != Self::default()))
     }

@@ -4,6 +4,7 @@
 //! costs time, one that is not parsed would be a wrong answer.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use super::Tree;
 use super::protocol::Seen;
@@ -51,7 +52,9 @@ impl Change {
     /// code may have read it, which leaves no trace.
     pub(super) fn is_unexplained<'a>(&self, seen: impl Iterator<Item = &'a Seen>) -> bool {
         let is_data = |path: &&String| {
-            !path.ends_with(".py") && !path.ends_with(".md") && !path.starts_with("tests/")
+            let extension = Path::new(path).extension();
+            let is_read = extension.is_none_or(|it| it != "py" && it != "md");
+            is_read && !path.starts_with("tests/")
         };
         let mut rest: HashSet<&String> = self.files.iter().filter(is_data).collect();
         for seen in seen {

@@ -46,7 +46,8 @@ impl Told<'_> {
         // file that ran out of time was interrupted in some line.
         let is_told = |error: &&ImportError| {
             let is_missing = |need: &Need| {
-                need.outcome == NeedOutcome::Missing
+                self.levels.of(Rule::MissingName) == Level::Error
+                    && need.outcome == NeedOutcome::Missing
                     && (&need.at.file, need.at.line) == (&error.file, error.line)
             };
             answer.needs.iter().any(is_missing) || matches!(answer.ended, Some(Ended::Time { .. }))
@@ -63,7 +64,9 @@ impl Told<'_> {
             found.push(Found::new(Rule::EndsProcess, here(), how_it_ended(ended)));
         }
         for need in &answer.needs {
-            found.push(self.need(need));
+            // Code that goes on without the name is right, and worth a look.
+            let is_handled = answer.errors.is_empty() && answer.ended.is_none();
+            found.push(self.need(need, is_handled));
         }
         for at in &answer.database {
             let message = "the metadata database is opened while the file is imported".to_owned();
@@ -91,7 +94,7 @@ impl Told<'_> {
         found
     }
 
-    fn need(&self, need: &Need) -> Found {
+    fn need(&self, need: &Need, is_handled: bool) -> Found {
         let what = match need.kind {
             NeedKind::Variable => "variable",
             NeedKind::Connection => "connection",
@@ -103,6 +106,10 @@ impl Told<'_> {
             None => "in `airflow_settings.yaml`".to_owned(),
         };
         let (rule, message) = match need.outcome {
+            NeedOutcome::Missing if is_handled => (
+                Rule::PerhapsMissing,
+                format!("the {what} `{name}` is missing {place}, and the code goes on without it"),
+            ),
             NeedOutcome::Missing => (
                 Rule::MissingName,
                 format!("the {what} `{name}` is missing {place}"),
@@ -125,7 +132,12 @@ impl Told<'_> {
         let level = self.levels.of(found.rule);
         let line = found.at.line.unwrap_or(1);
         let text = texts.line(&found.at.file, line);
-        if level == Level::Off || noqa::excuses(&text, found.rule) {
+        // What Airflow does not get cannot be excused, and what is true of the
+        // whole file is not said by its first line.
+        let is_excused = found.at.line.is_some()
+            && !found.rule.stops_the_import()
+            && noqa::excuses(&text, found.rule);
+        if level == Level::Off || is_excused {
             return None;
         }
         Some(Finding {

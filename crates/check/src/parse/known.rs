@@ -31,7 +31,8 @@ impl Known {
     /// What is there; nothing, when it is of another environment or not whole.
     pub(super) fn open(ask: &ParseRequest<'_>) -> Self {
         let holds_for = holds_for(ask);
-        let read = ask.cache.as_ref().and_then(|file| fs::read(file).ok());
+        let kept = ask.cache.as_ref().filter(|_| !ask.fresh);
+        let read = kept.and_then(|file| fs::read(file).ok());
         let stored = read.and_then(|text| serde_json::from_slice::<Stored>(&text).ok());
         let stored = stored.filter(|stored| stored.holds_for == holds_for);
         Self {
@@ -70,7 +71,11 @@ impl Known {
         let Some(file) = self.file else {
             return Ok(());
         };
-        let repeatable = answers.values().filter(|answer| is_repeatable(answer));
+        // What somebody edited meanwhile was read by some and not by others.
+        let meanwhile = Change::between(&ask.tree, &(ask.tree_now)());
+        let repeatable = answers
+            .values()
+            .filter(|answer| is_repeatable(answer) && !meanwhile.touches(&answer.seen));
         let stored = Stored {
             holds_for: self.stored.holds_for,
             tree: ask.tree.clone(),
@@ -86,9 +91,12 @@ impl Known {
     }
 }
 
-/// Whether the same content gives the same again: time and memory depend on
-/// what else the machine does.
+/// Whether the same content gives the same again. Time and memory depend on
+/// what else the machine does, and an error may come from a network.
 fn is_repeatable(answer: &Answer) -> bool {
+    if !answer.errors.is_empty() {
+        return false;
+    }
     match answer.ended {
         None | Some(Ended::Exit { .. }) => true,
         Some(Ended::Signal { .. } | Ended::Time { .. } | Ended::Memory) => false,
@@ -112,7 +120,7 @@ fn holds_for(ask: &ParseRequest<'_>) -> String {
         env!("CARGO_PKG_VERSION"),
         ask.host.identity(),
         ask.names,
-        ask.limits.time.as_millis() as u64,
+        ask.limits.time.as_secs_f64(),
         ask.limits.memory_mb,
     ]);
     Digest::of(facts.to_string().as_bytes()).to_string()

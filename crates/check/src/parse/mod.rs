@@ -40,6 +40,8 @@ pub struct ParseRequest<'a> {
     /// DAG files, below the root.
     pub files: &'a [String],
     pub tree: Tree,
+    /// The same as it is when the parse has ended.
+    pub tree_now: &'a dyn Fn() -> Tree,
     pub host: &'a Host,
     pub names: Names,
     /// Who the names are of, for what is said of one that is missing.
@@ -48,6 +50,8 @@ pub struct ParseRequest<'a> {
     pub levels: &'a Levels,
     /// Where answers are kept; none: nowhere.
     pub cache: Option<PathBuf>,
+    /// Parse also what is known.
+    pub fresh: bool,
     /// Told how many files are done, of how many.
     pub progress: &'a dyn Fn(usize, usize),
 }

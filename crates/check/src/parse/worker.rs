@@ -70,7 +70,7 @@ impl WorkerError {
     pub fn help(&self) -> &'static str {
         match self {
             Self::Folder { .. } | Self::Open(_) => {
-                "name another folder for temporary files in `TMPDIR`"
+                "remove it, or name a folder of your own in `XDG_RUNTIME_DIR`"
             }
             Self::Start { .. } | Self::Ended { .. } => {
                 "the environment may be damaged: remove `venvs` in the cache folder, and it is made again"
@@ -181,7 +181,11 @@ impl Worker {
 /// than a socket's may be.
 fn socket(host: &Host) -> Result<PathBuf, WorkerError> {
     let user = rustix::process::getuid().as_raw();
-    let folder = std::env::temp_dir().join(format!("updraft-{user}"));
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    // `TMPDIR` may be longer than the name of a socket.
+    let above = runtime.filter(|folder| folder.is_absolute() && folder.is_dir());
+    let above = above.unwrap_or_else(|| PathBuf::from("/tmp"));
+    let folder = above.join(format!("updraft-{user}"));
     let failed = |source| WorkerError::Folder {
         path: folder.clone(),
         source,
@@ -191,7 +195,8 @@ fn socket(host: &Host) -> Result<PathBuf, WorkerError> {
         Ok(()) | Err(_) => {}
     }
     let found = fs::symlink_metadata(&folder).map_err(failed)?;
-    let is_ours = found.is_dir() && found.uid() == user && found.permissions().mode() & 0o077 == 0;
+    let for_others = found.permissions().mode() & 0o077;
+    let is_ours = found.is_dir() && found.uid() == user && for_others == 0;
     if !is_ours {
         return Err(WorkerError::Open(folder));
     }

@@ -98,8 +98,8 @@ impl Command {
 
     pub(crate) async fn run(&self, cx: &Context, out: &mut Console) -> Result<Exit> {
         match self {
-            Self::Quickstart(args) => quickstart::run(args, cx, out).await,
-            Self::Deploy(args) => deploy::create::run(args, cx, out).await,
+            Self::Quickstart(args) => Box::pin(quickstart::run(args, cx, out)).await,
+            Self::Deploy(args) => Box::pin(deploy::create::run(args, cx, out)).await,
             Self::Status(args) => deployment::status::run(args, cx, out).await,
             Self::History(args) => deploy::history::run(args, cx, out).await,
             Self::Show(args) => deploy::show::run(args, cx, out).await,

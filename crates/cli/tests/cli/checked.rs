@@ -129,6 +129,7 @@ fn what_a_deployment_requires_has_to_be_checked() {
     assert_eq!(refused.code(), Some(ErrorCode::ChecksRequired));
     let claim = |bundle: Digest| Checks {
         tool: "updraft 0.1.0".into(),
+        claimed_by: String::new(),
         bundles: [(BundleName::dags(), bundle)].into(),
         environment: None,
         stages: [(CheckStage::Static, StageResult::default())].into(),

@@ -30,7 +30,10 @@ pub(crate) async fn accept(
     ask: AcceptDeploy,
 ) -> Result<DeployView, DeployError> {
     failpoint("server.accept.start");
-    let checks = ask.checks.map(checks::tidy).transpose()?;
+    let checks = ask
+        .checks
+        .map(|checks| checks::tidy(checks, caller))
+        .transpose()?;
     // Its blobs stay without the gate: the deploy has named them since it was
     // recorded, and goes on doing so until it is wanted.
     let mut read = app.store.read().await?;

@@ -7,45 +7,68 @@ use updraft_model::{CheckStage, Checks, Release, StageResult};
 use updraft_store::DeployParts;
 
 use super::DeployError;
+use crate::auth::Caller;
 
-/// Longest text of a finding; tracebacks stay where they came up.
-const MOST_TEXT: usize = 2000;
+/// Bytes of a text that are kept; tracebacks stay where they came up.
+const MOST_TEXT: usize = 400;
+const MOST_NOTES: usize = 10;
+const MOST_BUNDLES: usize = 100;
+/// Larger counts are nobody's.
+const MOST_COUNTED: u64 = 10_000_000;
 
-/// Looks at the form alone, and bounds what is kept.
-pub(super) fn tidy(mut checks: Checks) -> Result<Checks, DeployError> {
+/// Looks at the form alone, bounds what is kept, and notes whose word it is.
+pub(super) fn tidy(mut checks: Checks, caller: &Caller) -> Result<Checks, DeployError> {
+    caller.name().clone_into(&mut checks.claimed_by);
     let version = checks.tool.strip_prefix("updraft ");
-    if !version.is_some_and(|version| semver_like(version)) {
+    if !version.is_some_and(semver_like) {
         return Err(DeployError::Invalid(format!(
             "`tool` of the checks is `{}`; it has to be `updraft` and a version",
             checks.tool.escape_debug()
         )));
     }
+    if checks.bundles.len() > MOST_BUNDLES {
+        return Err(DeployError::Invalid(
+            "the checks name too many bundles".into(),
+        ));
+    }
     for (stage, result) in &mut checks.stages {
-        if !(result.seconds.is_finite() && result.seconds >= 0.0) {
-            return Err(DeployError::Invalid(format!(
-                "`seconds` of the check `{stage}` is no time"
-            )));
-        }
-        result.findings.truncate(StageResult::MOST_FINDINGS);
-        for finding in &mut result.findings {
-            for text in [&mut finding.code, &mut finding.file, &mut finding.message] {
-                if let Some((end, _)) = text.char_indices().nth(MOST_TEXT) {
-                    text.truncate(end);
-                }
-            }
-        }
+        tidy_result(result).map_err(|what| {
+            DeployError::Invalid(format!("`{what}` of the check `{stage}` cannot be"))
+        })?;
     }
     Ok(checks)
 }
 
+fn tidy_result(result: &mut StageResult) -> Result<(), &'static str> {
+    if !(result.seconds.is_finite() && result.seconds >= 0.0) {
+        return Err("seconds");
+    }
+    let counts = [result.checked, result.errors, result.warnings];
+    if counts.iter().any(|count| *count > MOST_COUNTED) {
+        return Err("checked, errors or warnings");
+    }
+    // Whoever found something has counted it.
+    if result.errors == 0 && result.findings.iter().any(|finding| finding.is_error) {
+        return Err("errors");
+    }
+    result.findings.truncate(StageResult::MOST_FINDINGS);
+    result.notes.truncate(MOST_NOTES);
+    let texts = result
+        .findings
+        .iter_mut()
+        .flat_map(|finding| [&mut finding.code, &mut finding.file, &mut finding.message]);
+    for text in texts.chain(&mut result.notes) {
+        let end = text.floor_char_boundary(MOST_TEXT);
+        text.truncate(end);
+    }
+    Ok(())
+}
+
 fn semver_like(version: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+');
     let mut numbers = version.split('.');
-    version.len() < 100
-        && (0..2).all(|_| {
-            numbers
-                .next()
-                .is_some_and(|number| number.parse::<u32>().is_ok())
-        })
+    let mut number = || numbers.next().is_some_and(|it| it.parse::<u32>().is_ok());
+    version.len() < 100 && version.chars().all(is_plain) && number() && number()
 }
 
 /// What is claimed has to be of this deploy, and good; what the Deployment
@@ -68,19 +91,27 @@ pub(super) fn judge(
                     result.errors
                 ));
             }
-            if stage.needs_environment() && checks.environment != Some(release.image.digest()) {
-                return refuse(match checks.environment {
-                    None => format!("the check `{stage}` does not name its Environment"),
-                    Some(other) => format!(
-                        "the check `{stage}` ran in the Environment {}, and the deploy runs in {}",
-                        other.short(),
-                        release.image.digest().short()
-                    ),
-                });
+            let other = checks
+                .environment
+                .filter(|it| *it != release.image.digest());
+            if let Some(other) = other.filter(|_| stage.needs_environment()) {
+                return refuse(format!(
+                    "the check `{stage}` ran in the Environment {}, and the deploy runs in {}",
+                    other.short(),
+                    release.image.digest().short()
+                ));
             }
         }
     }
-    let has = |stage: &CheckStage| checks.is_some_and(|checks| checks.stages.contains_key(stage));
+    // Files that stay are imported in a new Environment too.
+    let stays = |name| parts.environment.is_some() && !parts.bundles.contains_key(name);
+    let covers_all = !release.bundles.keys().any(stays);
+    let has = |stage: &CheckStage| {
+        let claimed = checks.filter(|checks| checks.stages.contains_key(stage));
+        claimed.is_some_and(|checks| {
+            !stage.needs_environment() || (checks.environment.is_some() && covers_all)
+        })
+    };
     let missing: Vec<CheckStage> = require
         .iter()
         .copied()
@@ -125,6 +156,7 @@ mod tests {
     fn checks(stages: &[CheckStage], environment: Option<&[u8]>) -> Checks {
         Checks {
             tool: "updraft 0.1.0".into(),
+            claimed_by: String::new(),
             bundles: parts(b"new").bundles,
             environment: environment.map(Digest::of),
             stages: stages
@@ -145,7 +177,7 @@ mod tests {
                 checks(&[Static, Parse], Some(b"another")),
                 "ran in the Environment",
             ),
-            (checks(&[Static, Parse], None), "does not name"),
+            (checks(&[Parse], None), "static"),
             (checks(&[Parse], Some(b"environment")), "static"),
         ] {
             let refused = judged(&wrong).unwrap_err().to_string();
@@ -173,7 +205,6 @@ mod tests {
 
     #[test]
     fn what_is_kept_of_a_claim_has_bounds() {
-        let mut claimed = checks(&[CheckStage::Static], None);
         let finding = updraft_model::CheckFinding {
             code: "UPD001".into(),
             is_error: false,
@@ -182,15 +213,20 @@ mod tests {
             column: 1,
             message: "ä".repeat(5000),
         };
-        let result = StageResult {
+        let mut result = StageResult {
             findings: vec![finding; 500],
             ..StageResult::default()
         };
-        claimed.stages.insert(CheckStage::Static, result);
-        let kept = &tidy(claimed.clone()).unwrap().stages[&CheckStage::Static];
-        assert_eq!(kept.findings.len(), StageResult::MOST_FINDINGS);
-        assert_eq!(kept.findings[0].message.chars().count(), MOST_TEXT);
-        claimed.tool = "rm -rf".into();
-        assert!(tidy(claimed).is_err());
+        tidy_result(&mut result).unwrap();
+        assert_eq!(result.findings.len(), StageResult::MOST_FINDINGS);
+        assert_eq!(result.findings[0].message.len(), MOST_TEXT);
+        result.findings[0].is_error = true;
+        assert!(tidy_result(&mut result.clone()).is_err());
+        result.errors = u64::MAX;
+        assert!(tidy_result(&mut result).is_err());
+        for wrong in ["", "1", "1.x", "1.2\nerror", "1.2.3 and more"] {
+            assert!(!semver_like(wrong), "{wrong}");
+        }
+        assert!(semver_like("0.1.0-rc.1+build"));
     }
 }

@@ -14,16 +14,32 @@ pub(crate) async fn withdraw(
     id: DeployId,
     ask: WithdrawDeploy,
 ) -> Result<DeployView, DeployError> {
-    let checks = ask.checks.map(checks::tidy).transpose()?;
+    let checks = ask
+        .checks
+        .map(|checks| checks::tidy(checks, caller))
+        .transpose()?;
     let now = app.now();
     let mut tx = app.store.begin().await?;
     let (deployment, _) = caller.deploy(&mut tx, id).await?;
     let deployment = lock(&mut tx, deployment.id, &deployment.name).await?;
     // Read again, now that nobody else can accept it.
     let (_, mut deploy) = caller.deploy(&mut tx, id).await?;
+    if deploy.state.is_settled() {
+        let agents = agents_now(app, &tx.agents(deployment.id).await?);
+        deploy.state.clone().expire(now)?;
+        return Ok(view(deploy, &deployment, &agents));
+    }
+    if checks
+        .as_ref()
+        .is_some_and(|checks| checks.bundles != deploy.parts.bundles)
+    {
+        return Err(DeployError::ChecksRefused(
+            "they are of other bundles than the deploy brings".into(),
+        ));
+    }
     deploy.state = deploy.state.expire(now)?;
-    deploy.ended_at = deploy.ended_at.or(Some(now));
-    deploy.checks = checks.or(deploy.checks);
+    deploy.ended_at = Some(now);
+    deploy.checks = checks;
     tx.update_deploy(&mut deploy, now).await?;
     let agents = agents_now(app, &tx.agents(deployment.id).await?);
     tx.commit().await?;

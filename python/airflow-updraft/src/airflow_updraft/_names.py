@@ -13,10 +13,13 @@ from sqlalchemy import select
 _MOST = 20_000
 
 
-def of_airflow() -> dict[str, Any]:
+def of_airflow() -> dict[str, Any] | None:
+    """Gives none where there are more than anybody would send around."""
     with create_session() as session:
-        variables = session.scalars(select(Variable.key).limit(_MOST)).all()
-        connections = session.scalars(select(Connection.conn_id).limit(_MOST)).all()
+        variables = session.scalars(select(Variable.key).limit(_MOST + 1)).all()
+        connections = session.scalars(select(Connection.conn_id).limit(_MOST + 1)).all()
+    if max(len(variables), len(connections)) > _MOST:
+        return None
     return {
         "variables": sorted({*map(str, variables), *_in_environment("AIRFLOW_VAR_")}),
         "connections": sorted({*map(str, connections), *_in_environment("AIRFLOW_CONN_")}),

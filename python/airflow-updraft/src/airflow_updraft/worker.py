@@ -55,8 +55,6 @@ class Worker:
         return self._airflow.open_bundle(message["bundle"], current, memory_mb and memory_mb * 1024 * 1024)
 
     def _status(self, message: dict[str, Any]) -> dict[str, Any]:
-        from airflow_updraft import _names
-
         bundle = self._bundle(message)
         try:
             live = [dag for dag, state in bundle.dags().items() if not state.stale]
@@ -67,7 +65,7 @@ class Worker:
                     {"file": file, "traceback": text} for file, text in sorted(bundle.import_errors().items())
                 ],
                 "holds": bundle.holds(),
-                "names": _names.of_airflow(),
+                "names": _names_of_airflow(),
             }
         except Exception as error:
             return {"ok": False, "reason": f"Airflow's database cannot be asked: {error}"}
@@ -100,6 +98,17 @@ class Worker:
 
         airflow = self._bundle(message, request.memory_mb)
         return Proof(request, airflow, records, pause, progress).run()
+
+
+def _names_of_airflow() -> dict[str, Any] | None:
+    from airflow_updraft import _names
+
+    try:
+        return _names.of_airflow()
+    except Exception:
+        # The rest of the status does not depend on it.
+        traceback.print_exc()
+        return None
 
 
 def _prepare_environment() -> None:

@@ -57,6 +57,7 @@ impl Ran {
             errors: checked.errors() as u64,
             warnings: (findings.len() - checked.errors()) as u64,
             seconds: seconds_since(began),
+            notes: checked.notes.clone(),
             findings: errors
                 .chain(others)
                 .take(StageResult::MOST_FINDINGS)
@@ -75,6 +76,7 @@ impl Ran {
             warnings: 0,
             seconds: seconds_since(began),
             findings: tests.failed,
+            notes: Vec::new(),
         };
         self.tests_said = tests.said;
         self.stages.insert(CheckStage::Pytest, result);
@@ -84,12 +86,13 @@ impl Ran {
     pub(super) fn claim(
         self,
         bundles: BTreeMap<BundleName, Digest>,
-        environment: Digest,
+        environment: Option<Digest>,
     ) -> Checks {
         Checks {
             tool: format!("updraft {}", updraft_api::VERSION),
+            claimed_by: String::new(),
             bundles,
-            environment: Some(environment),
+            environment,
             stages: self.stages,
         }
     }
@@ -104,7 +107,7 @@ impl Ran {
             what.push_str(", each parsed");
         }
         if let Some(tests) = many(CheckStage::Pytest) {
-            what.push_str(&format!(", {}", things(tests, "test")));
+            what = format!("{what}, {}", things(tests, "test"));
         }
         if errors == 0 {
             let found = match warnings {
@@ -151,6 +154,34 @@ fn told(finding: &Finding) -> CheckFinding {
     }
 }
 
+/// The flags of a deploy.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Checks")]
+pub(crate) struct ChecksArgs {
+    /// Import every DAG file before, in the Deployment's environment (the default)
+    #[arg(long, overrides_with = "no_parse")]
+    parse: bool,
+
+    /// Do not import the DAG files before; what the Deployment requires is done still
+    #[arg(long)]
+    no_parse: bool,
+
+    /// Run the project's tests before
+    #[arg(long)]
+    pytest: bool,
+}
+
+impl ChecksArgs {
+    /// What they say, and `updraft.toml` where they say nothing.
+    pub(super) fn stages(&self, project: &Project) -> Stages {
+        let settings = &project.settings().check;
+        Stages {
+            parse: self.parse || (!self.no_parse && settings.parse.unwrap_or(true)),
+            pytest: self.pytest || settings.pytest.unwrap_or(false),
+        }
+    }
+}
+
 /// Which stages run besides the static check, which always does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stages {
@@ -179,9 +210,11 @@ impl Job {
         let began = Instant::now();
         ran.add(CheckStage::Static, self.statically(stop)?, began);
         if !ran.passed() || self.stages == Stages::NONE {
+            self.refuse_what_changed()?;
             return Ok(ran);
         }
-        let cache = host::cache()?;
+        let cache =
+            host::cache().map_err(|failure| failure.or_help("or deploy with --no-parse"))?;
         let config = self.config.clone().ok_or_else(|| {
             Failure::new(
                 Exit::Refused,

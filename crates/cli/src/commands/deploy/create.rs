@@ -26,7 +26,7 @@ use updraft_model::{
 use updraft_project::{ImageHalf, Project, ProjectError};
 use uuid::Uuid;
 
-use super::checks::{Job, Ran, Stages};
+use super::checks::{ChecksArgs, Job, Ran, Stages};
 use super::environment::{self, Environment};
 use super::follow::{Ending, Patience, follow};
 use super::report::{
@@ -74,17 +74,8 @@ pub(crate) struct DeployArgs {
     )]
     description: String,
 
-    /// Import every DAG file before, in the Deployment's environment (the default)
-    #[arg(long, overrides_with = "no_parse", help_heading = "Checks")]
-    parse: bool,
-
-    /// Do not import the DAG files before; what the Deployment requires is done still
-    #[arg(long, help_heading = "Checks")]
-    no_parse: bool,
-
-    /// Run the project's tests before
-    #[arg(long, help_heading = "Checks")]
-    pytest: bool,
+    #[command(flatten)]
+    checks: ChecksArgs,
 
     /// Deploy also when `dags/` is missing or empty, which takes all DAGs away
     #[arg(long)]
@@ -161,7 +152,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         deployment: &name,
         description: &args.description,
         allow_empty: args.allow_empty,
-        stages: args.stages(project),
+        stages: args.checks.stages(project),
         patience: (!args.patience.no_wait).then(|| args.patience.read()),
         cache: Context::cache_dir(),
         started,
@@ -173,17 +164,6 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     match ending {
         Some(ending) => outcome.print(&ending, out),
         None => outcome.print_result(out),
-    }
-}
-
-impl DeployArgs {
-    /// The flags, and what `updraft.toml` says where there are none.
-    fn stages(&self, project: &Project) -> Stages {
-        let settings = &project.settings().check;
-        Stages {
-            parse: self.parse || (!self.no_parse && settings.parse.unwrap_or(true)),
-            pytest: self.pytest || settings.pytest.unwrap_or(false),
-        }
     }
 }
 
@@ -215,6 +195,13 @@ struct RunsIn {
     image: Digest,
     /// Not known where the control plane has lost it.
     config: Option<EnvironmentConfig>,
+}
+
+/// What the checks of a deploy are about, and which there have to be.
+struct Claim {
+    bundles: BTreeMap<BundleName, Digest>,
+    runs_in: RunsIn,
+    require: Vec<CheckStage>,
 }
 
 /// A comparison with what went into it.
@@ -373,7 +360,6 @@ impl Deploy<'_> {
             writeln!(out.status(), "{text}")?;
         }
         let to_send = to_send(&scan, &comparison);
-        let require = comparison.require;
         let mut begun = Begun {
             deploy: comparison.deploy.ok_or_else(no_deploy)?,
             next,
@@ -389,62 +375,78 @@ impl Deploy<'_> {
             },
         };
         if next == Next::Accept {
-            let source = Arc::new(upload::Source {
+            let source = upload::Source {
                 scan,
                 environment: planned.environment,
-            });
-            let digests = std::mem::take(&mut begun.lost.digests);
-            let (new, lost): (Vec<_>, _) = digests.into_iter().partition(|it| source.has(*it));
-            begun.lost.digests = lost;
-            let began = Instant::now();
-            let job = self
-                .job(&planned.runs_in, &begun.lost.scan, &require, out)
-                .await?;
-            let mut step = out.step(format!("sending {}", things(to_send.layers, "layer")));
-            let sending = async {
-                let sent = upload::send(self.client, begun.deploy.id, &new, &source).await;
-                sent.map_err(Ended::Failed)
             };
-            let checking = async {
-                let ran = busy(&mut step, out, move |stop, say| job.run(stop, say)).await;
-                match ran.map_err(Ended::Failed)? {
-                    ran if ran.passed() => Ok(ran),
-                    ran => Err(Ended::Unfit(ran)),
-                }
+            let claim = Claim {
+                bundles: bundles(&planned.parts),
+                runs_in: planned.runs_in,
+                require: comparison.require,
             };
-            let (ran, sent) = match tokio::try_join!(checking, sending) {
-                Ok((ran, ())) => (ran, true),
-                Err(Ended::Unfit(ran)) => (ran, false),
-                Err(Ended::Failed(failure)) => return Err(failure),
-            };
-            failpoint("cli.sent");
-            if sent {
-                out.done(step, &sent_text(&to_send));
-                begun.sent = Some(to_send);
-            } else {
-                out.abandon(step);
-            }
-            ran.say(began, out)?;
-            let checks = ran.claim(bundles(&planned.parts), planned.runs_in.image);
-            if !sent {
-                begun.next = Next::Refuse;
-                begun.deploy = self.withdraw(begun.deploy, &checks).await;
-            }
-            begun.checks = Some(checks);
+            let sending = (Arc::new(source), to_send);
+            self.check_and_send(&mut begun, claim, sending, out).await?;
         }
         Ok(begun)
     }
 
-    async fn job(
+    /// Checks and sends, side by side; what does not pass is given up.
+    async fn check_and_send(
         &self,
-        runs_in: &RunsIn,
-        scan: &Arc<Scan>,
-        require: &[CheckStage],
-        out: &Console,
-    ) -> Result<Job> {
-        let stages = self.stages.and(require);
+        begun: &mut Begun,
+        claim: Claim,
+        (source, to_send): (Arc<upload::Source>, Sent),
+        out: &mut Console,
+    ) -> Result<()> {
+        let digests = std::mem::take(&mut begun.lost.digests);
+        let (new, lost): (Vec<_>, _) = digests.into_iter().partition(|it| source.has(*it));
+        begun.lost.digests = lost;
+        let started = Instant::now();
+        let job = self.job(&claim, &begun.lost.scan, out).await?;
+        let mut step = out.step(format!("sending {}", things(to_send.layers, "layer")));
+        let id = begun.deploy.id;
+        let sending = async {
+            let sent = upload::send(self.client, id, &new, &source).await;
+            sent.map_err(Ended::Failed)
+        };
+        let checking = async {
+            let ran = busy(&mut step, out, move |stop, say| job.run(stop, say)).await;
+            match ran.map_err(Ended::Failed)? {
+                ran if ran.passed() => Ok(ran),
+                ran => Err(Ended::Unfit(ran)),
+            }
+        };
+        let (ran, sent) = match tokio::try_join!(checking, sending) {
+            Ok((ran, ())) => (ran, true),
+            Err(Ended::Unfit(ran)) => (ran, false),
+            Err(Ended::Failed(failure)) => {
+                self.withdraw(begun.deploy.clone(), None).await;
+                return Err(failure);
+            }
+        };
+        failpoint("cli.sent");
+        if sent {
+            out.done(step, &sent_text(&to_send));
+            begun.sent = Some(to_send);
+        } else {
+            out.abandon(step);
+        }
+        ran.say(started, out)?;
+        // What ran beside other files than the Release has, ran elsewhere.
+        let is_same = begun.image_differs.is_empty();
+        let checks = ran.claim(claim.bundles, is_same.then_some(claim.runs_in.image));
+        if !sent {
+            begun.next = Next::Refuse;
+            begun.deploy = self.withdraw(begun.deploy.clone(), Some(&checks)).await;
+        }
+        begun.checks = Some(checks);
+        Ok(())
+    }
+
+    async fn job(&self, claim: &Claim, scan: &Arc<Scan>, out: &Console) -> Result<Job> {
+        let stages = self.stages.and(&claim.require);
         let names = if stages.parse {
-            host::names(self.client, self.deployment, self.project).await?
+            host::names(self.client, self.deployment).await?
         } else {
             Names::default()
         };
@@ -452,7 +454,7 @@ impl Deploy<'_> {
             project: self.project.clone(),
             deployment: self.deployment.clone(),
             scan: Arc::clone(scan),
-            config: runs_in.config.clone(),
+            config: claim.runs_in.config.clone(),
             stages,
             names,
             cache: self.cache.clone(),
@@ -460,10 +462,10 @@ impl Deploy<'_> {
         })
     }
 
-    /// Gives the deploy up whose checks failed. Where that cannot be said, it
+    /// Gives the deploy up, whose checks failed or could not be made. Where that cannot be said, it
     /// expires by itself.
-    async fn withdraw(&self, deploy: DeployView, checks: &Checks) -> DeployView {
-        let withdrawn = self.client.withdraw_deploy(deploy.id, Some(checks.clone()));
+    async fn withdraw(&self, deploy: DeployView, checks: Option<&Checks>) -> DeployView {
+        let withdrawn = self.client.withdraw_deploy(deploy.id, checks.cloned());
         withdrawn.await.unwrap_or(deploy)
     }
 

@@ -12,6 +12,7 @@ use crate::failure::{Failure, Result};
 use crate::output::deploy_ref::DeployRef;
 use crate::output::names;
 use crate::output::size::{count, things};
+use crate::output::tame::tame_line;
 
 /// Show one deploy: what it changed, what was checked, what Airflow answered
 #[derive(Debug, clap::Args)]
@@ -30,19 +31,18 @@ pub(crate) struct ShowArgs {
 pub(crate) async fn run(args: &ShowArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let client = cx.client().await?;
     let deployment = || cx.deployment(args.deployment.as_ref());
-    let id = match &args.deploy {
-        Some(deploy) => deploy.resolve(&client, deployment).await?,
-        None => {
-            let name = deployment()?;
-            let newest = client.history(&name, 1, None).await?.deploys;
-            let newest = newest.first().map(|deploy| deploy.id);
-            newest.ok_or_else(|| {
-                Failure::new(
-                    Exit::NotFound,
-                    format!("nothing was deployed to `{name}` yet"),
-                )
-            })?
-        }
+    let id = if let Some(deploy) = &args.deploy {
+        deploy.resolve(&client, deployment).await?
+    } else {
+        let name = deployment()?;
+        let newest = client.history(&name, 1, None).await?.deploys;
+        let newest = newest.first().map(|deploy| deploy.id);
+        newest.ok_or_else(|| {
+            Failure::new(
+                Exit::NotFound,
+                format!("nothing was deployed to `{name}` yet"),
+            )
+        })?
     };
     let deploy = client.deploy(id).await?;
     if out.is_json() {
@@ -92,7 +92,7 @@ fn write(deploy: &DeployView, to: &mut impl Write) -> std::io::Result<()> {
         )?;
     }
     match &deploy.checks {
-        Some(checks) => write_checks(checks, &deploy.created_by, to)?,
+        Some(checks) => write_checks(checks, to)?,
         None => writeln!(to, "checks       none")?,
     }
     if let Some(proof) = deploy.proof.as_ref().or_else(|| proof(deploy)) {
@@ -112,19 +112,23 @@ fn write(deploy: &DeployView, to: &mut impl Write) -> std::io::Result<()> {
 }
 
 /// What each stage came to. Nobody but the deployer saw them run, so it says whose word it is.
-fn write_checks(checks: &Checks, by: &str, to: &mut impl Write) -> std::io::Result<()> {
+fn write_checks(checks: &Checks, to: &mut impl Write) -> std::io::Result<()> {
     let mut name = "checks";
     for (stage, result) in &checks.stages {
         writeln!(
             to,
-            "{name:<12} {stage}: {} in {:.1} s {DIM}({}, told by {by}){DIM:#}",
+            "{name:<12} {stage}: {} in {:.1} s {DIM}({}, told by {}){DIM:#}",
             names::stage(result),
             result.seconds,
             checks.tool,
+            checks.claimed_by,
         )?;
         name = "";
         for finding in &result.findings {
             write_finding(finding, to)?;
+        }
+        for note in &result.notes {
+            writeln!(to, "             {}", tame_line(note))?;
         }
         let told = result.findings.len();
         if told == StageResult::MOST_FINDINGS {
@@ -150,6 +154,9 @@ fn write_finding(finding: &CheckFinding, to: &mut impl Write) -> std::io::Result
     };
     writeln!(
         to,
-        "             {file}:{line}:{column}: {style}{level} {code}{style:#}: {message}"
+        "             {}:{line}:{column}: {style}{level} {}{style:#}: {}",
+        tame_line(file),
+        tame_line(code),
+        tame_line(message),
     )
 }

@@ -12,7 +12,7 @@ use updraft_image::{
     reopen,
 };
 use updraft_model::{DeploymentName, Digest};
-use updraft_project::{ImageHalf, Project};
+use updraft_project::{ImageHalf, Project, ProjectError};
 
 use crate::commands::deploy::environment::{config, make_blocking};
 use crate::context::Context;
@@ -27,7 +27,6 @@ const STAYS_IN_CI: Duration = Duration::from_secs(5);
 /// What passes from our own environment; the rest is the laptop's, and the
 /// Deployment has it not.
 const PASSED: &[&str] = &[
-    "HOME",
     "LANG",
     "LANGUAGE",
     "LC_ALL",
@@ -46,7 +45,7 @@ pub(crate) struct Wanted {
     pub(crate) deployment: Option<DeploymentName>,
     /// None: to be locked.
     config: Option<EnvironmentConfig>,
-    half: Option<ImageHalf>,
+    half: Result<ImageHalf, ProjectError>,
     pub(crate) names: Names,
     /// What the user should know about the choice.
     pub(crate) note: Option<String>,
@@ -66,11 +65,11 @@ pub(crate) async fn wanted(
     project: &Project,
 ) -> Result<Wanted> {
     let half = project.clone();
-    let half = tokio::task::spawn_blocking(move || half.image_half(None)).await??;
+    let half = tokio::task::spawn_blocking(move || half.image_half(None)).await?;
     let mut own = Wanted {
         deployment: None,
         config: None,
-        half: Some(half),
+        half,
         names: names_in(project)?,
         note: None,
     };
@@ -78,7 +77,7 @@ pub(crate) async fn wanted(
         return Ok(own);
     };
     let asked = match cx.client().await {
-        Ok(client) => of_deployment(&client, &name, project).await,
+        Ok(client) => of_deployment(&client, &name).await,
         Err(failure) => Err(failure),
     };
     match asked {
@@ -88,7 +87,7 @@ pub(crate) async fn wanted(
             ..own
         }),
         Ok((Some(config), names)) => {
-            let differs = own.half.as_ref().is_some_and(|half| {
+            let differs = own.half.as_ref().is_ok_and(|half| {
                 let made = &half.fingerprint;
                 let runs = &config.fingerprint;
                 made.requirements != runs.requirements
@@ -108,9 +107,8 @@ pub(crate) async fn wanted(
             Ok(Wanted {
                 deployment: Some(name),
                 config: Some(config),
-                half: None,
                 names,
-                note: None,
+                ..own
             })
         }
         // Somebody who names it wants to know.
@@ -130,11 +128,10 @@ pub(crate) async fn wanted(
 async fn of_deployment(
     client: &Client,
     name: &DeploymentName,
-    project: &Project,
 ) -> Result<(Option<EnvironmentConfig>, Names)> {
     let (deployment, names) = tokio::try_join!(
         async { Ok(client.deployment(name).await?) },
-        names(client, name, project)
+        names(client, name)
     )?;
     let Some(wanted) = deployment.wanted else {
         return Ok((None, names));
@@ -147,10 +144,11 @@ async fn of_deployment(
 impl Wanted {
     /// Makes it, or answers at once when it is there. Blocks.
     pub(crate) fn make(self, cache: &Path, stop: &Stop, say: &dyn Fn(&str)) -> Result<Ready> {
-        let config = match (self.config, self.half) {
-            (Some(config), _) => config,
-            (None, Some(half)) => make_blocking(half, cache, stop, say)?.config().clone(),
-            (None, None) => return Err(Failure::new(Exit::Internal, "no environment is wanted")),
+        let config = match self.config {
+            Some(config) => config,
+            None => make_blocking(self.half?, cache, stop, say)?
+                .config()
+                .clone(),
         };
         ready(config, cache, stop, say)
     }
@@ -195,7 +193,9 @@ impl Ready {
     /// Deployment's processes have them: the Dockerfile's and Airflow's own.
     pub(crate) fn variables(&self, project: &Project, home: &Path) -> BTreeMap<String, String> {
         let root = project.root();
-        let ours = std::env::vars().filter(|(name, _)| PASSED.contains(&name.as_str()));
+        let ours = PASSED
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
         let mut variables: BTreeMap<String, String> = ours.collect();
         variables.extend(self.config.env.clone());
         let before = |first: String, rest: Option<&String>| match rest {
@@ -209,6 +209,8 @@ impl Ready {
             ("PATH", path),
             ("PYTHONPATH", python_path),
             ("PYTHONDONTWRITEBYTECODE", "1".into()),
+            // Credentials in ours are not the Deployment's.
+            ("HOME", shown(home)),
             ("AIRFLOW_HOME", shown(home)),
             ("AIRFLOW__CORE__DAGS_FOLDER", shown(&project.dags())),
             (
@@ -224,8 +226,12 @@ impl Ready {
     /// The process that parses.
     pub(crate) fn host(&self, project: &Project, cache: &Path, tree: &Tree) -> Host {
         let folder = folder(cache, project);
-        let plugins = tree.iter().filter(|(path, _)| path.starts_with("plugins/"));
-        let loads: Vec<_> = plugins.collect();
+        // Airflow imports its local settings, and Python what customises a site.
+        let is_loaded = |path: &str| {
+            path.starts_with("plugins/")
+                || (!path.contains('/') && Path::new(path).extension().is_some_and(|it| it == "py"))
+        };
+        let loads: Vec<_> = tree.iter().filter(|(path, _)| is_loaded(path)).collect();
         let loads = serde_json::to_vec(&loads).unwrap_or_default();
         let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
         Host {
@@ -246,19 +252,15 @@ pub(crate) fn folder(cache: &Path, project: &Project) -> PathBuf {
     cache.join("check").join(key)
 }
 
-/// The names that the Deployment's Airflow has; where no agent tells them,
-/// those in `airflow_settings.yaml`.
-pub(crate) async fn names(
-    client: &Client,
-    deployment: &DeploymentName,
-    project: &Project,
-) -> Result<Names> {
+/// The names that the Deployment's Airflow has, as its agent tells them.
+pub(crate) async fn names(client: &Client, deployment: &DeploymentName) -> Result<Names> {
     let status = client.status(deployment).await?;
     let environment = status.deployment.environment;
+    // Where no agent tells them, nobody knows which there are.
     let Some(names) = status.names else {
         return Ok(Names {
             environment,
-            ..names_in(project)?
+            ..Names::default()
         });
     };
     Ok(Names {
@@ -272,9 +274,10 @@ pub(crate) async fn names(
 /// The names that are known without a Deployment.
 pub(crate) fn names_in(project: &Project) -> Result<Names> {
     let named = project.airflow_names()?;
-    let (variables, connections) = named
-        .map(|names| (names.variables, names.connections))
-        .unzip();
+    let some = |names: Vec<String>| Some(names).filter(|names| !names.is_empty());
+    let named = named.unwrap_or_default();
+    // A list that is not there says nothing.
+    let (variables, connections) = (some(named.variables), some(named.connections));
     Ok(Names {
         variables,
         connections,

@@ -1,5 +1,5 @@
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -140,10 +140,11 @@ impl Ask {
             Some(wanted) => wanted.into_iter().map(str::to_owned).collect(),
             None => all.iter().map(|file| file.name.clone()).collect(),
         };
-        let tree = tree(project, scan.as_ref())?;
+        let tree = read_tree(project, scan.as_ref(), &self.cache);
         let host = ready.host(project, &self.cache, &tree);
         let folder = host::folder(&self.cache, project);
-        std::fs::create_dir_all(folder.join("home"))?;
+        let home = folder.join("home");
+        std::fs::create_dir_all(&home).map_err(|error| Failure::file("make", &home, &error))?;
         let name = self.deployment.as_ref().map(DeploymentName::to_string);
         let told = Cell::new(Instant::now());
         let parsed = parse(&ParseRequest {
@@ -155,7 +156,12 @@ impl Ask {
             deployment: name.as_deref(),
             limits: ParseLimits::default(),
             levels: dag_check.levels(),
-            cache: (!self.no_cache).then(|| folder.join("parsed.json")),
+            tree_now: &|| {
+                let scan = scan::dags(project, Some(&self.cache)).ok().flatten();
+                read_tree(project, scan.as_ref(), &self.cache)
+            },
+            cache: Some(folder.join("parsed.json")),
+            fresh: self.no_cache,
             progress: &|done, of| {
                 // On a pipe each is a line.
                 if done == 0 {
@@ -173,17 +179,18 @@ impl Ask {
     }
 }
 
-/// Every file of the project that a deploy would carry.
-fn tree(project: &Project, scan: Option<&Scan>) -> Result<Tree> {
-    let half = project.image_half(None)?;
-    let other = half.fingerprint.files.iter();
-    let mut tree: Tree = other
-        .map(|entry| (entry.path.clone(), digest(&entry.kind)))
-        .collect();
+/// Every file of the project that a deploy would carry. A project without an
+/// image half of its own has DAGs alone.
+fn read_tree(project: &Project, scan: Option<&Scan>, cache: &Path) -> Tree {
+    let mut tree = Tree::new();
+    if let Ok(half) = project.image_half(Some(scan::cache_file(cache, project, "image"))) {
+        let files = half.fingerprint.files.iter();
+        tree.extend(files.map(|entry| (entry.path.clone(), digest(&entry.kind))));
+    }
     for entry in scan.map(Scan::entries).unwrap_or_default() {
         tree.insert(format!("dags/{}", entry.path), digest(&entry.kind));
     }
-    Ok(tree)
+    tree
 }
 
 fn digest(kind: &EntryKind) -> Digest {

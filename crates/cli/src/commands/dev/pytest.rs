@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use quick_junit::{Report, TestCaseStatus};
-use updraft_image::{Stop, pytest_beside};
+use updraft_image::{Finished, Stop, pytest_beside, run_until};
 use updraft_model::{CheckFinding, DeploymentName};
 use updraft_project::Project;
 
@@ -68,7 +68,11 @@ pub(crate) async fn run(args: &PytestArgs, cx: &Context, out: &mut Console) -> R
     }
     command.args(&args.arguments);
     let mut command = tokio::process::Command::from(command);
-    let status = command.kill_on_drop(true).status().await.map_err(failed)?;
+    let status = command
+        .kill_on_drop(true)
+        .status()
+        .await
+        .map_err(|error| failed(&error))?;
     match status.code() {
         Some(0) => Ok(Exit::Success),
         Some(NONE_COLLECTED) if args.allow_none => Ok(Exit::Success),
@@ -114,49 +118,70 @@ pub(crate) fn captured(
     command
         .args(["-q", "--color=no", "--junitxml"])
         .arg(&report);
-    command.stdin(Stdio::null());
-    let output = command.output().map_err(failed)?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.code() == Some(NONE_COLLECTED) {
+    let ended = run_until(command.stdin(Stdio::null()), stop).map_err(|error| failed(&error))?;
+    if ended.code == Some(NONE_COLLECTED) {
         return Err(Failure::new(Exit::CheckFailed, "there is no test to run")
             .code("no_tests")
             .help("add one to `tests/`, or deploy without --pytest"));
     }
     let text = std::fs::read_to_string(&report).unwrap_or_default();
-    let report = Report::deserialize_from_str(&text).map_err(|error| {
-        let end = said.trim_end().rsplit('\n').take(5).collect::<Vec<_>>();
-        let end: Vec<_> = end.into_iter().rev().collect();
-        Failure::new(
-            Exit::CheckFailed,
-            format!("pytest did not run:\n{}", end.join("\n")),
-        )
-        .cause(&error)
-    })?;
+    let report =
+        Report::deserialize_from_str(&text).map_err(|error| did_not_pass(&ended).cause(&error))?;
     let mut tests = Tests::default();
     for case in report
         .test_suites
         .iter()
         .flat_map(|suite| &suite.test_cases)
     {
-        tests.run += 1;
-        if let TestCaseStatus::NonSuccess { message, .. } = &case.status {
-            let class = case.classname.as_ref().map_or("", |name| name.as_str());
-            let file = class.replace('.', "/");
-            let message = message.as_ref().map_or("", |message| message.as_str());
-            tests.failed.push(CheckFinding {
-                code: "pytest".into(),
-                is_error: true,
-                file: format!("{file}.py"),
-                line: 1,
-                column: 1,
-                message: format!("{}: {message}", case.name.as_str()),
-            });
+        match &case.status {
+            TestCaseStatus::Success { .. } => tests.run += 1,
+            TestCaseStatus::Skipped { .. } => {}
+            TestCaseStatus::NonSuccess { message, .. } => {
+                tests.run += 1;
+                let class = case.classname.as_ref().map_or("", |name| name.as_str());
+                let message = message.as_ref().map_or("", |message| message.as_str());
+                tests.failed.push(CheckFinding {
+                    code: "pytest".into(),
+                    is_error: true,
+                    file: file_of(class, project),
+                    line: 1,
+                    column: 1,
+                    message: format!("{}: {message}", case.name.as_str()),
+                });
+            }
         }
     }
-    if !output.status.success() {
-        tests.said = said;
+    if !ended.success && tests.failed.is_empty() {
+        // Something besides the tests decided: a plugin, or a limit on coverage.
+        return Err(did_not_pass(&ended));
+    }
+    if !tests.failed.is_empty() {
+        tests.said = ended.stdout;
     }
     Ok(tests)
+}
+
+/// The file of a class such as `tests.test_orders.TestOrders`.
+fn file_of(class: &str, project: &Project) -> String {
+    let mut path = class.replace('.', "/");
+    loop {
+        let file = format!("{path}.py");
+        if project.root().join(&file).is_file() {
+            return file;
+        }
+        match path.rsplit_once('/') {
+            Some((above, _)) => path = above.to_owned(),
+            None => return class.to_owned(),
+        }
+    }
+}
+
+/// For a pytest that does not say which test failed.
+fn did_not_pass(ended: &Finished) -> Failure {
+    let said = format!("{}\n{}", ended.stdout.trim_end(), ended.stderr.trim_end());
+    let lines: Vec<&str> = said.trim_end().lines().collect();
+    let end = lines[lines.len().saturating_sub(10)..].join("\n");
+    Failure::new(Exit::CheckFailed, format!("pytest did not pass:\n{end}")).code("check_failed")
 }
 
 /// pytest in the environment, in the project's folder.
@@ -168,7 +193,7 @@ fn prepared(
     say: &dyn Fn(&str),
 ) -> Result<Command> {
     let home = host::folder(cache, project).join("home");
-    std::fs::create_dir_all(&home)?;
+    std::fs::create_dir_all(&home).map_err(|error| Failure::file("make", &home, &error))?;
     let beside = pytest_beside(&ready.realised, &ready.config.lock, cache, stop, say)?;
     let mut variables = ready.variables(project, &home);
     if let Some(beside) = beside {
@@ -185,6 +210,6 @@ fn prepared(
     Ok(command)
 }
 
-fn failed(error: std::io::Error) -> Failure {
-    Failure::new(Exit::Internal, "could not run pytest").cause(&error)
+fn failed(error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Internal, "could not run pytest").cause(error)
 }
