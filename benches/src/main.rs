@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
 mod agents;
+mod checks;
 mod peers;
 mod table;
 mod tree;
@@ -28,6 +29,11 @@ const CHANGE_PARSED: &str = "one file changed, parsed";
 const NOTHING: &str = "nothing changed";
 const ROLLBACK: &str = "rollback, on disk";
 const VERSION: &str = "--version";
+const STATIC_COLD: &str = "static check, cold";
+const STATIC_WARM: &str = "static check, warm";
+const PARSE_COLD: &str = "parse of 1,000, cold";
+const PARSE_KNOWN: &str = "parse of 1,000, known";
+const PARSE_ONE: &str = "parse, one changed";
 
 /// What `docs` promise, in milliseconds.
 const BARS: &[(&str, u64)] = &[
@@ -37,6 +43,10 @@ const BARS: &[(&str, u64)] = &[
     (NOTHING, 60),
     (ROLLBACK, 50),
     (VERSION, 10),
+    (STATIC_COLD, 1_000),
+    (STATIC_WARM, 150),
+    (PARSE_KNOWN, 500),
+    (PARSE_ONE, 1_000),
 ];
 
 fn main() -> Result<()> {
@@ -52,6 +62,7 @@ fn main() -> Result<()> {
     measure_updraft(&installation, &mut tree, &mut table)?;
     let memory = installation.peak_memory()?;
     peers::measure(&dags, &mut tree, &mut table)?;
+    checks::measure(&installation, &mut table)?;
     table.print(BARS);
     println!("\npeak memory during the deploys: {memory}");
     drop(installation);

@@ -178,6 +178,12 @@ rules! {
         "import heavy packages within tasks, and compute there",
         "import pandas\n\nROWS = pandas.read_parquet(\"rows.parquet\")",
         "@task\ndef rows():\n    import pandas\n\n    return pandas.read_parquet(\"rows.parquet\")";
+    StaysBehind = "UPD607", Warning,
+        "A module that no deploy carries",
+        "It is there on this machine, and Airflow does not have it: `tests/`, or what `.dockerignore` or `.updraftignore` leave out.",
+        "move it to `include/` or `dags/`, or stop leaving it out",
+        "from tests.helpers import REGIONS",
+        "from include.regions import REGIONS";
     MissingName = "UPD701", Error,
         "A variable or connection that the Deployment does not have",
         "The import fails there.",

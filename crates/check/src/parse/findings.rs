@@ -1,11 +1,11 @@
 //! From a worker's answers to findings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use super::ParseLimits;
 use super::protocol::{Answer, At, Ended, ErrorKind, ImportError, Need, NeedKind, NeedOutcome};
+use super::{ParseLimits, Tree};
 use crate::Level;
 use crate::finding::{Finding, Place};
 use crate::noqa;
@@ -13,19 +13,31 @@ use crate::rule::{Levels, Rule};
 
 pub(super) struct Told<'a> {
     pub(super) root: &'a Path,
+    pub(super) tree: &'a Tree,
     pub(super) levels: &'a Levels,
     pub(super) limits: ParseLimits,
     pub(super) deployment: Option<&'a str>,
 }
 
 impl Told<'_> {
-    /// All findings, by file and place.
-    pub(super) fn findings(&self, answers: &[&Answer]) -> Vec<Finding> {
+    /// The findings of these, by file and place. An id may also be that of a DAG
+    /// in another file, as far as that is known.
+    pub(super) fn findings(&self, answers: &[&Answer], all: &[&Answer]) -> Vec<Finding> {
+        let asked: BTreeSet<&str> = answers.iter().map(|answer| answer.file.as_str()).collect();
         let mut texts = Texts::new(self.root);
         let mut found: Vec<Finding> = answers
             .iter()
             .flat_map(|answer| self.of(answer))
-            .chain(duplicates(answers))
+            .chain(
+                duplicates(all)
+                    .into_iter()
+                    .filter(|it| asked.contains(it.at.file.as_str())),
+            )
+            .chain(
+                answers
+                    .iter()
+                    .filter_map(|answer| self.stays_behind(answer)),
+            )
             .filter_map(|found| self.finding(found, &mut texts))
             .collect();
         found.sort_by(|one, other| {
@@ -92,6 +104,22 @@ impl Told<'_> {
             found.push(Found::new(Rule::Slow, here(), message));
         }
         found
+    }
+
+    /// A module that the file looked at here, and that no deploy carries.
+    fn stays_behind(&self, answer: &Answer) -> Option<Found> {
+        let is_left = |path: &&String| {
+            Path::new(path).extension().is_some_and(|it| it == "py")
+                && !self.tree.contains_key(*path)
+                && self.root.join(path).is_file()
+        };
+        let module = answer.seen.files.iter().find(is_left)?;
+        let at = At {
+            file: answer.file.clone(),
+            line: None,
+        };
+        let message = format!("it looks at `{module}`, which no deploy carries");
+        Some(Found::new(Rule::StaysBehind, at, message))
     }
 
     fn need(&self, need: &Need, is_handled: bool) -> Found {

@@ -125,6 +125,7 @@ pub fn parse(ask: &ParseRequest<'_>) -> Result<Parsed, WorkerError> {
     }
     let told = Told {
         root: ask.root,
+        tree: &ask.tree,
         levels: ask.levels,
         limits: ask.limits,
         deployment: ask.deployment,
@@ -136,7 +137,7 @@ pub fn parse(ask: &ParseRequest<'_>) -> Result<Parsed, WorkerError> {
         .collect();
     Ok(Parsed {
         checked: Checked {
-            findings: told.findings(&asked),
+            findings: told.findings(&asked, &answers.values().collect::<Vec<_>>()),
             files: asked.len(),
             known: found,
             notes: Vec::new(),

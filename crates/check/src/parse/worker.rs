@@ -19,6 +19,8 @@ use super::protocol::{Answer, Event, Request};
 /// Airflow only afterwards.
 const PATIENCE: Duration = Duration::from_secs(20);
 const MOST_LOG: usize = 2000;
+/// A file ends long before, and importing Airflow too.
+const SILENCE: Duration = Duration::from_secs(180);
 
 /// Where files are imported: a Python, and the environment of its processes.
 #[derive(Debug, Clone)]
@@ -62,6 +64,8 @@ pub enum WorkerError {
     },
     #[error("the process that parses refused: {0}")]
     Refused(String),
+    #[error("the process that parses has said nothing for {} s", SILENCE.as_secs())]
+    Busy,
     #[error("the process that parses said nothing of `{file}`{}", said(.log))]
     Silent { file: String, log: PathBuf },
 }
@@ -77,6 +81,9 @@ impl WorkerError {
             }
             Self::Broken { .. } => {
                 "a plugin or a required package may break it; its log has the traceback"
+            }
+            Self::Busy => {
+                "another check of this project may be stopped half-way; end it, and try again"
             }
             Self::Lost { .. } | Self::Refused(_) | Self::Silent { .. } => {
                 "try again; if it stays so, the log of the process says more"
@@ -119,6 +126,7 @@ impl Worker {
             log: log.clone(),
             source: Some(source),
         };
+        stream.set_read_timeout(Some(SILENCE)).map_err(lost)?;
         let answers = BufReader::new(stream.try_clone().map_err(lost)?);
         let mut worker = Self {
             stream,
@@ -167,6 +175,7 @@ impl Worker {
         match self.answers.read_line(&mut line) {
             Ok(0) => Err(self.lost(None)),
             Ok(_) => serde_json::from_str(&line).map_err(|error| self.lost(Some(error.into()))),
+            Err(source) if source.kind() == io::ErrorKind::WouldBlock => Err(WorkerError::Busy),
             Err(source) => Err(self.lost(Some(source))),
         }
     }

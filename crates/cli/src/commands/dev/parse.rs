@@ -209,6 +209,7 @@ impl From<WorkerError> for Failure {
             | WorkerError::Ended { .. }
             | WorkerError::Lost { .. }
             | WorkerError::Refused(_)
+            | WorkerError::Busy
             | WorkerError::Silent { .. } => Exit::Internal,
         };
         Self::from_error(exit, &error).help(error.help())
