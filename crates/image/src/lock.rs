@@ -94,6 +94,19 @@ impl Lock {
         Digest::of(self.text.as_bytes())
     }
 
+    /// The packages with their versions. One that is there twice, for two
+    /// platforms, has the last one's.
+    pub fn versions(&self) -> BTreeMap<&str, &str> {
+        let named = self.text.lines().filter_map(|line| line.split_once("=="));
+        named
+            .filter(|(name, _)| name.starts_with(|c: char| c.is_ascii_alphanumeric()))
+            .map(|(name, rest)| {
+                let end = rest.find([' ', ';', '\\']).unwrap_or(rest.len());
+                (name, &rest[..end])
+            })
+            .collect()
+    }
+
     /// How many packages it names.
     pub fn packages(&self) -> usize {
         let starts = |line: &&str| line.starts_with(|c: char| c.is_ascii_alphanumeric());

@@ -10,7 +10,7 @@ use std::time::Instant;
 use updraft_api::deploy::DeployView;
 use updraft_bundle::Scan;
 use updraft_check::parse::Names;
-use updraft_check::{Checked, Finding, Level};
+use updraft_check::{Checked, Finding, Installed, Level};
 use updraft_image::{EnvironmentConfig, Stop};
 use updraft_model::{
     BundleName, CheckFinding, CheckStage, Checks, DeploymentName, Digest, StageResult,
@@ -276,10 +276,17 @@ impl Job {
         };
         dag_check.stop = stop.clone();
         dag_check.cache.clone_from(&self.cache);
-        // Where it was made before; it is not made for this alone.
-        let made = self.config.as_ref().zip(self.cache.as_ref());
-        if let Some(made) = made.and_then(|(config, cache)| host::made(config, cache)) {
-            dag_check.installed = Some(installed(&made.folder)?);
+        if let Some(config) = &self.config {
+            // What was made before knows all modules, its lock those of providers. It
+            // is not made for this alone: whoever parses imports everything anyway.
+            let made = self
+                .cache
+                .as_ref()
+                .and_then(|cache| host::made(config, cache));
+            dag_check.installed = Some(match made {
+                Some(made) => installed(&made.folder)?,
+                None => Installed::providers_among(config.lock.versions().into_keys()),
+            });
         }
         let ignored = dag_check.ignored(&self.scan)?;
         let mut checked = dag_check.run(&DagCheck::files(&self.scan, &ignored))?;

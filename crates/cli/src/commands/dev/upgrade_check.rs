@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::json;
 use updraft_check::Checked;
-use updraft_image::Stop;
+use updraft_image::{Lock, Stop};
 use updraft_model::DeploymentName;
 use updraft_project::{AirflowVersion, ImageHalf, Project, PythonVersion};
 
@@ -128,7 +128,7 @@ impl Work {
         other.fingerprint.airflow_version = self.airflow.clone();
         other.fingerprint.python_version = self.python(other.fingerprint.python_version);
         let other = make_blocking(other, cache, stop, say)?;
-        let packages = Packages::between(&now.config().lock.text, &other.config().lock.text);
+        let packages = Packages::between(&now.config().lock, &other.config().lock);
         let ready = host::ready(other.config().clone(), cache, stop, say)?;
         let mut checked = self.statically(&ready, stop)?;
         let parsed = self.ask.parse(&ready, say)?;
@@ -192,21 +192,26 @@ struct Packages {
 }
 
 impl Packages {
-    fn between(old: &str, new: &str) -> Self {
-        let (old, new) = (versions(old), versions(new));
+    fn between(old: &Lock, new: &Lock) -> Self {
+        let (old, new) = (old.versions(), new.versions());
         let mut packages = Self::default();
         for (name, version) in &new {
             match old.get(name) {
-                None => drop(packages.added.insert(name.clone(), version.clone())),
+                None => {
+                    let (name, version) = ((*name).to_owned(), (*version).to_owned());
+                    packages.added.insert(name, version);
+                }
                 Some(before) if before != version => {
-                    let both = (before.clone(), version.clone());
-                    packages.changed.insert(name.clone(), both);
+                    let both = ((*before).to_owned(), (*version).to_owned());
+                    packages.changed.insert((*name).to_owned(), both);
                 }
                 Some(_) => {}
             }
         }
         let gone = old.into_iter().filter(|(name, _)| !new.contains_key(name));
-        packages.removed = gone.collect();
+        packages.removed = gone
+            .map(|(name, version)| (name.to_owned(), version.to_owned()))
+            .collect();
         packages
     }
 
@@ -237,19 +242,6 @@ impl Packages {
     }
 }
 
-/// The packages of a lock. One that is there twice, for two platforms, has the
-/// last one's version.
-fn versions(lock: &str) -> BTreeMap<String, String> {
-    let named = lock.lines().filter_map(|line| line.split_once("=="));
-    named
-        .filter(|(name, _)| name.starts_with(|c: char| c.is_ascii_alphanumeric()))
-        .map(|(name, rest)| {
-            let end = rest.find([' ', ';', '\\']).unwrap_or(rest.len());
-            (name.to_owned(), rest[..end].to_owned())
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,7 +250,11 @@ mod tests {
     fn locks_differ_by_name_and_version() {
         let old = "a==1 \\\n    --hash=sha256:00\nb==2.0 ; python_version < '3.12' \\\n    --hash=x\nc==3\n";
         let new = "a==1 \\\n    --hash=sha256:11\nb==2.1\nd==4\n";
-        let packages = Packages::between(old, new);
+        let lock = |text: &str| Lock {
+            python_from: PythonVersion::new(3, 10),
+            text: text.to_owned(),
+        };
+        let packages = Packages::between(&lock(old), &lock(new));
         let named = |map: &BTreeMap<String, String>| map.keys().cloned().collect::<Vec<_>>();
         assert_eq!(named(&packages.added), ["d"]);
         assert_eq!(named(&packages.removed), ["c"]);
