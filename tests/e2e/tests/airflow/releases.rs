@@ -51,7 +51,12 @@ pub(crate) fn airflows_own_examples_pass_the_check(
     std::fs::remove_dir_all(&folder)?;
     let checked = checked.expect_code(0)?.json()?;
     ensure!(checked["files"].as_u64() > Some(40), "{checked:#}");
-    ensure!(checked["findings"] == json!([]), "{checked:#}");
+    // Some of them still import from where a name was before Airflow 3.
+    let mut others = checked["findings"].as_array().into_iter().flatten();
+    ensure!(
+        others.all(|finding| finding["rule"] == "UPD502"),
+        "{checked:#}"
+    );
     Ok(())
 }
 
