@@ -94,6 +94,8 @@ pub(crate) struct Settings {
     /// The project here or above, when there is one.
     pub(crate) project: Option<Setting<Project>>,
     pub(crate) user_file: Option<PathBuf>,
+    /// Where the quickstart here keeps what can be made again.
+    pub(crate) cache: Option<PathBuf>,
     pub(crate) token_file: Option<Setting<PathBuf>>,
     /// Files with tokens by server, the nearest first.
     credentials: Vec<PathBuf>,
@@ -117,6 +119,8 @@ pub(crate) struct LocalFile {
     pub(crate) deployment: Option<DeploymentName>,
     /// A file of [`Credentials`]: a token in it counts only for the server that it names.
     pub(crate) credentials: Option<PathBuf>,
+    /// Packages and tools, which commands here would otherwise fetch again.
+    pub(crate) cache: Option<PathBuf>,
 }
 
 pub(crate) const LOCAL_FILE: &str = ".updraft/local.toml";
@@ -215,6 +219,7 @@ impl Settings {
             ca_file,
             project,
             user_file,
+            cache: local.cache,
             token_file,
             credentials,
         })

@@ -129,9 +129,13 @@ impl Context {
     }
 
     /// Where things are kept that can be made again.
-    pub(crate) fn cache_dir() -> Option<PathBuf> {
+    pub(crate) fn cache_dir(&self) -> Option<PathBuf> {
         if let Some(dir) = std::env::var_os("UPDRAFT_CACHE_DIR").filter(|dir| !dir.is_empty()) {
             return Some(dir.into());
+        }
+        let local = self.settings().ok().and_then(|it| it.cache.clone());
+        if local.is_some() {
+            return local;
         }
         Some(
             etcetera::choose_base_strategy()

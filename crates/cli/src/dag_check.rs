@@ -14,7 +14,6 @@ use updraft_model::Digest;
 use updraft_project::{AirflowVersion, Project, ProjectError, PythonVersion};
 
 use crate::console::Aside;
-use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 
@@ -31,8 +30,8 @@ pub(crate) struct DagCheck<'a> {
     pub(crate) installed: Option<Installed>,
     /// The `dag_id`s of the Deployment's other bundles, with their bundles.
     pub(crate) elsewhere: BTreeMap<String, String>,
-    /// Where ruff is kept; none: it is not looked for.
-    tools: Option<PathBuf>,
+    /// Where ruff is kept; none: nowhere.
+    pub(crate) tools: Option<PathBuf>,
     /// Ends what is fetched, when nobody waits for it any more.
     pub(crate) stop: Stop,
     /// Says what is fetched.
@@ -79,7 +78,7 @@ impl<'a> DagCheck<'a> {
             cache: None,
             installed: None,
             elsewhere: BTreeMap::new(),
-            tools: Context::cache_dir(),
+            tools: None,
             stop: Stop::default(),
             aside,
             has_own_path: env.contains_key("PYTHONPATH"),

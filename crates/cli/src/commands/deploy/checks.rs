@@ -213,8 +213,8 @@ impl Job {
             self.refuse_what_changed()?;
             return Ok(ran);
         }
-        let cache =
-            host::cache().map_err(|failure| failure.or_help("or deploy with --no-parse"))?;
+        let cache = host::needed(self.cache.clone())
+            .map_err(|failure| failure.or_help("or deploy with --no-parse"))?;
         let config = self.config.clone().ok_or_else(|| {
             Failure::new(
                 Exit::Refused,
@@ -276,6 +276,7 @@ impl Job {
         };
         dag_check.stop = stop.clone();
         dag_check.cache.clone_from(&self.cache);
+        dag_check.tools.clone_from(&self.cache);
         if let Some(config) = &self.config {
             // What was made before knows all modules, its lock those of providers. It
             // is not made for this alone: whoever parses imports everything anyway.

@@ -154,7 +154,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         allow_empty: args.allow_empty,
         stages: args.checks.stages(project),
         patience: (!args.patience.no_wait).then(|| args.patience.read()),
-        cache: Context::cache_dir(),
+        cache: cx.cache_dir(),
         started,
     };
     if args.plan {

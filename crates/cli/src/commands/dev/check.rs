@@ -47,7 +47,8 @@ pub(crate) struct CheckArgs {
 }
 
 pub(crate) fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    look(args, cx.project()?, Stop::default(), out.aside())?.tell(args, out)
+    let ending = Stop::default();
+    look(args, cx.project()?, cx.cache_dir(), ending, out.aside())?.tell(args, out)
 }
 
 /// What a check came to.
@@ -65,13 +66,15 @@ pub(super) struct Report {
 pub(super) fn look(
     args: &CheckArgs,
     project: &Project,
+    cache: Option<PathBuf>,
     stop: Stop,
     aside: Aside,
 ) -> Result<Report> {
     let started = Instant::now();
-    let kept = Context::cache_dir().filter(|_| !args.no_cache);
+    let kept = cache.clone().filter(|_| !args.no_cache);
     let mut dag_check = DagCheck::of(project, aside)?;
     dag_check.stop = stop;
+    dag_check.tools = cache;
     dag_check.cache = kept.clone();
     dag_check.installed = args.venv.as_deref().map(installed).transpose()?;
     let (files, mut notes) = match scan::dags(project, kept.as_deref())? {

@@ -77,7 +77,7 @@ pub(crate) async fn wanted(
         return Ok(own);
     };
     let asked = match cx.client().await {
-        Ok(client) => of_deployment(&client, &name).await,
+        Ok(client) => of_deployment(&client, &name, cx.cache_dir().as_deref()).await,
         Err(failure) => Err(failure),
     };
     match asked {
@@ -128,6 +128,7 @@ pub(crate) async fn wanted(
 async fn of_deployment(
     client: &Client,
     name: &DeploymentName,
+    cache: Option<&Path>,
 ) -> Result<(Option<EnvironmentConfig>, Names)> {
     let (deployment, names) = tokio::try_join!(
         async { Ok(client.deployment(name).await?) },
@@ -136,8 +137,7 @@ async fn of_deployment(
     let Some(wanted) = deployment.wanted else {
         return Ok((None, names));
     };
-    let cache = Context::cache_dir();
-    let found = config(client, name, wanted.image.digest(), cache.as_deref()).await?;
+    let found = config(client, name, wanted.image.digest(), cache).await?;
     Ok((Some(found), names))
 }
 
@@ -181,8 +181,13 @@ pub(crate) fn made(config: &EnvironmentConfig, cache: &Path) -> Option<Realised>
 }
 
 /// Where tools and environments are kept.
-pub(crate) fn cache() -> Result<PathBuf> {
-    Context::cache_dir().ok_or_else(|| {
+pub(crate) fn cache(cx: &Context) -> Result<PathBuf> {
+    needed(cx.cache_dir())
+}
+
+/// Refuses to do without one.
+pub(crate) fn needed(cache: Option<PathBuf>) -> Result<PathBuf> {
+    cache.ok_or_else(|| {
         Failure::new(Exit::Prerequisite, "there is no folder to keep tools in")
             .help("set UPDRAFT_CACHE_DIR")
     })

@@ -55,7 +55,7 @@ pub(crate) async fn run(args: &ParseArgs, cx: &Context, out: &mut Console) -> Re
         out.warn(note);
     }
     let deployment = wanted.deployment.clone();
-    let cache = host::cache()?;
+    let cache = host::cache(cx)?;
     let ask = Ask {
         project: project.clone(),
         paths: args.paths.clone(),

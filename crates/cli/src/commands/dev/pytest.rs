@@ -46,7 +46,7 @@ pub(crate) async fn run(args: &PytestArgs, cx: &Context, out: &mut Console) -> R
     if let Some(note) = &wanted.note {
         out.warn(note);
     }
-    let cache = host::cache()?;
+    let cache = host::cache(cx)?;
     let made = cache.clone();
     let owned = project.clone();
     let mut command = busy(&mut step, out, move |stop, say| {

@@ -54,7 +54,7 @@ pub(crate) async fn run(args: &UpgradeCheckArgs, cx: &Context, out: &mut Console
     let project = cx.project()?;
     let mut step = out.step("reading the project");
     let wanted = host::wanted(cx, args.deployment.as_ref(), project).await?;
-    let cache = host::cache()?;
+    let cache = host::cache(cx)?;
     let work = Work {
         airflow: args.airflow_version.clone(),
         python: args.python_version,
@@ -169,6 +169,7 @@ impl Work {
         let project = &self.ask.project;
         let mut dag_check = DagCheck::in_environment(project, &ready.config, self.aside.clone())?;
         dag_check.stop = stop.clone();
+        dag_check.tools = Some(self.ask.cache.clone());
         dag_check.installed = Some(installed(&ready.realised.folder)?);
         let files = match scan::dags(project, Some(&self.ask.cache))? {
             Some(scan) => DagCheck::files(&scan, &dag_check.ignored(&scan)?),

@@ -23,7 +23,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) async fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let interrupt = Interrupt::listen()?;
     let root = cx.project()?.root().to_owned();
-    let ours = Ours::of(args, &root);
+    let cache = cx.cache_dir();
+    let ours = Ours::of(args, &root, cache.as_deref());
     let (tell, mut told) = unbounded_channel();
     let watch = move |event: notify::Result<Event>| {
         // What cannot be told apart is checked again.
@@ -37,7 +38,9 @@ pub(crate) async fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Re
         .watch(&root, RecursiveMode::Recursive)
         .map_err(|error| failed(&root, &error))?;
     loop {
-        interrupt.ends(check(args, &root, out)).await?;
+        interrupt
+            .ends(check(args, &root, cache.clone(), out))
+            .await?;
         interrupt.ends(changed(&mut told)).await?;
         let time = chrono::Local::now().format("%H:%M:%S");
         writeln!(out.status(), "\n{DIM}{time}: something changed{DIM:#}")?;
@@ -45,13 +48,18 @@ pub(crate) async fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Re
 }
 
 /// Checks once. What fails is told, since the next change may mend it.
-async fn check(args: &CheckArgs, root: &Path, out: &mut Console) -> Result<()> {
+async fn check(
+    args: &CheckArgs,
+    root: &Path,
+    cache: Option<PathBuf>,
+    out: &mut Console,
+) -> Result<()> {
     let ending = StopOnDrop::default();
     let (stop, aside) = (ending.stop(), out.aside());
     let (owned, root) = (args.clone(), root.to_owned());
     let looked = tokio::task::spawn_blocking(move || {
         let project = Project::open(&root)?;
-        look(&owned, &project, stop, aside)
+        look(&owned, &project, cache, stop, aside)
     });
     let told = match looked.await? {
         Ok(report) => report.tell(args, out).map(drop),
@@ -74,9 +82,8 @@ async fn changed(told: &mut UnboundedReceiver<()>) -> Result<()> {
 struct Ours(Vec<PathBuf>);
 
 impl Ours {
-    fn of(args: &CheckArgs, root: &Path) -> Self {
-        let cache = Context::cache_dir();
-        let written = args.reports.files().chain(cache.as_deref());
+    fn of(args: &CheckArgs, root: &Path, cache: Option<&Path>) -> Self {
+        let written = args.reports.files().chain(cache);
         let mut ours: Vec<_> = written
             .filter_map(|path| std::path::absolute(path).ok())
             .collect();

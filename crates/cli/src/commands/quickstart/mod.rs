@@ -300,6 +300,7 @@ fn remember(prepared: &Prepared) -> Result<()> {
         server: Some(prepared.url()),
         deployment: Some(prepared.deployment.clone()),
         credentials: Some(prepared.folders.credentials()),
+        cache: Some(prepared.folders.cache()),
     };
     let text = toml::to_string(&local)
         .map_err(|error| Failure::new(Exit::Internal, "could not write settings").cause(&error))?;
@@ -308,6 +309,15 @@ fn remember(prepared: &Prepared) -> Result<()> {
         let ignore = path.with_file_name(".gitignore");
         if !ignore.exists() {
             std::fs::write(ignore, "*\n")?;
+        }
+        // Packages are where uv was told; later commands are told by this folder.
+        let packages = prepared.folders.cache().join("uv-cache");
+        let named = std::env::var_os("UV_CACHE_DIR").map(PathBuf::from);
+        if let Some(named) = named.filter(|it| it.is_absolute())
+            && packages.symlink_metadata().is_err()
+        {
+            std::fs::create_dir_all(prepared.folders.cache())?;
+            std::os::unix::fs::symlink(named, packages)?;
         }
         Ok(())
     };
