@@ -18,7 +18,9 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::watch;
-use updraft_agent::{Agent, AgentConfig, ExternalConfig, RunningAgent, TokenSource};
+use updraft_agent::{
+    Agent, AgentConfig, ExternalConfig, RootError, RunningAgent, StartError, TokenSource,
+};
 use updraft_api::agent::{FetchBlobs, Report, ReportAnswer, Target, Wanted};
 use updraft_api::client::Connect;
 use updraft_api::frames;
@@ -341,12 +343,24 @@ impl Place {
 
     /// An agent that only delivers, which is all that these tests look at.
     pub fn start_external(&self, control: &ControlPlane) -> RunningAgent {
-        let mut config = self.config(control);
-        config.external = Some(ExternalConfig {
-            folder: self.offered(),
-            airflow: None,
-        });
-        Agent::start(config).unwrap()
+        let begun = Instant::now();
+        loop {
+            let mut config = self.config(control);
+            config.external = Some(ExternalConfig {
+                folder: self.offered(),
+                airflow: None,
+            });
+            match Agent::start(config) {
+                // A program that another test starts has the lock of an agent that
+                // ended, until it has become that program.
+                Err(StartError::Root(RootError::Locked(_)))
+                    if begun.elapsed() < Duration::from_secs(10) =>
+                {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                started => return started.unwrap(),
+            }
+        }
     }
 
     pub fn offered(&self) -> PathBuf {
