@@ -207,7 +207,9 @@ impl Problem for DeployError {
                 Some("name one with --to; `updraft history` lists them".into())
             }
             Self::ChecksMissing(_) => Some(
-                "`updraft deploy` runs what the Deployment requires; an older one, or --no-parse, does not".into(),
+                "deploy with `updraft deploy`, which runs them; what imports files counts only where the project's \
+                 other files are those of the Release"
+                    .into(),
             ),
             Self::ChecksRefused(_) => Some("deploy again, so that what is sent is what was checked".into()),
             Self::KeyReused(_) => Some("use a new key for each deploy".into()),

@@ -128,7 +128,8 @@ impl Ran {
         if let Some(more) = sorted.len().checked_sub(MOST_PRINTED).filter(|it| *it > 0) {
             writeln!(
                 text,
-                "{DIM}… and {more} more; `updraft dev check` shows all{DIM:#}"
+                "{DIM}… and {more} more; `{}` shows all{DIM:#}",
+                by_itself(last(&self.stages))
             )?;
         }
         match errors {
@@ -319,9 +320,32 @@ impl Stages {
     }
 }
 
+/// The stage that was reached: none follows one that failed.
+fn last(stages: &BTreeMap<CheckStage, StageResult>) -> CheckStage {
+    stages
+        .keys()
+        .next_back()
+        .copied()
+        .unwrap_or(CheckStage::Static)
+}
+
+/// The command that runs a stage without deploying.
+const fn by_itself(stage: CheckStage) -> &'static str {
+    match stage {
+        CheckStage::Static => "updraft dev check",
+        CheckStage::Parse => "updraft dev parse",
+        CheckStage::Pytest => "updraft dev pytest",
+    }
+}
+
 /// What a deploy comes to whose checks failed.
-pub(super) fn refuse(deploy: DeployView, out: &mut Console) -> Result<Outcome> {
+pub(super) fn refuse(
+    deploy: DeployView,
+    stages: &BTreeMap<CheckStage, StageResult>,
+    out: &mut Console,
+) -> Result<Outcome> {
     let name = deploy.deployment_name.clone();
+    let again = by_itself(last(stages));
     let mut text = out.complaint();
     writeln!(
         text,
@@ -329,7 +353,7 @@ pub(super) fn refuse(deploy: DeployView, out: &mut Console) -> Result<Outcome> {
     )?;
     writeln!(
         text,
-        "{GREEN}help{GREEN:#}: mend what is named above; `updraft dev check` looks again without deploying"
+        "{GREEN}help{GREEN:#}: mend what is named above; `{again}` looks again without deploying"
     )?;
     drop(text);
     let mut outcome = Outcome::new("check_failed", Exit::CheckFailed, name);

@@ -278,6 +278,7 @@ impl Deploy<'_> {
             checks,
         } = begun;
         let checked = checks.as_ref().map(|checks| checks.stages.clone());
+        let checked = checked.unwrap_or_default();
         if next == Next::Accept {
             let asked = Instant::now();
             let accepted = tokio::select! {
@@ -304,7 +305,7 @@ impl Deploy<'_> {
         }
         let (mut outcome, ending) = match next {
             Next::Nothing => (nothing_to_do(deploy, out)?, None),
-            Next::Refuse => (checks::refuse(deploy, out)?, None),
+            Next::Refuse => (checks::refuse(deploy, &checked, out)?, None),
             Next::Accept | Next::Wait => self.wait(deploy, interrupt, out).await?,
         };
         if let Some(deploy) = &outcome.deploy {
@@ -314,7 +315,7 @@ impl Deploy<'_> {
         outcome.timings_ms = timings;
         outcome.image_differs = image_differs;
         outcome.sent = sent;
-        outcome.checks = checked.unwrap_or_default();
+        outcome.checks = checked;
         if made_environment {
             outcome.environment = "made";
         }
@@ -462,8 +463,8 @@ impl Deploy<'_> {
         })
     }
 
-    /// Gives the deploy up, whose checks failed or could not be made. Where that cannot be said, it
-    /// expires by itself.
+    /// Gives up a deploy whose checks failed or could not be made. Where that
+    /// cannot be said, it expires by itself.
     async fn withdraw(&self, deploy: DeployView, checks: Option<&Checks>) -> DeployView {
         let withdrawn = self.client.withdraw_deploy(deploy.id, checks.cloned());
         withdrawn.await.unwrap_or(deploy)
