@@ -408,7 +408,8 @@ impl Deploy<'_> {
         let id = begun.deploy.id;
         let sending = async {
             let sent = upload::send(self.client, id, &new, &source).await;
-            sent.map_err(Ended::Failed)
+            sent.map_err(Ended::Failed)?;
+            Ok(started.elapsed())
         };
         let checking = async {
             let ran = busy(&mut step, out, move |stop, say| job.run(stop, say)).await;
@@ -418,25 +419,24 @@ impl Deploy<'_> {
             }
         };
         let (ran, sent) = match tokio::try_join!(checking, sending) {
-            Ok((ran, ())) => (ran, true),
-            Err(Ended::Unfit(ran)) => (ran, false),
+            Ok((ran, took)) => (ran, Some(took)),
+            Err(Ended::Unfit(ran)) => (ran, None),
             Err(Ended::Failed(failure)) => {
                 self.withdraw(begun.deploy.clone(), None).await;
                 return Err(failure);
             }
         };
         failpoint("cli.sent");
-        if sent {
-            out.done(step, &sent_text(&to_send));
+        out.abandon(step);
+        if let Some(took) = sent {
+            out.mark(&sent_text(&to_send), took);
             begun.sent = Some(to_send);
-        } else {
-            out.abandon(step);
         }
         ran.say(started, out)?;
         // What ran beside other files than the Release has, ran elsewhere.
         let is_same = begun.image_differs.is_empty();
         let checks = ran.claim(claim.bundles, is_same.then_some(claim.runs_in.image));
-        if !sent {
+        if sent.is_none() {
             begun.next = Next::Refuse;
             begun.deploy = self.withdraw(begun.deploy.clone(), Some(&checks)).await;
         }
