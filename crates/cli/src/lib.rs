@@ -4,17 +4,17 @@
 //! (one file per verb, by noun), `console` for how they speak.
 
 mod busy;
+mod checks;
 mod cli;
 mod commands;
 mod config;
 mod console;
 mod context;
-mod dag_check;
+mod environment;
 mod exit;
 mod failpoint;
 mod failure;
 mod files;
-mod findings;
 mod interrupt;
 mod logging;
 mod output;

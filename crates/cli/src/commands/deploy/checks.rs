@@ -18,13 +18,13 @@ use updraft_model::{
 use updraft_project::Project;
 
 use super::report::Outcome;
-use crate::commands::dev::pytest::{self, Tests};
-use crate::commands::dev::{host, parse};
+use crate::checks::dag_check::{DagCheck, installed};
+use crate::checks::findings::write_finding;
+use crate::checks::pytest::{self, Tests};
+use crate::checks::{host, parse};
 use crate::console::{Aside, Console, DIM, GREEN, RED};
-use crate::dag_check::{DagCheck, installed};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
-use crate::findings::write_finding;
 use crate::output::size::things;
 use crate::output::tame::tame_line;
 use crate::scan;

@@ -27,17 +27,17 @@ use updraft_project::{ImageHalf, Project, ProjectError};
 use uuid::Uuid;
 
 use super::checks::{ChecksArgs, Job, Ran, Stages};
-use super::environment::{self, Environment};
 use super::follow::{Ending, Patience, follow};
 use super::report::{
     Outcome, Sent, Timings, merged, milliseconds, nothing_to_do, sent_text, summary, write_names,
 };
 use super::{checks, plan, upload};
 use crate::busy::busy;
+use crate::checks::names;
 use crate::cli::OutputArgs;
-use crate::commands::dev::host;
 use crate::console::{Console, DIM, Step, YELLOW};
 use crate::context::Context;
+use crate::environment::{self, Environment, text};
 use crate::exit::Exit;
 use crate::failpoint::failpoint;
 use crate::failure::{Failure, Result};
@@ -447,7 +447,7 @@ impl Deploy<'_> {
     async fn job(&self, claim: &Claim, scan: &Arc<Scan>, out: &Console) -> Result<Job> {
         let stages = self.stages.and(&claim.require);
         let names = if stages.parse {
-            host::names(self.client, self.deployment).await?
+            names::of_deployment(self.client, self.deployment).await?
         } else {
             Names::default()
         };
@@ -811,12 +811,6 @@ fn bundles(parts: &Parts) -> BTreeMap<BundleName, Digest> {
     bundles
         .map(|(name, manifest)| (name.clone(), Digest::of(manifest.as_bytes())))
         .collect()
-}
-
-/// Manifests are JSON, so they are text.
-pub(super) fn text(bytes: Vec<u8>) -> Result<String> {
-    String::from_utf8(bytes)
-        .map_err(|error| Failure::new(Exit::Internal, "a manifest is not text").cause(&error))
 }
 
 /// How much of the DAGs goes over the wire, of how much there is.

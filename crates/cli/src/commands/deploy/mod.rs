@@ -3,7 +3,6 @@
 pub(crate) mod checks;
 pub(crate) mod create;
 pub(crate) mod diff;
-pub(crate) mod environment;
 pub(crate) mod follow;
 pub(crate) mod history;
 mod plan;

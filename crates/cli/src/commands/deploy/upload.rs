@@ -9,7 +9,7 @@ use updraft_api::Client;
 use updraft_bundle::{EMPTY_BLOB, Scan};
 use updraft_model::{DeployId, Digest};
 
-use super::environment::Environment;
+use crate::environment::Environment;
 use crate::exit::Exit;
 use crate::failpoint::failpoint;
 use crate::failure::{Failure, Result};

@@ -1,19 +1,18 @@
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use updraft_check::{Checked, DagFile};
+use updraft_check::Checked;
 use updraft_image::Stop;
 use updraft_project::{AirflowVersion, Project, PythonVersion};
 
+use crate::checks::dag_check::{DagCheck, installed, only};
+use crate::checks::findings::{self, ReportArgs};
 use crate::cli::OutputArgs;
 use crate::console::{Aside, Console};
 use crate::context::Context;
-use crate::dag_check::{DagCheck, installed};
 use crate::exit::Exit;
-use crate::failure::{Failure, Result};
-use crate::findings::{self, ReportArgs};
+use crate::failure::Result;
 use crate::output::size::things;
 use crate::scan;
 
@@ -135,41 +134,4 @@ impl Report {
             _ => Exit::CheckFailed,
         })
     }
-}
-
-/// Those of the files that the command line names; none when it names nothing.
-pub(super) fn only<'a>(
-    paths: &[PathBuf],
-    project: &Project,
-    files: &'a [DagFile],
-) -> Result<Option<BTreeSet<&'a str>>> {
-    if paths.is_empty() {
-        return Ok(None);
-    }
-    let mut wanted = BTreeSet::new();
-    for path in paths {
-        let refuse = |what: &str| {
-            let message = format!("`{}` {what}", path.display());
-            Failure::new(Exit::Refused, message).code("no_dag_file")
-        };
-        let full = path
-            .canonicalize()
-            .map_err(|error| refuse("cannot be found").cause(&error))?;
-        let root = project.root();
-        let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
-        let below = full
-            .strip_prefix(root)
-            .map_err(|_| refuse("is not in the project"))?;
-        let found = files
-            .iter()
-            .map(|file| file.name.as_str())
-            .filter(|file| Path::new(file).starts_with(below));
-        let before = wanted.len();
-        wanted.extend(found);
-        if wanted.len() == before {
-            return Err(refuse("has no DAG files")
-                .help("DAG files are the Python files in `dags/` that `.airflowignore` leaves"));
-        }
-    }
-    Ok(Some(wanted))
 }

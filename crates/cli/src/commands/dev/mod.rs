@@ -1,7 +1,6 @@
 //! Working on a project.
 
 pub(crate) mod check;
-pub(crate) mod host;
 pub(crate) mod init;
 pub(crate) mod parse;
 pub(crate) mod pytest;

@@ -9,17 +9,17 @@ use updraft_image::{Lock, Stop};
 use updraft_model::DeploymentName;
 use updraft_project::{AirflowVersion, ImageHalf, Project, PythonVersion};
 
-use super::host::{self, Ready};
-use super::parse::Ask;
 use crate::busy::busy;
+use crate::checks::dag_check::{DagCheck, installed};
+use crate::checks::findings::{self, ReportArgs};
+use crate::checks::host::{self, Ready};
+use crate::checks::parse::Ask;
 use crate::cli::OutputArgs;
-use crate::commands::deploy::environment::make_blocking;
 use crate::console::{Aside, Console, DIM, GREEN, RED, YELLOW};
 use crate::context::Context;
-use crate::dag_check::{DagCheck, installed};
+use crate::environment::make_blocking;
 use crate::exit::Exit;
 use crate::failure::Result;
-use crate::findings::{self, ReportArgs};
 use crate::output::size::things;
 use crate::scan;
 

@@ -12,7 +12,6 @@ use updraft_image::{
 use updraft_model::{DeploymentName, Digest};
 use updraft_project::{ImageHalf, ProjectError};
 
-use super::create::text;
 use crate::busy::busy;
 use crate::console::{Console, Step};
 use crate::exit::Exit;
@@ -25,7 +24,7 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    pub(super) fn manifest(&self) -> Result<String> {
+    pub(crate) fn manifest(&self) -> Result<String> {
         text(self.environment.manifest().to_bytes())
     }
 
@@ -33,11 +32,11 @@ impl Environment {
         self.environment.config()
     }
 
-    pub(super) fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         self.environment.digest()
     }
 
-    pub(super) fn size(&self, digest: Digest) -> Option<u64> {
+    pub(crate) fn size(&self, digest: Digest) -> Option<u64> {
         let blobs = self.environment.manifest().blobs();
         blobs
             .into_iter()
@@ -45,7 +44,7 @@ impl Environment {
             .map(|(_, size)| size)
     }
 
-    pub(super) fn bytes(&self, digest: Digest) -> Result<Bytes> {
+    pub(crate) fn bytes(&self, digest: Digest) -> Result<Bytes> {
         if digest == self.environment.manifest().config() {
             return Ok(Bytes::copy_from_slice(self.environment.config_bytes()));
         }
@@ -55,7 +54,7 @@ impl Environment {
 
 /// Locks Airflow and the project's requirements, and puts its other files
 /// beside them. Says meanwhile what is going on.
-pub(super) async fn make(
+pub(crate) async fn make(
     half: ImageHalf,
     cache: Option<PathBuf>,
     step: &mut Step,
@@ -96,7 +95,7 @@ pub(crate) fn make_blocking(
 /// Names what differs between the project's image half and the wanted one.
 ///
 /// A DAG deploy leaves the image half as it is, so nothing here can fail it.
-pub(super) fn differences(
+pub(crate) fn differences(
     runs: &Result<EnvironmentConfig>,
     half: &Result<ImageHalf, ProjectError>,
 ) -> Vec<String> {
@@ -138,6 +137,12 @@ pub(crate) async fn config(
         let _ = crate::files::write_private(path, &text);
     }
     Ok(config)
+}
+
+/// Manifests are JSON, so they are text.
+pub(crate) fn text(bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes)
+        .map_err(|error| Failure::new(Exit::Internal, "a manifest is not text").cause(&error))
 }
 
 impl From<EnvironmentError> for Failure {

@@ -1,6 +1,6 @@
 //! The check of a project's DAG files, for every command that makes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -149,6 +149,43 @@ impl<'a> DagCheck<'a> {
         checked.notes.extend(notes);
         Ok(checked)
     }
+}
+
+/// Those of the files that the command line names; none when it names nothing.
+pub(crate) fn only<'a>(
+    paths: &[PathBuf],
+    project: &Project,
+    files: &'a [DagFile],
+) -> Result<Option<BTreeSet<&'a str>>> {
+    if paths.is_empty() {
+        return Ok(None);
+    }
+    let mut wanted = BTreeSet::new();
+    for path in paths {
+        let refuse = |what: &str| {
+            let message = format!("`{}` {what}", path.display());
+            Failure::new(Exit::Refused, message).code("no_dag_file")
+        };
+        let full = path
+            .canonicalize()
+            .map_err(|error| refuse("cannot be found").cause(&error))?;
+        let root = project.root();
+        let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+        let below = full
+            .strip_prefix(root)
+            .map_err(|_| refuse("is not in the project"))?;
+        let found = files
+            .iter()
+            .map(|file| file.name.as_str())
+            .filter(|file| Path::new(file).starts_with(below));
+        let before = wanted.len();
+        wanted.extend(found);
+        if wanted.len() == before {
+            return Err(refuse("has no DAG files")
+                .help("DAG files are the Python files in `dags/` that `.airflowignore` leaves"));
+        }
+    }
+    Ok(Some(wanted))
 }
 
 /// What a virtual environment has.

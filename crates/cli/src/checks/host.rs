@@ -14,8 +14,9 @@ use updraft_image::{
 use updraft_model::{DeploymentName, Digest};
 use updraft_project::{ImageHalf, Project, ProjectError};
 
-use crate::commands::deploy::environment::{config, make_blocking};
+use super::names::{names_in, of_deployment as names};
 use crate::context::Context;
+use crate::environment::{config, make_blocking};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 
@@ -255,40 +256,6 @@ pub(crate) fn folder(cache: &Path, project: &Project) -> PathBuf {
 
     let key = Digest::of(project.root().as_os_str().as_bytes()).short();
     cache.join("check").join(key)
-}
-
-/// The names that the Deployment's Airflow has, as its agent tells them.
-pub(crate) async fn names(client: &Client, deployment: &DeploymentName) -> Result<Names> {
-    let status = client.status(deployment).await?;
-    let environment = status.deployment.environment;
-    // Where no agent tells them, nobody knows which there are.
-    let Some(names) = status.names else {
-        return Ok(Names {
-            environment,
-            ..Names::default()
-        });
-    };
-    Ok(Names {
-        variables: Some(names.variables),
-        connections: Some(names.connections),
-        environment,
-        secrets_backend: names.secrets_backend,
-    })
-}
-
-/// The names that are known without a Deployment.
-pub(crate) fn names_in(project: &Project) -> Result<Names> {
-    let named = project.airflow_names()?;
-    let some = |names: Vec<String>| Some(names).filter(|names| !names.is_empty());
-    let named = named.unwrap_or_default();
-    // A list that is not there says nothing.
-    let (variables, connections) = (some(named.variables), some(named.connections));
-    Ok(Names {
-        variables,
-        connections,
-        environment: Vec::new(),
-        secrets_backend: false,
-    })
 }
 
 impl From<RealiseError> for Failure {

@@ -1,0 +1,8 @@
+//! The checks of a project, for every command that makes them.
+
+pub(crate) mod dag_check;
+pub(crate) mod findings;
+pub(crate) mod host;
+pub(crate) mod names;
+pub(crate) mod parse;
+pub(crate) mod pytest;
