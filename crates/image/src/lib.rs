@@ -9,6 +9,7 @@
 //! [`realise`] for the agent's. Everything here blocks.
 
 mod bytecode;
+mod engine;
 mod environment;
 mod exclusive;
 mod flush;
@@ -21,6 +22,9 @@ mod ruff;
 mod uv;
 mod wheel;
 
+pub use engine::{
+    Engine, EngineError, EngineName, Image, ImagePackages, Mount, PythonRun, wheel_file,
+};
 pub use environment::{
     ENVIRONMENT_ARTIFACT_TYPE, ENVIRONMENT_CONFIG_MEDIA_TYPE, Environment, EnvironmentConfig,
     EnvironmentError, EnvironmentManifest, MAX_CONFIG_BYTES,

@@ -4,59 +4,65 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use updraft_model::Digest;
+use updraft_project::PythonVersion;
+
 use crate::exclusive;
-use crate::lock::Lock;
 use crate::process::Stop;
-use crate::realise::{RealiseError, Realised};
+use crate::python;
+use crate::realise::RealiseError;
 use crate::uv::Uv;
 
 /// The one that is put beside; a project that requires another has that.
 const PYTEST: &str = "pytest>=8,<10";
 
-/// Installs pytest into a folder for `PYTHONPATH`, where the environment has
-/// none: what is tested stays what was locked. None: it has one.
-pub fn pytest_beside(
-    realised: &Realised,
-    lock: &Lock,
+/// Installs pytest into a folder for `PYTHONPATH`, for an environment with
+/// these packages: what is tested stays what was locked.
+pub fn pytest_beside<'a>(
+    packages: impl Iterator<Item = (&'a str, &'a str)>,
+    python: PythonVersion,
     cache: &Path,
     stop: &Stop,
     say: &dyn Fn(&str),
-) -> Result<Option<PathBuf>, RealiseError> {
-    if realised.bin.join("pytest").is_file() {
-        return Ok(None);
-    }
-    let key = realised.key.short();
+) -> Result<PathBuf, RealiseError> {
+    // What both need has one version.
+    let constraints: String = packages
+        .map(|(name, version)| format!("{name}=={version}\n"))
+        .collect();
+    let key = Digest::of(format!("{python}\n{constraints}").as_bytes()).short();
     let parent = cache.join("pytest");
-    let folder = parent.join(&key);
+    let folder = parent.join(key);
     let failed = |source| RealiseError::Io {
         path: folder.clone(),
         source,
     };
     if folder.is_dir() {
-        return Ok(Some(folder));
+        return Ok(folder);
     }
     fs::create_dir_all(&parent).map_err(failed)?;
     let uv = Uv::find_or_install(cache, stop, say)
         .map_err(|error| RealiseError::Uv(io::Error::other(error)))?;
     let _guard = exclusive::take(&parent.join(".lock"), stop, say).map_err(failed)?;
     if folder.is_dir() {
-        return Ok(Some(folder));
+        return Ok(folder);
     }
     say("installing pytest");
     let scratch = tempfile::Builder::new()
         .prefix(".installing-")
         .tempdir_in(&parent)
         .map_err(failed)?;
-    // What both need has one version.
-    let constraints = scratch.path().join("constraints.txt");
-    fs::write(&constraints, without_hashes(&lock.text)).map_err(failed)?;
+    let listed = scratch.path().join("constraints.txt");
+    fs::write(&listed, constraints).map_err(failed)?;
     let target = scratch.path().join("packages");
     let mut command = uv.pip(scratch.path(), "install");
+    if let Some(any) = python::any() {
+        command.arg("--python").arg(any);
+    }
     command
-        .arg("--python")
-        .arg(&realised.python)
+        .arg("--python-version")
+        .arg(python.to_string())
         .arg("--constraints")
-        .arg(&constraints)
+        .arg(&listed)
         .arg("--target")
         .arg(&target)
         .arg(PYTEST);
@@ -67,13 +73,5 @@ pub fn pytest_beside(
         return Err(RealiseError::Install(finished.complaint()));
     }
     fs::rename(&target, &folder).map_err(failed)?;
-    Ok(Some(folder))
-}
-
-fn without_hashes(lock: &str) -> String {
-    let lines = lock
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("--hash"));
-    let lines = lines.map(|line| line.trim_end_matches('\\').trim_end());
-    lines.collect::<Vec<_>>().join("\n")
+    Ok(folder)
 }

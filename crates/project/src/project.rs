@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use updraft_bundle::Limits;
-use updraft_model::GitState;
+use updraft_bundle::{Limits, Scan};
+use updraft_model::{Digest, GitState};
 
 use crate::airflow_settings::{AirflowNames, AirflowSettingsError};
 use crate::dockerfile::{Dockerfile, DockerfileError};
@@ -180,6 +180,28 @@ impl Project {
         crate::git_state(&self.root)
     }
 
+    /// The files that are not DAGs, as an Environment carries them.
+    pub fn files(&self, cache: Option<PathBuf>) -> Result<Scan, ProjectError> {
+        Ok(image_half::scan_files(&self.root, &self.limits(), cache)?)
+    }
+
+    /// What a container build of the project sees, but for its DAGs.
+    pub fn build_inputs(&self, cache: Option<PathBuf>) -> Result<Digest, ProjectError> {
+        let mut inputs = serde_json::to_vec(self.files(cache)?.entries()).unwrap_or_default();
+        for name in [
+            "Dockerfile",
+            ".dockerignore",
+            "requirements.txt",
+            "packages.txt",
+        ] {
+            let path = self.root.join(name);
+            let text =
+                read_if_there(&path).map_err(|source| ProjectError::Unreadable { path, source })?;
+            inputs.extend(serde_json::to_vec(&text).unwrap_or_default());
+        }
+        Ok(Digest::of(&inputs))
+    }
+
     /// Everything the Environment is made from. Fails when the project needs
     /// a container build.
     ///
@@ -192,7 +214,7 @@ impl Project {
         let base = dockerfile.airflow()?;
         let requirements = self.requirements()?;
         let packages = self.packages()?;
-        let scan = image_half::scan_files(&self.root, &self.limits(), cache)?;
+        let scan = self.files(cache)?;
 
         let mut notes = Vec::new();
         if base.python_is_default {

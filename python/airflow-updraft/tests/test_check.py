@@ -811,6 +811,19 @@ def test_a_folder_that_others_can_enter_is_no_place_for_its_socket(workers: Work
     assert "only this user can enter" in workers.log.read_text()
 
 
+def test_one_that_is_attended_ends_with_its_input_at_once(workers: Workers, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    slow = f"import pathlib, time\npathlib.Path({str(mark)!r}).touch()\ntime.sleep(60)"
+    write(tmp_path, {"dags/slow.py": dag("slow", slow)})
+    process = workers.start("--attended")
+    Client(process.stdout, process.stdin).say(tmp_path, ["dags/slow.py"])
+    wait_until("the slow file is parsed", mark.exists)
+    assert process.stdin is not None
+    process.stdin.close()
+
+    assert process.wait(10) == 0
+
+
 def test_what_ends_the_worker_ends_its_children(workers: Workers, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     slow = f"import os, pathlib, time\npathlib.Path({str(mark)!r}).write_text(f'{{os.getpid()}}.')\ntime.sleep(60)"

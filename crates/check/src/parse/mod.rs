@@ -24,7 +24,7 @@ use crate::check::Checked;
 use crate::rule::Levels;
 
 pub use protocol::{Names, ParsedDag};
-pub use worker::{Host, WorkerError};
+pub use worker::{Host, Start, WorkerError};
 
 use findings::Told;
 use known::Known;

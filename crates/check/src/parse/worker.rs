@@ -1,8 +1,10 @@
 //! A worker process, and how to find or start the one that stays.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -22,24 +24,46 @@ const MOST_LOG: usize = 2000;
 /// A file ends long before, and importing Airflow too.
 const SILENCE: Duration = Duration::from_secs(180);
 
-/// Where files are imported: a Python, and the environment of its processes.
+/// Where files are imported.
 #[derive(Debug, Clone)]
 pub struct Host {
-    pub python: PathBuf,
-    /// All variables that it gets.
-    pub variables: BTreeMap<String, String>,
+    pub start: Start,
     /// What it loads once and keeps: a change of it needs another worker.
     pub loads: Digest,
     /// Where it says what goes wrong.
     pub log: PathBuf,
-    /// How long it stays without a client.
-    pub stays: Duration,
+}
+
+/// How a worker comes to be.
+#[derive(Debug, Clone)]
+pub enum Start {
+    /// A Python of this machine. It stays for the next check.
+    Here {
+        python: PathBuf,
+        /// All that it gets.
+        variables: BTreeMap<String, String>,
+        /// How long without a client.
+        stays: Duration,
+    },
+    /// A Python in a container, which ends with the check.
+    Container {
+        /// Starts Python; the arguments that make it a worker are added.
+        program: PathBuf,
+        arguments: Vec<OsString>,
+        /// What it will be like: the image and the variables.
+        like: String,
+    },
 }
 
 impl Host {
     /// Names the worker among others.
     pub(super) fn identity(&self) -> Digest {
-        let facts = serde_json::json!([self.python, self.variables, self.loads]);
+        let facts = match &self.start {
+            Start::Here {
+                python, variables, ..
+            } => serde_json::json!([python, variables, self.loads]),
+            Start::Container { like, .. } => serde_json::json!([like, self.loads]),
+        };
         Digest::of(facts.to_string().as_bytes())
     }
 }
@@ -50,10 +74,12 @@ pub enum WorkerError {
     Folder { path: PathBuf, source: io::Error },
     #[error("`{}` belongs to another user, or others can enter it", .0.display())]
     Open(PathBuf),
-    #[error("could not start `{}`", python.display())]
-    Start { python: PathBuf, source: io::Error },
+    #[error("could not start `{}`", program.display())]
+    Start { program: PathBuf, source: io::Error },
     #[error("the process that parses ended before it began{}", said(.log))]
     Ended { log: PathBuf },
+    #[error("the container that parses ended before it began{}", said(.log))]
+    Container { log: PathBuf },
     #[error("Airflow cannot be imported: {reason}")]
     Broken { reason: String, log: PathBuf },
     #[error("the process that parses went away{}", said(.log))]
@@ -79,6 +105,7 @@ impl WorkerError {
             Self::Start { .. } | Self::Ended { .. } => {
                 "the environment may be damaged: remove `venvs` in the cache folder, and it is made again"
             }
+            Self::Container { .. } => "the engine says why; files are mounted from this machine",
             Self::Broken { .. } => {
                 "a plugin or a required package may break it; its log has the traceback"
             }
@@ -116,10 +143,21 @@ pub(super) struct Worker {
 impl Worker {
     /// Finds the one that stays, or starts it, and waits until it is ready.
     pub(super) fn reach(host: &Host) -> Result<Self, WorkerError> {
-        let socket = socket(host)?;
-        let stream = match UnixStream::connect(&socket) {
-            Ok(stream) => stream,
-            Err(_) => start(host, &socket)?,
+        let stream = match &host.start {
+            Start::Here {
+                python,
+                variables,
+                stays,
+            } => {
+                let socket = socket(host)?;
+                match UnixStream::connect(&socket) {
+                    Ok(stream) => stream,
+                    Err(_) => start(python, variables, *stays, &socket, &host.log)?,
+                }
+            }
+            Start::Container {
+                program, arguments, ..
+            } => attach(program, arguments, &host.log)?,
         };
         let log = host.log.clone();
         let lost = |source| WorkerError::Lost {
@@ -134,7 +172,13 @@ impl Worker {
             airflow: String::new(),
             log: host.log.clone(),
         };
-        match worker.next()? {
+        let first = worker.next().map_err(|error| match (error, &host.start) {
+            (WorkerError::Lost { log, .. }, Start::Container { .. }) => {
+                WorkerError::Container { log }
+            }
+            (error, _) => error,
+        })?;
+        match first {
             Event::Ready { airflow } => worker.airflow = airflow,
             Event::Broken { reason } => {
                 let log = host.log.clone();
@@ -213,26 +257,29 @@ fn socket(host: &Host) -> Result<PathBuf, WorkerError> {
     Ok(folder.join(format!("parse-{}.sock", name.short())))
 }
 
-fn start(host: &Host, socket: &Path) -> Result<UnixStream, WorkerError> {
+/// Starts the one that stays.
+fn start(
+    python: &Path,
+    variables: &BTreeMap<String, String>,
+    stays: Duration,
+    socket: &Path,
+    log: &Path,
+) -> Result<UnixStream, WorkerError> {
     let failed = |source| WorkerError::Start {
-        python: host.python.clone(),
+        program: python.to_owned(),
         source,
     };
-    if let Some(folder) = host.log.parent() {
-        fs::create_dir_all(folder).map_err(failed)?;
-    }
-    let log = fs::File::create(&host.log).map_err(failed)?;
-    let mut child = Command::new(&host.python)
+    let mut child = Command::new(python)
         .args(["-m", "airflow_updraft.check", "--socket"])
         .arg(socket)
         .arg("--idle")
-        .arg(host.stays.as_secs().to_string())
+        .arg(stays.as_secs().to_string())
         .env_clear()
-        .envs(&host.variables)
+        .envs(variables)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(log)
+        .stderr(log_file(log).map_err(failed)?)
         // Ctrl-C ends the command that asks, and not the one that stays.
         .process_group(0)
         .spawn()
@@ -243,7 +290,7 @@ fn start(host: &Host, socket: &Path) -> Result<UnixStream, WorkerError> {
             return Ok(stream);
         }
         if has_failed(&mut child) || Instant::now() > deadline {
-            let log = host.log.clone();
+            let log = log.to_owned();
             return Err(WorkerError::Ended { log });
         }
         thread::sleep(Duration::from_millis(5));
@@ -257,4 +304,31 @@ fn has_failed(child: &mut Child) -> bool {
         Ok(None) => false,
         Err(_) => true,
     }
+}
+
+/// A worker on the standard streams of a command. It ends when they do.
+fn attach(program: &Path, arguments: &[OsString], log: &Path) -> Result<UnixStream, WorkerError> {
+    let failed = |source| WorkerError::Start {
+        program: program.to_owned(),
+        source,
+    };
+    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    let theirs = OwnedFd::from(theirs);
+    Command::new(program)
+        .args(arguments)
+        .args(["-m", "airflow_updraft.check", "--attended"])
+        .stdin(theirs.try_clone().map_err(failed)?)
+        .stdout(theirs)
+        .stderr(log_file(log).map_err(failed)?)
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    Ok(ours)
+}
+
+fn log_file(path: &Path) -> io::Result<fs::File> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::File::create(path)
 }

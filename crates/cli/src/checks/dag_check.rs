@@ -9,10 +9,11 @@ use updraft_check::{
     AirflowIgnore, Checked, DagFile, DagFilesError, IgnoreSyntax, Installed, Levels, Options, Ruff,
     UnknownRule, check, dag_files, own_modules,
 };
-use updraft_image::{EnvironmentConfig, RUFF_VERSION, Stop, find_or_install_ruff};
+use updraft_image::{RUFF_VERSION, Stop, find_or_install_ruff};
 use updraft_model::Digest;
 use updraft_project::{AirflowVersion, Project, ProjectError, PythonVersion};
 
+use super::host::Runs;
 use crate::console::Aside;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -48,15 +49,9 @@ impl<'a> DagCheck<'a> {
         Self::new(project, base.version, base.python, dockerfile.env(), aside)
     }
 
-    /// For what an Environment has.
-    pub(crate) fn in_environment(
-        project: &'a Project,
-        config: &EnvironmentConfig,
-        aside: Aside,
-    ) -> Result<Self> {
-        let runs = &config.fingerprint;
-        let airflow = runs.airflow_version.clone();
-        Self::new(project, airflow, runs.python_version, &config.env, aside)
+    /// For what an environment has.
+    pub(crate) fn in_environment(project: &'a Project, runs: &Runs, aside: Aside) -> Result<Self> {
+        Self::new(project, runs.airflow.clone(), runs.python, &runs.env, aside)
     }
 
     fn new(

@@ -1,19 +1,20 @@
 //! The environment that a project's code is imported and tested in: that of
-//! its Deployment, made on this machine.
+//! its Deployment, made on this machine, or an image in a container engine.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use updraft_api::Client;
-use updraft_check::parse::{Host, Names, Tree};
+use updraft_check::parse::{Host, Names, Start, Tree};
 use updraft_image::{
-    EnvironmentConfig, RealiseError, RealiseRequest, Realised, Stop, Uv, realise, realised_key,
-    reopen,
+    EngineName, EnvironmentConfig, Lock, RealiseError, RealiseRequest, Realised, Stop, Uv, realise,
+    realised_key, reopen,
 };
 use updraft_model::{DeploymentName, Digest};
-use updraft_project::{ImageHalf, Project, ProjectError};
+use updraft_project::{AirflowVersion, ImageHalf, Project, ProjectError, PythonVersion};
 
+use super::container::Container;
 use super::names::{names_in, of_deployment as names};
 use crate::context::Context;
 use crate::environment::{config, make_blocking};
@@ -40,92 +41,163 @@ const PASSED: &[&str] = &[
     "USER",
 ];
 
+/// Which environment is asked for.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct EnvironmentArgs {
+    /// The Deployment whose environment is used (default: the configured one)
+    #[arg(long, value_name = "DEPLOYMENT")]
+    deployment: Option<DeploymentName>,
+
+    /// Use this image instead, in a container
+    #[arg(long, value_name = "NAME")]
+    image: Option<String>,
+
+    /// The container engine, docker or podman (default: the first that works)
+    #[arg(long, value_name = "ENGINE", value_parser = engine)]
+    engine: Option<EngineName>,
+}
+
+impl EnvironmentArgs {
+    pub(crate) fn of(deployment: Option<DeploymentName>) -> Self {
+        Self {
+            deployment,
+            ..Self::default()
+        }
+    }
+}
+
+fn engine(text: &str) -> std::result::Result<EngineName, &'static str> {
+    let found = EngineName::ALL.into_iter().find(|it| it.program() == text);
+    found.ok_or("it is `docker` or `podman`")
+}
+
 /// What to make, found without making it.
 pub(crate) struct Wanted {
     /// The Deployment that was asked; none: nobody was.
     pub(crate) deployment: Option<DeploymentName>,
-    /// None: to be locked.
-    config: Option<EnvironmentConfig>,
-    half: Result<ImageHalf, ProjectError>,
     pub(crate) names: Names,
     /// What the user should know about the choice.
     pub(crate) note: Option<String>,
+    project: Project,
+    source: Source,
+    engine: Option<EngineName>,
+}
+
+enum Source {
+    /// What the Deployment has.
+    Locked(Box<EnvironmentConfig>),
+    /// What the project requires, which is to be locked.
+    Required(Box<ImageHalf>),
+    Image(String),
+    /// What the project's Dockerfile makes, and why nothing less will do.
+    Build(ProjectError),
 }
 
 /// The environment, made.
 pub(crate) struct Ready {
-    pub(crate) realised: Realised,
-    pub(crate) config: EnvironmentConfig,
+    pub(crate) runs: Runs,
+    pub(super) place: Place,
+}
+
+/// What decides how files are read.
+#[derive(Debug, Clone)]
+pub(crate) struct Runs {
+    pub(crate) airflow: AirflowVersion,
+    pub(crate) python: PythonVersion,
+    /// What its processes have set.
+    pub(crate) env: BTreeMap<String, String>,
+}
+
+pub(super) enum Place {
+    Here { realised: Realised, lock: Lock },
+    Container(Container),
 }
 
 /// Finds out which environment the project's code will run in: that of the
-/// Deployment, unless the project asks for another since.
+/// Deployment, unless the project or the caller asks for another.
 pub(crate) async fn wanted(
     cx: &Context,
-    argument: Option<&DeploymentName>,
+    args: &EnvironmentArgs,
     project: &Project,
 ) -> Result<Wanted> {
     let half = project.clone();
     let half = tokio::task::spawn_blocking(move || half.image_half(None)).await?;
-    let mut own = Wanted {
-        deployment: None,
-        config: None,
-        half,
-        names: names_in(project)?,
-        note: None,
+    let asked = ask(cx, args.deployment.as_ref(), project).await?;
+    let mut note = asked.note;
+    let source = match (args.image.clone(), half, asked.runs) {
+        (Some(image), _, _) => Source::Image(image),
+        (None, Err(steps @ ProjectError::OwnSteps(_)), _) => Source::Build(steps),
+        (None, Ok(half), Some(runs)) if asks_for_other(&half, &runs) => {
+            if let Some(name) = &asked.deployment {
+                note = Some(format!(
+                    "the project asks for other packages than `{name}` has, so its own are used"
+                ));
+            }
+            Source::Required(Box::new(half))
+        }
+        (None, _, Some(runs)) => Source::Locked(Box::new(runs)),
+        (None, half, None) => Source::Required(Box::new(half?)),
+    };
+    Ok(Wanted {
+        deployment: asked.deployment,
+        names: asked.names,
+        note,
+        project: project.clone(),
+        source,
+        engine: args.engine,
+    })
+}
+
+/// Whether a project asks for other packages than an Environment has.
+fn asks_for_other(half: &ImageHalf, runs: &EnvironmentConfig) -> bool {
+    let (made, runs) = (&half.fingerprint, &runs.fingerprint);
+    made.requirements != runs.requirements
+        || made.airflow_version != runs.airflow_version
+        || made.python_version != runs.python_version
+}
+
+/// What a Deployment answers.
+struct Asked {
+    deployment: Option<DeploymentName>,
+    /// What its wanted Release runs in; none before the first deploy.
+    runs: Option<EnvironmentConfig>,
+    names: Names,
+    note: Option<String>,
+}
+
+/// Asks the Deployment; without one, the project answers for its names.
+async fn ask(cx: &Context, argument: Option<&DeploymentName>, project: &Project) -> Result<Asked> {
+    let nobody = |note| -> Result<Asked> {
+        Ok(Asked {
+            deployment: None,
+            runs: None,
+            names: names_in(project)?,
+            note,
+        })
     };
     let Ok(name) = cx.deployment(argument) else {
-        return Ok(own);
+        return nobody(None);
     };
     let asked = match cx.client().await {
         Ok(client) => of_deployment(&client, &name, cx.cache_dir().as_deref()).await,
         Err(failure) => Err(failure),
     };
     match asked {
-        Ok((None, names)) => Ok(Wanted {
+        Ok((runs, names)) => Ok(Asked {
             deployment: Some(name),
+            runs,
             names,
-            ..own
+            note: None,
         }),
-        Ok((Some(config), names)) => {
-            let differs = own.half.as_ref().is_ok_and(|half| {
-                let made = &half.fingerprint;
-                let runs = &config.fingerprint;
-                made.requirements != runs.requirements
-                    || made.airflow_version != runs.airflow_version
-                    || made.python_version != runs.python_version
-            });
-            if differs {
-                own.note = Some(format!(
-                    "the project asks for other packages than `{name}` has, so its own are used"
-                ));
-                return Ok(Wanted {
-                    deployment: Some(name),
-                    names,
-                    ..own
-                });
-            }
-            Ok(Wanted {
-                deployment: Some(name),
-                config: Some(config),
-                names,
-                ..own
-            })
-        }
         // Somebody who names it wants to know.
         Err(failure) if argument.is_some() => Err(failure),
-        Err(failure) => {
-            own.note = Some(format!(
-                "`{name}` cannot be asked, so the project's own packages are used: {}",
-                failure.message
-            ));
-            Ok(own)
-        }
+        Err(failure) => nobody(Some(format!(
+            "`{name}` cannot be asked, so the project's own packages are used: {}",
+            failure.message
+        ))),
     }
 }
 
-/// What the Deployment's wanted Release runs in, none before the first deploy,
-/// and the names that its Airflow has.
 async fn of_deployment(
     client: &Client,
     name: &DeploymentName,
@@ -145,13 +217,22 @@ async fn of_deployment(
 impl Wanted {
     /// Makes it, or answers at once when it is there. Blocks.
     pub(crate) fn make(self, cache: &Path, stop: &Stop, say: &dyn Fn(&str)) -> Result<Ready> {
-        let config = match self.config {
-            Some(config) => config,
-            None => make_blocking(self.half?, cache, stop, say)?
-                .config()
-                .clone(),
-        };
-        ready(config, cache, stop, say)
+        match self.source {
+            Source::Locked(config) => ready(*config, cache, stop, say),
+            Source::Required(half) => {
+                let locked = make_blocking(*half, cache, stop, say)?;
+                ready(locked.config().clone(), cache, stop, say)
+            }
+            Source::Image(name) => {
+                let container = Container::of_image(&name, self.engine, cache, stop, say)?;
+                Ok(container.into_ready())
+            }
+            Source::Build(why) => {
+                let project = &self.project;
+                let container = Container::of_project(project, why, self.engine, cache, stop, say)?;
+                Ok(container.into_ready())
+            }
+        }
     }
 }
 
@@ -173,7 +254,23 @@ pub(crate) fn ready(
             say,
         },
     )?;
-    Ok(Ready { realised, config })
+    Ok(Ready {
+        runs: Runs::of(&config),
+        place: Place::Here {
+            realised,
+            lock: config.lock,
+        },
+    })
+}
+
+impl Runs {
+    pub(crate) fn of(config: &EnvironmentConfig) -> Self {
+        Self {
+            airflow: config.fingerprint.airflow_version.clone(),
+            python: config.fingerprint.python_version,
+            env: config.env.clone(),
+        }
+    }
 }
 
 /// The environment that was made of this before, where it was.
@@ -195,37 +292,45 @@ pub(crate) fn needed(cache: Option<PathBuf>) -> Result<PathBuf> {
 }
 
 impl Ready {
-    /// The variables of a process that imports the project's code, as the
-    /// Deployment's processes have them: the Dockerfile's and Airflow's own.
-    pub(crate) fn variables(&self, project: &Project, home: &Path) -> BTreeMap<String, String> {
+    /// The folder of the virtual environment, where it is one.
+    pub(crate) fn venv(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Here { realised, .. } => Some(&realised.folder),
+            Place::Container(_) => None,
+        }
+    }
+
+    /// The variables of a process of this machine that imports the project's
+    /// code, as the Deployment's processes have them: the Dockerfile's and
+    /// Airflow's own.
+    pub(super) fn variables(
+        &self,
+        realised: &Realised,
+        project: &Project,
+        home: &Path,
+    ) -> BTreeMap<String, String> {
         let root = project.root();
         let ours = PASSED
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
         let mut variables: BTreeMap<String, String> = ours.collect();
-        variables.extend(self.config.env.clone());
+        variables.extend(self.runs.env.clone());
         let before = |first: String, rest: Option<&String>| match rest {
             Some(rest) if !rest.is_empty() => format!("{first}:{rest}"),
             _ => first,
         };
         let shown = |path: &Path| path.display().to_string();
-        let path = before(shown(&self.realised.bin), variables.get("PATH"));
+        let path = before(shown(&realised.bin), variables.get("PATH"));
         let python_path = before(shown(root), variables.get("PYTHONPATH"));
         let set = [
             ("PATH", path),
             ("PYTHONPATH", python_path),
-            ("PYTHONDONTWRITEBYTECODE", "1".into()),
             // Credentials in ours are not the Deployment's.
             ("HOME", shown(home)),
             ("AIRFLOW_HOME", shown(home)),
-            ("AIRFLOW__CORE__DAGS_FOLDER", shown(&project.dags())),
-            (
-                "AIRFLOW__CORE__PLUGINS_FOLDER",
-                shown(&root.join("plugins")),
-            ),
-            ("AIRFLOW__CORE__LOAD_EXAMPLES", "False".into()),
         ];
         variables.extend(set.map(|(name, value)| (name.to_owned(), value)));
+        variables.extend(about_project(project));
         variables
     }
 
@@ -239,15 +344,38 @@ impl Ready {
         };
         let loads: Vec<_> = tree.iter().filter(|(path, _)| is_loaded(path)).collect();
         let loads = serde_json::to_vec(&loads).unwrap_or_default();
-        let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+        let start = match &self.place {
+            Place::Here { realised, .. } => {
+                let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+                Start::Here {
+                    python: realised.python.clone(),
+                    variables: self.variables(realised, project, &folder.join("home")),
+                    stays: if in_ci { STAYS_IN_CI } else { STAYS },
+                }
+            }
+            Place::Container(container) => container.worker(project),
+        };
         Host {
-            python: self.realised.python.clone(),
-            variables: self.variables(project, &folder.join("home")),
+            start,
             loads: Digest::of(&loads),
             log: folder.join("parse.log"),
-            stays: if in_ci { STAYS_IN_CI } else { STAYS },
         }
     }
+}
+
+/// What Airflow is told of the project, wherever it runs.
+pub(super) fn about_project(project: &Project) -> [(String, String); 4] {
+    let shown = |path: &Path| path.display().to_string();
+    [
+        ("AIRFLOW__CORE__DAGS_FOLDER", shown(&project.dags())),
+        (
+            "AIRFLOW__CORE__PLUGINS_FOLDER",
+            shown(&project.root().join("plugins")),
+        ),
+        ("AIRFLOW__CORE__LOAD_EXAMPLES", "False".into()),
+        ("PYTHONDONTWRITEBYTECODE", "1".into()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
 }
 
 /// What belongs to one project in the cache.

@@ -1,5 +1,6 @@
 //! The checks of a project, for every command that makes them.
 
+mod container;
 pub(crate) mod dag_check;
 pub(crate) mod findings;
 pub(crate) mod host;

@@ -35,7 +35,7 @@ impl Ask {
     /// Parses in a ready environment. Blocks.
     pub(crate) fn parse(&self, ready: &Ready, say: &dyn Fn(&str)) -> Result<Parsed> {
         let project = &self.project;
-        let dag_check = DagCheck::in_environment(project, &ready.config, self.aside.clone())?;
+        let dag_check = DagCheck::in_environment(project, &ready.runs, self.aside.clone())?;
         let scan = scan::dags(project, Some(&self.cache))?;
         let all = match &scan {
             Some(scan) => DagCheck::files(scan, &dag_check.ignored(scan)?),
@@ -85,12 +85,11 @@ impl Ask {
     }
 }
 
-/// Every file of the project that a deploy would carry. A project without an
-/// image half of its own has DAGs alone.
+/// Every file of the project that its code could see.
 fn read_tree(project: &Project, scan: Option<&Scan>, cache: &Path) -> Tree {
     let mut tree = Tree::new();
-    if let Ok(half) = project.image_half(Some(scan::cache_file(cache, project, "image"))) {
-        let files = half.fingerprint.files.iter();
+    if let Ok(files) = project.files(Some(scan::cache_file(cache, project, "image"))) {
+        let files = files.entries().iter();
         tree.extend(files.map(|entry| (entry.path.clone(), digest(&entry.kind))));
     }
     for entry in scan.map(Scan::entries).unwrap_or_default() {
@@ -109,7 +108,9 @@ fn digest(kind: &EntryKind) -> Digest {
 impl From<WorkerError> for Failure {
     fn from(error: WorkerError) -> Self {
         let exit = match &error {
-            WorkerError::Folder { .. } | WorkerError::Open(_) => Exit::Prerequisite,
+            WorkerError::Folder { .. } | WorkerError::Open(_) | WorkerError::Container { .. } => {
+                Exit::Prerequisite
+            }
             WorkerError::Broken { .. } => Exit::CheckFailed,
             WorkerError::Start { .. }
             | WorkerError::Ended { .. }

@@ -1,14 +1,15 @@
 //! The third stage: the project's tests, in an environment that is ready.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use quick_junit::{Report, TestCaseStatus};
-use updraft_image::{Finished, Stop, pytest_beside, run_until};
+use updraft_image::{Engine, Finished, Lock, Mount, Realised, Stop, pytest_beside, run_until};
 use updraft_model::CheckFinding;
 use updraft_project::Project;
 
-use super::host::{self, Ready};
+use super::container::{self, Container};
+use super::host::{self, Place, Ready};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 
@@ -33,7 +34,17 @@ pub(crate) fn captured(
 ) -> Result<Tests> {
     let folder = tempfile::tempdir()?;
     let report = folder.path().join("tests.xml");
-    let mut command = prepared(project, ready, cache, stop, &|_| ())?;
+    let run = PytestRun {
+        project,
+        ready,
+        cache,
+        reports: Some(folder.path()),
+        on_terminal: false,
+    };
+    let Prepared {
+        mut command,
+        container: _container,
+    } = run.prepare(stop, &|_| ())?;
     if project.root().join("tests").is_dir() {
         command.arg("tests");
     }
@@ -106,30 +117,116 @@ fn did_not_pass(ended: &Finished) -> Failure {
     Failure::new(Exit::CheckFailed, format!("pytest did not pass:\n{end}")).code("check_failed")
 }
 
-/// pytest in the environment, in the project's folder.
-pub(crate) fn prepared(
-    project: &Project,
-    ready: &Ready,
-    cache: &Path,
-    stop: &Stop,
-    say: &dyn Fn(&str),
-) -> Result<Command> {
-    let home = host::folder(cache, project).join("home");
-    std::fs::create_dir_all(&home).map_err(|error| Failure::file("make", &home, &error))?;
-    let beside = pytest_beside(&ready.realised, &ready.config.lock, cache, stop, say)?;
-    let mut variables = ready.variables(project, &home);
-    if let Some(beside) = beside {
-        let path = variables.entry("PYTHONPATH".into()).or_default();
-        path.push(':');
-        path.push_str(&beside.display().to_string());
+/// pytest, ready to be started.
+pub(crate) struct Prepared {
+    pub(crate) command: Command,
+    /// Ends the container, when nobody waits for it any more.
+    pub(crate) container: Option<Running>,
+}
+
+pub(crate) struct Running {
+    engine: Engine,
+    name: String,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.engine.remove(&self.name);
     }
-    let mut command = Command::new(&ready.realised.python);
-    command
-        .args(["-m", "pytest", "-p", "no:cacheprovider"])
-        .env_clear()
-        .envs(variables)
-        .current_dir(project.root());
-    Ok(command)
+}
+
+/// How pytest is run.
+pub(crate) struct PytestRun<'a> {
+    pub(crate) project: &'a Project,
+    pub(crate) ready: &'a Ready,
+    pub(crate) cache: &'a Path,
+    /// A folder besides the project that it writes to.
+    pub(crate) reports: Option<&'a Path>,
+    /// Whether somebody sees it on a terminal and can answer.
+    pub(crate) on_terminal: bool,
+}
+
+impl PytestRun<'_> {
+    /// In the environment, in the project's folder.
+    pub(crate) fn prepare(&self, stop: &Stop, say: &dyn Fn(&str)) -> Result<Prepared> {
+        let mut prepared = match &self.ready.place {
+            Place::Here { realised, lock } => {
+                let command = self.here(realised, lock, stop, say)?;
+                Prepared {
+                    command,
+                    container: None,
+                }
+            }
+            Place::Container(container) => self.in_container(container, stop, say)?,
+        };
+        let arguments = ["-m", "pytest", "-p", "no:cacheprovider"];
+        prepared.command.args(arguments);
+        Ok(prepared)
+    }
+
+    fn here(
+        &self,
+        realised: &Realised,
+        lock: &Lock,
+        stop: &Stop,
+        say: &dyn Fn(&str),
+    ) -> Result<Command> {
+        let project = self.project;
+        let home = host::folder(self.cache, project).join("home");
+        std::fs::create_dir_all(&home).map_err(|error| Failure::file("make", &home, &error))?;
+        let mut variables = self.ready.variables(realised, project, &home);
+        if !realised.bin.join("pytest").is_file() {
+            let beside = pytest_beside(
+                lock.versions().into_iter(),
+                self.ready.runs.python,
+                self.cache,
+                stop,
+                say,
+            )?;
+            let path = variables.entry("PYTHONPATH".into()).or_default();
+            path.push(':');
+            path.push_str(&beside.display().to_string());
+        }
+        let mut command = Command::new(&realised.python);
+        command
+            .env_clear()
+            .envs(variables)
+            .current_dir(project.root());
+        Ok(command)
+    }
+
+    fn in_container(
+        &self,
+        container: &Container,
+        stop: &Stop,
+        say: &dyn Fn(&str),
+    ) -> Result<Prepared> {
+        let packages = container.packages.packages.iter();
+        let packages = packages.map(|(name, version)| (name.as_str(), version.as_str()));
+        let beside = if packages.clone().any(|(name, _)| name == "pytest") {
+            None
+        } else {
+            Some(pytest_beside(
+                packages,
+                self.ready.runs.python,
+                self.cache,
+                stop,
+                say,
+            )?)
+        };
+        let mut mounts = vec![Mount::writable(self.project.root())];
+        mounts.extend(self.reports.map(Mount::writable));
+        let name = container::name();
+        let beside: Vec<&Path> = beside.iter().map(PathBuf::as_path).collect();
+        let command = container.python(self.project, &name, &beside, &mounts, self.on_terminal);
+        Ok(Prepared {
+            command,
+            container: Some(Running {
+                engine: container.engine.clone(),
+                name,
+            }),
+        })
+    }
 }
 
 pub(crate) fn failed(error: &std::io::Error) -> Failure {

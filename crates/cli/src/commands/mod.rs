@@ -81,7 +81,7 @@ impl Command {
     pub(crate) fn handles_interrupts(&self) -> bool {
         self.serves()
             || matches!(self, Self::Deploy(_) | Self::Rollback(_))
-            || matches!(self, Self::Dev(command) if command.watches())
+            || matches!(self, Self::Dev(command) if command.handles_interrupts())
     }
 
     /// Runs a command that waits for nothing, without an async runtime.

@@ -118,9 +118,9 @@ def _prepare_environment() -> None:
     sys.dont_write_bytecode = True
 
 
-def _serve_standard_streams() -> int:
+def _serve_standard_streams(*, attended: bool) -> int:
     channel = Channel.of_standard_streams()
-    Conversation(channel, answers_after_end=True).hold(_greet())
+    Conversation(channel, answers_after_end=not attended).hold(_greet())
     return 0
 
 
@@ -147,13 +147,14 @@ def main() -> int:
     arguments = argparse.ArgumentParser(prog="python -m airflow_updraft.check", description=__doc__)
     arguments.add_argument("--socket", type=Path, help="serve this Unix socket instead of the standard streams")
     arguments.add_argument("--idle", type=float, default=600.0, help="end after so many seconds without a client")
+    arguments.add_argument("--attended", action="store_true", help="end at once when the standard input does")
     given = arguments.parse_args()
     _prepare_environment()
     # So that children and what they have started are ended on the way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if given.socket is None:
-            return _serve_standard_streams()
+            return _serve_standard_streams(attended=given.attended)
         return _serve_socket(given.socket, given.idle)
     except KeyboardInterrupt:
         return 130

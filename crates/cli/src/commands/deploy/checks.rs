@@ -20,6 +20,7 @@ use updraft_project::Project;
 use super::report::Outcome;
 use crate::checks::dag_check::{DagCheck, installed};
 use crate::checks::findings::write_finding;
+use crate::checks::host::Runs;
 use crate::checks::pytest::{self, Tests};
 use crate::checks::{host, parse};
 use crate::console::{Aside, Console, DIM, GREEN, RED};
@@ -272,7 +273,7 @@ impl Job {
     fn statically(&self, stop: &Stop) -> Result<Checked> {
         let aside = self.aside.clone();
         let mut dag_check = match &self.config {
-            Some(config) => DagCheck::in_environment(&self.project, config, aside)?,
+            Some(config) => DagCheck::in_environment(&self.project, &Runs::of(config), aside)?,
             None => DagCheck::of(&self.project, aside)?,
         };
         dag_check.stop = stop.clone();

@@ -33,9 +33,9 @@ impl DevCommand {
         }
     }
 
-    /// Whether it goes on until Ctrl-C.
-    pub(crate) fn watches(&self) -> bool {
-        matches!(self, Self::Check(args) if args.watch)
+    /// Whether it has something to do when Ctrl-C comes.
+    pub(crate) fn handles_interrupts(&self) -> bool {
+        matches!(self, Self::Check(args) if args.watch) || matches!(self, Self::Pytest(_))
     }
 
     /// Runs what is done once, without an async runtime.

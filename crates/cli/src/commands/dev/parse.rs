@@ -7,7 +7,7 @@ use updraft_model::DeploymentName;
 
 use crate::busy::busy;
 use crate::checks::findings::{self, ReportArgs};
-use crate::checks::host;
+use crate::checks::host::{self, EnvironmentArgs};
 use crate::checks::parse::Ask;
 use crate::cli::OutputArgs;
 use crate::console::Console;
@@ -26,9 +26,8 @@ pub(crate) struct ParseArgs {
     /// Files and folders to parse (default: all of dags/)
     paths: Vec<PathBuf>,
 
-    /// The Deployment whose environment is used (default: the configured one)
-    #[arg(long, value_name = "DEPLOYMENT")]
-    deployment: Option<DeploymentName>,
+    #[command(flatten)]
+    environment: EnvironmentArgs,
 
     /// Parse every file, also those that nothing changed for since the last time
     #[arg(long)]
@@ -45,7 +44,7 @@ pub(crate) async fn run(args: &ParseArgs, cx: &Context, out: &mut Console) -> Re
     let started = Instant::now();
     let project = cx.project()?;
     let mut step = out.step("finding the environment");
-    let wanted = host::wanted(cx, args.deployment.as_ref(), project).await?;
+    let wanted = host::wanted(cx, &args.environment, project).await?;
     if let Some(note) = &wanted.note {
         out.warn(note);
     }

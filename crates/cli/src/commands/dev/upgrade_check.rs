@@ -12,7 +12,7 @@ use updraft_project::{AirflowVersion, ImageHalf, Project, PythonVersion};
 use crate::busy::busy;
 use crate::checks::dag_check::{DagCheck, installed};
 use crate::checks::findings::{self, ReportArgs};
-use crate::checks::host::{self, Ready};
+use crate::checks::host::{self, EnvironmentArgs, Ready};
 use crate::checks::parse::Ask;
 use crate::cli::OutputArgs;
 use crate::console::{Aside, Console, DIM, GREEN, RED, YELLOW};
@@ -53,7 +53,8 @@ pub(crate) async fn run(args: &UpgradeCheckArgs, cx: &Context, out: &mut Console
     let started = Instant::now();
     let project = cx.project()?;
     let mut step = out.step("reading the project");
-    let wanted = host::wanted(cx, args.deployment.as_ref(), project).await?;
+    let of_deployment = EnvironmentArgs::of(args.deployment.clone());
+    let wanted = host::wanted(cx, &of_deployment, project).await?;
     let cache = host::cache(cx)?;
     let work = Work {
         airflow: args.airflow_version.clone(),
@@ -145,10 +146,9 @@ impl Work {
         checked
             .findings
             .sort_by(|one, other| (&one.file, one.place).cmp(&(&other.file, other.place)));
-        let runs = &ready.config.fingerprint;
         Ok(Found {
-            airflow: runs.airflow_version.clone(),
-            python: runs.python_version,
+            airflow: ready.runs.airflow,
+            python: ready.runs.python,
             packages,
             files: parsed.dags.into_keys().collect(),
             checked,
@@ -167,10 +167,10 @@ impl Work {
 
     fn statically(&self, ready: &Ready, stop: &Stop) -> Result<Checked> {
         let project = &self.ask.project;
-        let mut dag_check = DagCheck::in_environment(project, &ready.config, self.aside.clone())?;
+        let mut dag_check = DagCheck::in_environment(project, &ready.runs, self.aside.clone())?;
         dag_check.stop = stop.clone();
         dag_check.tools = Some(self.ask.cache.clone());
-        dag_check.installed = Some(installed(&ready.realised.folder)?);
+        dag_check.installed = ready.venv().map(installed).transpose()?;
         let files = match scan::dags(project, Some(&self.ask.cache))? {
             Some(scan) => DagCheck::files(&scan, &dag_check.ignored(&scan)?),
             None => Vec::new(),

@@ -1,0 +1,448 @@
+//! docker and podman: images that are here, or can be pulled or built, and
+//! commands that run in them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+use updraft_model::Digest;
+use updraft_project::{AirflowVersion, PythonVersion};
+
+use crate::process::{Finished, Stop, run_until};
+use crate::wheel::{airflow_updraft_wheel, airflow_updraft_wheel_name};
+
+/// The label of an image that we build: a digest of what it is built from.
+const INPUTS: &str = "io.updraft.inputs";
+
+/// A program that runs containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineName {
+    Docker,
+    Podman,
+}
+
+/// A container engine that works here.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    name: EngineName,
+    /// Whether root in a container is the user who runs it.
+    rootless: bool,
+}
+
+/// An image that the engine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Never changes its meaning, unlike a name.
+    pub id: String,
+    /// What its processes have set.
+    pub env: BTreeMap<String, String>,
+    /// What it was built from, where we built it.
+    pub inputs: Option<String>,
+}
+
+/// What the Python of an image can import.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImagePackages {
+    pub airflow: AirflowVersion,
+    pub python: PythonVersion,
+    /// With their versions.
+    pub packages: BTreeMap<String, String>,
+}
+
+/// A file or folder of this machine, under the same path in a container.
+#[derive(Debug, Clone, Copy)]
+pub struct Mount<'a> {
+    pub path: &'a Path,
+    pub writable: bool,
+}
+
+/// How Python is started in a container.
+pub struct PythonRun<'a> {
+    pub image: &'a Image,
+    /// Under which it can be ended.
+    pub container: &'a str,
+    /// The wheel of the worker and what else is imported before anything.
+    pub python_path: &'a [&'a Path],
+    pub mounts: &'a [Mount<'a>],
+    pub variables: &'a BTreeMap<String, String>,
+    pub folder: &'a Path,
+    /// Whether this process's terminal is that of the container.
+    pub on_terminal: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("no container engine works here: {}", tried(.0))]
+    None(Vec<(EngineName, String)>),
+    #[error("{engine} does not have the image `{name}` and could not pull it: {said}")]
+    Pull {
+        engine: EngineName,
+        name: String,
+        said: String,
+    },
+    #[error("{engine} could not build the project's image:\n{said}")]
+    Build { engine: EngineName, said: String },
+    #[error("{engine} could not {what}: {said}")]
+    Refused {
+        engine: EngineName,
+        what: &'static str,
+        said: String,
+    },
+    #[error("the image `{name}` has no Airflow that its Python can import: {said}")]
+    NoAirflow { name: String, said: String },
+    #[error("could not run {engine}")]
+    Run {
+        engine: EngineName,
+        source: io::Error,
+    },
+    #[error("could not write `{}`", path.display())]
+    Write { path: PathBuf, source: io::Error },
+}
+
+impl EngineError {
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::None(_) => "install docker or podman, or start its service",
+            Self::Pull { .. } => "build it, correct the name, or sign in to its registry",
+            Self::Build { .. } => "correct the step that failed",
+            Self::Refused { .. } => "the engine's own log may say more",
+            Self::NoAirflow { .. } => "name an image whose `python` has Airflow",
+            Self::Run { .. } => "check that it can be run",
+            Self::Write { .. } => "make the folder writable, or set `UPDRAFT_CACHE_DIR`",
+        }
+    }
+}
+
+fn tried(engines: &[(EngineName, String)]) -> String {
+    let named = engines.iter().map(|(name, why)| format!("{name}: {why}"));
+    named.collect::<Vec<_>>().join("; ")
+}
+
+impl EngineName {
+    pub const ALL: [Self; 2] = [Self::Docker, Self::Podman];
+
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+        }
+    }
+
+    /// What it says of itself when it works; otherwise why it does not.
+    fn probe(self, stop: &Stop) -> Result<String, String> {
+        let asked = match self {
+            Self::Docker => "{{.ServerVersion}} {{json .SecurityOptions}}",
+            Self::Podman => "{{.Version.Version}} rootless={{.Host.Security.Rootless}}",
+        };
+        let mut command = Command::new(self.program());
+        command
+            .args(["info", "--format", asked])
+            .stdin(Stdio::null());
+        match run_until(&mut command, stop) {
+            Ok(finished) if finished.success && !finished.stdout.trim_start().is_empty() => {
+                Ok(finished.stdout)
+            }
+            Ok(finished) => Err(short(&finished)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err("not installed".into()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for EngineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.program())
+    }
+}
+
+impl Engine {
+    /// The one that was asked for; otherwise the first that works.
+    pub fn find(asked: Option<EngineName>, stop: &Stop) -> Result<Self, EngineError> {
+        let mut tried = Vec::new();
+        for name in EngineName::ALL {
+            if asked.is_some_and(|asked| asked != name) {
+                continue;
+            }
+            match name.probe(stop) {
+                Ok(info) => {
+                    let rootless = info.contains("name=rootless") || info.contains("rootless=true");
+                    return Ok(Self { name, rootless });
+                }
+                Err(why) => tried.push((name, why)),
+            }
+        }
+        Err(EngineError::None(tried))
+    }
+
+    pub fn name(&self) -> EngineName {
+        self.name
+    }
+
+    /// The image of this name, pulled where it is not here.
+    pub fn image(&self, name: &str, stop: &Stop, say: &dyn Fn(&str)) -> Result<Image, EngineError> {
+        if let Some(image) = self.inspect(name, stop)? {
+            return Ok(image);
+        }
+        say(&format!("pulling {name}"));
+        let pulled = self.run(self.command(&["pull", "--quiet", "--", name]), stop)?;
+        let lacks = |said| EngineError::Pull {
+            engine: self.name,
+            name: name.to_owned(),
+            said,
+        };
+        if !pulled.success {
+            return Err(lacks(short(&pulled)));
+        }
+        self.inspect(name, stop)?
+            .ok_or_else(|| lacks("it is not there after that".into()))
+    }
+
+    /// Builds a folder with a Dockerfile, and remembers in the image what went
+    /// in. Steps that did not change come from the engine's own cache.
+    pub fn build(
+        &self,
+        folder: &Path,
+        tag: &str,
+        inputs: &str,
+        stop: &Stop,
+        say: &dyn Fn(&str),
+    ) -> Result<Image, EngineError> {
+        say("building the project's image");
+        let mut command = self.command(&["build", "--quiet", "--tag", tag]);
+        command.arg("--label").arg(format!("{INPUTS}={inputs}"));
+        command.arg(folder);
+        let built = self.run(command, stop)?;
+        let failed = |said| EngineError::Build {
+            engine: self.name,
+            said,
+        };
+        if !built.success {
+            return Err(failed(built.complaint()));
+        }
+        self.inspect(tag, stop)?
+            .ok_or_else(|| failed("it is not there after that".into()))
+    }
+
+    /// The image that the engine has under a name or an id.
+    pub fn inspect(&self, name: &str, stop: &Stop) -> Result<Option<Image>, EngineError> {
+        #[derive(Deserialize)]
+        struct Inspected {
+            id: String,
+            env: Option<Vec<String>>,
+            labels: Option<BTreeMap<String, String>>,
+        }
+        let asked =
+            r#"{"id":{{json .Id}},"env":{{json .Config.Env}},"labels":{{json .Config.Labels}}}"#;
+        let command = self.command(&["image", "inspect", "--format", asked, "--", name]);
+        let finished = self.run(command, stop)?;
+        if !finished.success {
+            return Ok(None);
+        }
+        let found: Inspected =
+            serde_json::from_str(&finished.stdout).map_err(|error| EngineError::Refused {
+                engine: self.name,
+                what: "describe the image",
+                said: error.to_string(),
+            })?;
+        let env = found.env.unwrap_or_default();
+        let pairs = env.iter().filter_map(|pair| pair.split_once('='));
+        Ok(Some(Image {
+            id: found.id,
+            env: pairs
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+            inputs: found.labels.and_then(|mut labels| labels.remove(INPUTS)),
+        }))
+    }
+
+    /// Asks the image's Python what it has. An id never changes its meaning, so
+    /// the answer is kept.
+    pub fn packages(
+        &self,
+        image: &Image,
+        name: &str,
+        cache: &Path,
+        stop: &Stop,
+    ) -> Result<ImagePackages, EngineError> {
+        const SCRIPT: &str = "import json, platform\n\
+             from importlib.metadata import distributions, version\n\
+             named = {found.metadata['Name']: found.version for found in distributions()}\n\
+             print(json.dumps({'airflow': version('apache-airflow'), 'python': \
+             '.'.join(platform.python_version_tuple()[:2]), 'packages': named}))";
+        let kept = cache
+            .join("images")
+            .join(format!("{}.json", Digest::of(image.id.as_bytes()).short()));
+        if let Ok(text) = fs::read(&kept)
+            && let Ok(packages) = serde_json::from_slice(&text)
+        {
+            return Ok(packages);
+        }
+        let mut command = self.command(&["run", "--rm", "--pull=never", "--network=none"]);
+        command.args(entry(&image.id)).args(["-c", SCRIPT]);
+        let finished = self.run(command, stop)?;
+        let no_airflow = |said| EngineError::NoAirflow {
+            name: name.to_owned(),
+            said,
+        };
+        if !finished.success {
+            return Err(no_airflow(short(&finished)));
+        }
+        let packages: ImagePackages = serde_json::from_str(&finished.stdout)
+            .map_err(|error| no_airflow(error.to_string()))?;
+        write(&kept, finished.stdout.as_bytes())?;
+        Ok(packages)
+    }
+
+    /// Python in a container that is gone when it ends; its arguments are to be
+    /// added.
+    pub fn python(&self, run: &PythonRun<'_>) -> Command {
+        let mut command = self.command(&["run", "--rm", "--interactive", "--pull=never"]);
+        if run.on_terminal {
+            command.arg("--tty");
+        }
+        command
+            .args(["--name", run.container])
+            .args(["--user", &self.user()])
+            // Files keep the labels that they have.
+            .args(["--security-opt", "label=disable"])
+            .arg("--workdir")
+            .arg(run.folder);
+        for mount in run.mounts {
+            command.arg("--mount").arg(mount.to_field());
+        }
+        let path = run
+            .python_path
+            .iter()
+            .map(|path| path.display().to_string());
+        let theirs = run.image.env.get("PYTHONPATH").cloned();
+        let path: Vec<String> = path.chain(theirs.filter(|path| !path.is_empty())).collect();
+        let variable = |name: &str, value: &str| format!("--env={name}={value}");
+        command.arg(variable("PYTHONPATH", &path.join(":")));
+        command.args(
+            run.variables
+                .iter()
+                .map(|(name, value)| variable(name, value)),
+        );
+        command.args(entry(&run.image.id));
+        command
+    }
+
+    /// Ends a container that nobody waits for any more, if it is there still.
+    pub fn remove(&self, container: &str) {
+        let mut command = self.command(&["rm", "--force", container]);
+        let _ = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    }
+
+    /// What is written to a mounted folder should be the caller's, and images of
+    /// Airflow take any user of group 0.
+    fn user(&self) -> String {
+        if self.rootless {
+            return "0:0".into();
+        }
+        format!("{}:0", rustix::process::getuid().as_raw())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.name.program());
+        command.args(arguments);
+        command
+    }
+
+    fn run(&self, mut command: Command, stop: &Stop) -> Result<Finished, EngineError> {
+        run_until(command.stdin(Stdio::null()), stop).map_err(|source| EngineError::Run {
+            engine: self.name,
+            source,
+        })
+    }
+}
+
+/// The wheel of `airflow-updraft`, for a mount.
+pub fn wheel_file(cache: &Path) -> Result<PathBuf, EngineError> {
+    let bytes = airflow_updraft_wheel();
+    let folder = cache.join("wheels").join(Digest::of(&bytes).short());
+    let file = folder.join(airflow_updraft_wheel_name());
+    if !file.is_file() {
+        write(&file, &bytes)?;
+    }
+    Ok(file)
+}
+
+impl<'a> Mount<'a> {
+    pub const fn read_only(path: &'a Path) -> Self {
+        let writable = false;
+        Self { path, writable }
+    }
+
+    pub const fn writable(path: &'a Path) -> Self {
+        let writable = true;
+        Self { path, writable }
+    }
+
+    /// A field of the engines' CSV, so that a path may have a comma.
+    fn to_field(self) -> String {
+        let quoted = |key: &str| {
+            let path = self.path.display().to_string().replace('"', "\"\"");
+            format!("\"{key}={path}\"")
+        };
+        let mode = if self.writable { "" } else { ",readonly" };
+        format!("type=bind,{},{}{mode}", quoted("source"), quoted("target"))
+    }
+}
+
+/// The image's own Python instead of its own entry point, which may want a
+/// database.
+fn entry(image: &str) -> [&str; 6] {
+    const PYTHON: &str = r#"exec "$(command -v python || command -v python3)" "$@""#;
+    ["--entrypoint", "/bin/sh", image, "-c", PYTHON, "sh"]
+}
+
+/// The last line of what it complained about.
+fn short(finished: &Finished) -> String {
+    let said = finished.complaint();
+    let line = said.lines().rfind(|line| !line.trim().is_empty());
+    let line = line.unwrap_or("it said nothing").trim();
+    line.trim_start_matches("Error: ").to_owned()
+}
+
+/// Whole or not at all, and readable also for a container's user.
+fn write(file: &Path, bytes: &[u8]) -> Result<(), EngineError> {
+    use std::io::Write as _;
+    use std::os::unix::fs::PermissionsExt;
+
+    let failed = |source| EngineError::Write {
+        path: file.to_owned(),
+        source,
+    };
+    let folder = file.parent().unwrap_or(file);
+    fs::create_dir_all(folder).map_err(failed)?;
+    let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    temporary.write_all(bytes).map_err(failed)?;
+    let mode = fs::Permissions::from_mode(0o644);
+    temporary.as_file().set_permissions(mode).map_err(failed)?;
+    temporary
+        .persist(file)
+        .map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_may_have_what_separates_fields() {
+        let mount = Mount::read_only(Path::new("/data/a,b \"c\""));
+        assert_eq!(
+            mount.to_field(),
+            r#"type=bind,"source=/data/a,b ""c""","target=/data/a,b ""c""",readonly"#
+        );
+    }
+}
