@@ -34,7 +34,8 @@ pub use process::{Finished, Stop, StopOnDrop, run_until};
 pub use pytest::pytest_beside;
 pub use python::{Interpreter, PythonError, PythonRequest, RunAs, nearest_python};
 pub use realise::{
-    RealiseError, RealiseRequest, Realised, is_any_made, realise, realised_key, reopen,
+    RealiseError, RealiseRequest, Realised, is_any_made, realise, realised_folder, realised_key,
+    reopen,
 };
 pub use ruff::{RUFF_VERSION, RuffError, find_or_install_ruff};
 pub use uv::{Uv, UvError};

@@ -215,6 +215,12 @@ pub fn reopen(dir: &Path, key: Digest, run_as: Option<RunAs>) -> Option<Realised
         .then(|| realised(key, &folder, record, true))
 }
 
+/// The folder of an environment that is there, which is not tried out.
+pub fn realised_folder(dir: &Path, key: Digest) -> Option<PathBuf> {
+    let folder = dir.join(key.folder());
+    folder.join(COMPLETE).is_file().then_some(folder)
+}
+
 /// The lock as a program's standard input: the program holds it until it ends.
 fn held(guard: &File) -> io::Result<Stdio> {
     Ok(guard.try_clone()?.into())

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use updraft_bundle::{EntryKind, Scan};
 use updraft_check::{
-    AirflowIgnore, Checked, DagFile, DagFilesError, IgnoreSyntax, Installed, Levels, Options, Ruff,
-    UnknownRule, check, dag_files, own_modules,
+    AirflowIgnore, Checked, DagFile, DagFilesError, IgnoreSyntax, Installed, Level, Levels,
+    Options, Ruff, Rule, UnknownRule, check, dag_files, own_modules,
 };
 use updraft_image::{RUFF_VERSION, Stop, find_or_install_ruff};
 use updraft_model::Digest;
 use updraft_project::{AirflowVersion, Project, ProjectError, PythonVersion};
 
-use super::host::Runs;
+use super::host::{Runs, made_last};
 use crate::console::Aside;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -47,6 +47,14 @@ impl<'a> DagCheck<'a> {
         let dockerfile = project.dockerfile()?.ok_or(ProjectError::NoDockerfile)?;
         let base = dockerfile.airflow().map_err(ProjectError::from)?;
         Self::new(project, base.version, base.python, dockerfile.env(), aside)
+    }
+
+    /// What was made for the project before has: no Python is started for this,
+    /// and nothing is asked of anybody.
+    pub(crate) fn installed_before(&self, cache: &Path) -> Result<Option<Installed>> {
+        let requirements = self.project.requirements()?.digest();
+        let made = made_last(&self.airflow, self.python, requirements, cache);
+        made.as_deref().map(installed).transpose()
     }
 
     /// For what an environment has.
@@ -132,10 +140,15 @@ impl<'a> DagCheck<'a> {
             program: &program,
         });
         let mut notes = Vec::new();
-        if self.has_own_path && self.installed.is_some() {
+        let is_asked = self.levels.of(Rule::Import) != Level::Off;
+        if is_asked && self.has_own_path {
             notes.push("imports are not looked up, because the Dockerfile sets PYTHONPATH".into());
+        } else if is_asked && self.installed.is_none() {
+            let why = "imports are not looked up, because no environment with the project's packages was made here: \
+                       `updraft dev parse` makes it, `--venv` names one";
+            notes.push(why.into());
         } else {
-            options.installed = self.installed.clone();
+            options.installed.clone_from(&self.installed);
         }
         let checked = check(files, options);
         let mut checked = checked.map_err(|error| {

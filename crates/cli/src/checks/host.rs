@@ -9,7 +9,7 @@ use updraft_api::Client;
 use updraft_check::parse::{Host, Names, Start, Tree};
 use updraft_image::{
     EngineName, EnvironmentConfig, Lock, RealiseError, RealiseRequest, Realised, Stop, Uv, realise,
-    realised_key, reopen,
+    realised_folder, realised_key,
 };
 use updraft_model::{DeploymentName, Digest};
 use updraft_project::{AirflowVersion, ImageHalf, Project, ProjectError, PythonVersion};
@@ -254,8 +254,17 @@ pub(crate) fn ready(
             say,
         },
     )?;
+    let runs = Runs::of(&config);
+    let last = last(
+        &runs.airflow,
+        runs.python,
+        config.fingerprint.requirements,
+        cache,
+    );
+    // Without it, the static check looks no imports up.
+    let _ = crate::files::write_private(&last, &realised_key(&config).to_string());
     Ok(Ready {
-        runs: Runs::of(&config),
+        runs,
         place: Place::Here {
             realised,
             lock: config.lock,
@@ -273,9 +282,33 @@ impl Runs {
     }
 }
 
-/// The environment that was made of this before, where it was.
-pub(crate) fn made(config: &EnvironmentConfig, cache: &Path) -> Option<Realised> {
-    reopen(&cache.join("venvs"), realised_key(config), None)
+/// The folder of the environment that was made of this before, where it was.
+pub(crate) fn made(config: &EnvironmentConfig, cache: &Path) -> Option<PathBuf> {
+    realised_folder(&cache.join("venvs"), realised_key(config))
+}
+
+/// The folder of the one that was made last for what a project requires.
+pub(super) fn made_last(
+    airflow: &AirflowVersion,
+    python: PythonVersion,
+    requirements: Option<Digest>,
+    cache: &Path,
+) -> Option<PathBuf> {
+    let key = std::fs::read_to_string(last(airflow, python, requirements, cache)).ok()?;
+    realised_folder(&cache.join("venvs"), key.parse().ok()?)
+}
+
+/// Names the one that was made last. Locks differ, as what they were made from
+/// does: a Deployment may have an older one.
+fn last(
+    airflow: &AirflowVersion,
+    python: PythonVersion,
+    requirements: Option<Digest>,
+    cache: &Path,
+) -> PathBuf {
+    let facts = serde_json::json!([airflow, python, requirements]);
+    let name = Digest::of(facts.to_string().as_bytes()).short();
+    cache.join("check").join(format!("venv-{name}"))
 }
 
 /// Where tools and environments are kept.

@@ -641,6 +641,8 @@ fn a_check_tells_each_finding_with_its_line_and_an_error_is_17() {
           = read it within a task, or as `{{ var.value.name }}` in a templated field
 
         1 error, 1 warning in 3 DAG files ([TIME])
+        --- stderr
+        warning: imports are not looked up, because no environment with the project's packages was made here: `updraft dev parse` makes it, `--venv` names one
         "#);
     });
     let only_warned = sandbox.run(&["dev", "check", "dags/stock.py", "dags/good.py"]);

@@ -287,7 +287,7 @@ impl Job {
                 .as_ref()
                 .and_then(|cache| host::made(config, cache));
             dag_check.installed = Some(match made {
-                Some(made) => installed(&made.folder)?,
+                Some(made) => installed(&made)?,
                 None => Installed::providers_among(config.lock.versions().into_keys()),
             });
         }

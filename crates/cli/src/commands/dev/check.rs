@@ -31,6 +31,7 @@ pub(crate) struct CheckArgs {
     no_cache: bool,
 
     /// Look imports up in this virtual environment, which is like the Deployment's
+    /// (default: the one that `dev parse` or a deploy made here, if any)
     #[arg(long, value_name = "DIR")]
     venv: Option<PathBuf>,
 
@@ -73,9 +74,13 @@ pub(super) fn look(
     let kept = cache.clone().filter(|_| !args.no_cache);
     let mut dag_check = DagCheck::of(project, aside)?;
     dag_check.stop = stop;
+    dag_check.installed = match (&args.venv, &cache) {
+        (Some(venv), _) => Some(installed(venv)?),
+        (None, Some(cache)) => dag_check.installed_before(cache)?,
+        (None, None) => None,
+    };
     dag_check.tools = cache;
     dag_check.cache = kept.clone();
-    dag_check.installed = args.venv.as_deref().map(installed).transpose()?;
     let (files, mut notes) = match scan::dags(project, kept.as_deref())? {
         Some(scan) => {
             let ignored = dag_check.ignored(&scan)?;
