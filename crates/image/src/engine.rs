@@ -229,33 +229,41 @@ impl Engine {
 
     /// The image that the engine has under a name or an id.
     pub fn inspect(&self, name: &str, stop: &Stop) -> Result<Option<Image>, EngineError> {
+        // The whole of it: names in a format differ between the engines.
         #[derive(Deserialize)]
         struct Inspected {
+            #[serde(rename = "Id")]
             id: String,
+            #[serde(rename = "Config")]
+            config: Config,
+        }
+        #[derive(Deserialize)]
+        struct Config {
+            #[serde(rename = "Env")]
             env: Option<Vec<String>>,
+            #[serde(rename = "Labels")]
             labels: Option<BTreeMap<String, String>>,
         }
-        let asked =
-            r#"{"id":{{json .Id}},"env":{{json .Config.Env}},"labels":{{json .Config.Labels}}}"#;
-        let command = self.command(&["image", "inspect", "--format", asked, "--", name]);
-        let finished = self.run(command, stop)?;
+        let finished = self.run(self.command(&["image", "inspect", "--", name]), stop)?;
         if !finished.success {
             return Ok(None);
         }
-        let found: Inspected =
-            serde_json::from_str(&finished.stdout).map_err(|error| EngineError::Refused {
-                engine: self.name,
-                what: "describe the image",
-                said: error.to_string(),
-            })?;
-        let env = found.env.unwrap_or_default();
+        let refused = |said| EngineError::Refused {
+            engine: self.name,
+            what: "describe the image",
+            said,
+        };
+        let found: [Inspected; 1] =
+            serde_json::from_str(&finished.stdout).map_err(|error| refused(error.to_string()))?;
+        let [Inspected { id, config }] = found;
+        let env = config.env.unwrap_or_default();
         let pairs = env.iter().filter_map(|pair| pair.split_once('='));
         Ok(Some(Image {
-            id: found.id,
+            id,
             env: pairs
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
-            inputs: found.labels.and_then(|mut labels| labels.remove(INPUTS)),
+            inputs: config.labels.and_then(|mut labels| labels.remove(INPUTS)),
         }))
     }
 

@@ -4,6 +4,7 @@
 //! small process of its own waits until the test process is gone, however it
 //! went, and then kills every process whose environment names the test's folder,
 //! or that works in it: those that give themselves a title overwrite the first.
+//! What is mounted below it, as container engines do, goes too.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -27,6 +28,9 @@ for _ in 1 2 3; do
         kill -9 "${process#/proc/}" 2>/dev/null
     done
 done
+while read -r _ at _; do
+    case "$at" in "$1"/*) umount -l "$at" ;; esac
+done </proc/self/mounts
 rm -rf "$1"
 "#;
 

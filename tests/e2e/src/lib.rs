@@ -2,10 +2,12 @@
 //! agent and command line, and a real Airflow.
 
 mod airflow;
+mod engines;
 mod installation;
 mod project;
 
 pub use airflow::Airflow;
+pub use engines::{Engine, EngineName};
 pub use installation::{DEPLOYMENT, Installation, Output, peak_memory_mb, updraft_binary};
 pub use project::Project;
 

@@ -50,8 +50,11 @@ impl Container {
         stop: &Stop,
         say: &dyn Fn(&str),
     ) -> Result<Self> {
-        let engine = Engine::find(engine, stop)
-            .map_err(|error| Failure::from(why).cause(&error).help(error.help()))?;
+        let engine = Engine::find(engine, stop).map_err(|error| {
+            Failure::from_error(Exit::Prerequisite, &why)
+                .cause(&error)
+                .help(error.help())
+        })?;
         let inputs = project.build_inputs(Some(scan::cache_file(cache, project, "image")))?;
         let key = Digest::of(project.root().as_os_str().as_encoded_bytes()).short();
         let tag = format!("updraft-check:{key}");

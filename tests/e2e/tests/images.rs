@@ -1,0 +1,217 @@
+//! Checks in the image that a project makes, through each container engine.
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use updraft_e2e::{Engine, EngineName, Output, Project, updraft_binary, wait_for};
+use updraft_testkit::Reaper;
+
+const AIRFLOW: &str = "docker.io/apache/airflow:3.3.2-python3.11";
+
+/// A DAG that needs what only the project's own image has.
+const NEEDS_THE_IMAGE: &str = "from pathlib import Path\n\n\
+    import made_in_the_image\n\
+    from airflow.providers.standard.operators.empty import EmptyOperator\n\
+    from airflow.sdk import DAG\n\n\
+    with DAG(\"needs_the_image\", schedule=None, tags=[made_in_the_image.WORD]):\n    \
+    EmptyOperator(task_id=\"one\")\n";
+
+const STEPS: &str = "USER root\n\
+    RUN echo \"WORD = 'made'\" > /opt/packages/made_in_the_image.py\n\
+    USER airflow\n";
+
+struct World {
+    root: PathBuf,
+    project: Project,
+    engine: Option<Engine>,
+    _reaper: Reaper,
+}
+
+impl World {
+    /// A project, and neither engine nor server.
+    fn new() -> Self {
+        let root = tempfile::Builder::new()
+            .prefix("updraft-images-")
+            .tempdir()
+            .unwrap()
+            .keep();
+        let world = Self {
+            project: Project::at(root.join("shop")),
+            engine: None,
+            _reaper: Reaper::watch(&root).unwrap(),
+            root,
+        };
+        fs::create_dir(world.project.root()).unwrap();
+        let made = world.run(&[
+            "dev",
+            "init",
+            "--airflow-version",
+            "3.3.2",
+            "--python-version",
+            "3.11",
+        ]);
+        made.expect_code(0).unwrap();
+        world.project.remove("dags/example_basic.py").unwrap();
+        world
+            .project
+            .write("dags/needs.py", NEEDS_THE_IMAGE)
+            .unwrap();
+        world
+    }
+
+    fn with_or_skip(name: EngineName) -> Option<Self> {
+        let mut world = Self::new();
+        world.engine = Some(Engine::start_or_skip(name, &world.root).unwrap()?);
+        world.engine().build_airflow(AIRFLOW).unwrap();
+        Some(world)
+    }
+
+    fn engine(&self) -> &Engine {
+        self.engine.as_ref().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(updraft_binary());
+        command
+            .args(arguments)
+            .current_dir(self.project.root())
+            .env("XDG_CONFIG_HOME", self.root.join("config"))
+            .env("UPDRAFT_CACHE_DIR", self.root.join("cache"))
+            .env("UPDRAFT_TEST_ROOT", &self.root)
+            .env_remove("UPDRAFT_TOKEN")
+            .env_remove("GITHUB_ACTIONS")
+            .stdin(Stdio::null());
+        match &self.engine {
+            Some(engine) => command.envs(engine.variables()),
+            None => command.env("PATH", self.root.join("nothing")),
+        };
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let output = self.command(arguments).output().unwrap();
+        Output {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    fn json(&self, arguments: &[&str], code: i32) -> Value {
+        let output = self.run(&[arguments, &["-o", "json"]].concat());
+        output.expect_code(code).unwrap().json().unwrap()
+    }
+
+    /// The rules of the findings.
+    fn rules(report: &Value) -> Vec<&str> {
+        let findings = report["findings"].as_array().into_iter().flatten();
+        findings
+            .map(|finding| finding["rule"].as_str().unwrap())
+            .collect()
+    }
+
+    fn add_steps(&self, steps: &str) {
+        let dockerfile = format!("FROM {AIRFLOW}\n{steps}");
+        self.project.write("Dockerfile", &dockerfile).unwrap();
+    }
+}
+
+fn checks_run_in_the_image(name: EngineName) {
+    let Some(world) = World::with_or_skip(name) else {
+        return;
+    };
+    let engine = ["--engine", world.engine().program()];
+    world.add_steps(STEPS);
+    let dev = |what: &[&'static str]| [&["dev"], what, &engine[..]].concat();
+
+    // The image is built for it, and answers like any other environment.
+    let parsed = world.json(&dev(&["parse"]), 0);
+    assert_eq!(World::rules(&parsed), [""; 0], "{parsed:#}");
+    assert_eq!(parsed["known"], 0, "{parsed:#}");
+    let again = world.json(&dev(&["parse"]), 0);
+    assert_eq!(again["known"], again["files"], "{again:#}");
+
+    // Without the project's own steps, it is not there to import.
+    let base = world.json(&dev(&["parse", "--image", AIRFLOW]), 17);
+    assert_eq!(World::rules(&base), ["UPD601"], "{base:#}");
+
+    // Other steps are another image; one that fails is told with its words.
+    world.add_steps(&STEPS.replace("made'", "other'"));
+    let other = world.json(&dev(&["parse"]), 0);
+    assert_eq!(other["known"], 0, "{other:#}");
+    world.add_steps("RUN echo nothing here does this >&2 && false\n");
+    let failed = world.run(&dev(&["parse"])).expect_code(17).unwrap();
+    assert!(
+        failed.stderr.contains("nothing here does this"),
+        "{failed:?}"
+    );
+
+    // Tests run there too, and what they write is kept.
+    world.add_steps(STEPS);
+    let mut tests = dev(&["pytest", "tests/test_dag_integrity.py"]);
+    tests.extend(["--", "-q", "--junitxml", "kept.xml", "-k", "imports"]);
+    let tests = world.run(&tests).expect_code(0).unwrap();
+    assert!(tests.stdout.contains("passed"), "{tests:?}");
+    let kept = fs::read_to_string(world.project.root().join("kept.xml")).unwrap();
+    assert!(kept.contains("test_every_file_imports"), "{kept}");
+
+    let missing = world.run(&dev(&["parse", "--image", "localhost/no/such:image"]));
+    let missing = missing.expect_code(3).unwrap();
+    assert!(
+        missing.stderr.contains("localhost/no/such:image"),
+        "{missing:?}"
+    );
+
+    // A killed command leaves no container behind.
+    world
+        .project
+        .write(
+            "dags/slow.py",
+            "import time  # airflow DAG\ntime.sleep(600)\n",
+        )
+        .unwrap();
+    let mut killed = world.command(&dev(&["parse"])).spawn().unwrap();
+    let limit = Duration::from_secs(120);
+    wait_for("a container", limit, || {
+        Ok((!world.engine().containers()?.is_empty()).then_some(()))
+    })
+    .unwrap();
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    wait_for("no container", limit, || {
+        Ok(world.engine().containers()?.is_empty().then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn checks_run_in_an_image_of_docker() {
+    checks_run_in_the_image(EngineName::Docker);
+}
+
+#[test]
+fn checks_run_in_an_image_of_podman() {
+    checks_run_in_the_image(EngineName::Podman);
+}
+
+#[test]
+fn without_an_engine_it_is_said_what_is_missing() {
+    let world = World::new();
+    world.add_steps(STEPS);
+    let parsed = world.run(&["dev", "parse"]).expect_code(16).unwrap();
+    for said in [
+        "Dockerfile",
+        "docker: not installed",
+        "podman: not installed",
+    ] {
+        assert!(parsed.stderr.contains(said), "{parsed:?}");
+    }
+    let named = world.run(&["dev", "parse", "--engine", "podman", "--image", AIRFLOW]);
+    let named = named.expect_code(16).unwrap();
+    assert!(named.stderr.contains("podman: not installed"), "{named:?}");
+    assert!(!named.stderr.contains("docker: not"), "{named:?}");
+}
