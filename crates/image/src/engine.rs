@@ -212,7 +212,8 @@ impl Engine {
         say: &dyn Fn(&str),
     ) -> Result<Image, EngineError> {
         say("building the project's image");
-        let mut command = self.command(&["build", "--quiet", "--tag", tag]);
+        // A step that fails would leave its container behind.
+        let mut command = self.command(&["build", "--quiet", "--force-rm", "--tag", tag]);
         command.arg("--label").arg(format!("{INPUTS}={inputs}"));
         command.arg(folder);
         let built = self.run(command, stop)?;

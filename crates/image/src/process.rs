@@ -216,7 +216,7 @@ impl Finished {
         } else {
             &self.stderr
         };
-        let lines: Vec<&str> = text.trim().lines().collect();
+        let lines: Vec<&str> = text.trim().lines().map(str::trim_end).collect();
         let last = &lines[lines.len().saturating_sub(30)..];
         without_credentials(&last.join("\n"))
     }
