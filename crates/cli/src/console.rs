@@ -162,9 +162,7 @@ impl Console {
         let what = tame_line(&what.into());
         let bar = (self.statuses == Statuses::Live).then(|| {
             let bar = ProgressBar::new_spinner();
-            let style = ProgressStyle::with_template("{spinner:.cyan} {wide_msg} {elapsed:.dim}")
-                .unwrap_or_else(|_| ProgressStyle::default_spinner());
-            bar.set_style(style);
+            bar.set_style(style(SPINNER));
             bar.set_message(what.clone());
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
@@ -194,7 +192,10 @@ impl Console {
         }
         step.said.clone_from(&text);
         match &step.bar {
-            Some(bar) => bar.set_message(text),
+            Some(bar) => {
+                bar.set_style(style(SPINNER));
+                bar.set_message(text);
+            }
             None => {
                 let _ = writeln!(self.status(), "  {text} …");
             }
@@ -317,6 +318,20 @@ pub(crate) struct Aside {
 }
 
 impl Aside {
+    /// How far the step is that is under way, on a terminal, once it is worth
+    /// looking at. Whether it is shown.
+    pub(crate) fn progress(&self, done: usize, of: usize) -> bool {
+        let Some(bar) = self.bar.get() else {
+            return false;
+        };
+        if bar.elapsed() > SOON {
+            bar.set_style(style(COUNTED));
+            bar.set_length(of as u64);
+            bar.set_position(done as u64);
+        }
+        true
+    }
+
     /// A line on standard error, above what is under way.
     pub(crate) fn say(&self, text: &str) {
         if self.quiet {
@@ -330,6 +345,20 @@ impl Aside {
             None => write(),
         }
     }
+}
+
+/// What takes less needs no bar.
+const SOON: Duration = Duration::from_secs(1);
+/// Something that is under way.
+const SPINNER: &str = "{spinner:.cyan} {wide_msg} {elapsed:.dim}";
+/// The same, where it is known how much there is.
+const COUNTED: &str =
+    "{spinner:.cyan} {wide_msg} {bar:20.cyan} {pos:.bold}/{len} {elapsed:.dim}";
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+        .progress_chars("━╸ ")
 }
 
 /// How to say what is happening.

@@ -15,14 +15,11 @@ use updraft_testkit::{Postgres, Reaper, Tree, free_port, repository, state_folde
 
 use crate::{Airflow, Project, files_below, wait_for};
 
-/// So that what is wrong reaches Airflow. Imports are only looked up where the
-/// environment was made on this machine before.
+/// So that what is wrong reaches Airflow. Imports are only looked up where a
+/// check has made the environment before.
 const WITHOUT_CHECKS: &str = "
 [check]
 parse = false
-
-[check.levels]
-UPD201 = \"off\"
 ";
 
 /// The binary that `cargo test` built beside this one.
@@ -286,6 +283,8 @@ impl Installation {
                 ]
             }))
             .env("XDG_CONFIG_HOME", self.root.join("config"))
+            .env("UPDRAFT_CACHE_DIR", self.root.join("cache"))
+            .env_remove("GITHUB_ACTIONS")
             .stdin(Stdio::null());
         if let Ok(token) = std::fs::read_to_string(self.root.join("token")) {
             command.env("UPDRAFT_TOKEN", token);

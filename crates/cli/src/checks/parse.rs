@@ -17,8 +17,8 @@ use crate::failure::{Failure, Result};
 use crate::output::size::things;
 use crate::scan;
 
-/// How often it is said how far it is.
-const EVERY: Duration = Duration::from_secs(1);
+/// How often it is said how far it is, where no bar shows it.
+const EVERY: Duration = Duration::from_secs(5);
 
 /// What is parsed, once there is an environment for it.
 pub(crate) struct Ask {
@@ -69,15 +69,13 @@ impl Ask {
             cache: Some(folder.join("parsed.json")),
             fresh: self.no_cache,
             progress: &|done, of| {
-                // On a pipe each is a line.
+                let what = things(of as u64, "DAG file");
                 if done == 0 {
-                    say(&format!("parsing {}", things(of as u64, "DAG file")));
-                } else if told.get().elapsed() > EVERY {
+                    say(&format!("parsing {what}"));
+                } else if !self.aside.progress(done, of) && told.get().elapsed() > EVERY {
+                    // On a pipe each is a line.
                     told.set(Instant::now());
-                    say(&format!(
-                        "parsing {}: {done} done",
-                        things(of as u64, "DAG file")
-                    ));
+                    say(&format!("parsing {what}: {done} done"));
                 }
             },
         })?;

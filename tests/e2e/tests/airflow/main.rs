@@ -126,7 +126,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "airflow-2.11",
         start: || Installation::start("2.11.2"),
-        scenarios: &[ON_EACH_RELEASE],
+        scenarios: &[
+            ON_EACH_RELEASE,
+            scenarios![releases::an_upgrade_is_tried_before_it_is_made],
+        ],
     },
     Group {
         name: "external",

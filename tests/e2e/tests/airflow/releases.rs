@@ -208,3 +208,36 @@ pub(crate) fn an_import_error_fails_the_deploy_and_a_rollback_mends_it(
     })?;
     installation.project.remove("dags/broken.py")
 }
+
+/// For those that run Airflow 2.
+pub(crate) fn an_upgrade_is_tried_before_it_is_made(
+    installation: &mut Installation,
+    _: &Airflow,
+) -> Result<()> {
+    let dockerfile = installation.project.root().join("Dockerfile");
+    let before = std::fs::read(&dockerfile)?;
+    installation.project.write(
+        "dags/old.py",
+        "from airflow import DAG\nfrom airflow.operators.bash import BashOperator\n\n\
+         with DAG(\"old\", schedule_interval=None):\n    \
+         BashOperator(task_id=\"one\", bash_command=\"true\")\n",
+    )?;
+    let tried = ["dev", "upgrade-check", "--airflow-version", "3.3.2"];
+    let found = installation.updraft(&[&tried[..], &["-o", "json"]].concat())?;
+    let found = found.expect_code(17)?.json()?;
+    let airflow = &found["packages"]["changed"]["apache-airflow"];
+    ensure!(*airflow == json!(["2.11.2", "3.3.2"]), "{found:#}");
+    let mut rules = Vec::new();
+    for finding in found["findings"].as_array().into_iter().flatten() {
+        if finding["file"] == "dags/old.py" {
+            rules.push(finding["rule"].as_str().unwrap_or_default());
+        } else {
+            ensure!(finding["level"] != "error", "{finding:#}");
+        }
+    }
+    // What ruff knows was removed, and what importing the file says.
+    ensure!(rules.contains(&"UPD501"), "{found:#}");
+    ensure!(rules.contains(&"UPD601"), "{found:#}");
+    ensure!(std::fs::read(&dockerfile)? == before);
+    installation.project.remove("dags/old.py")
+}
