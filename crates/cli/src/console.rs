@@ -352,8 +352,7 @@ const SOON: Duration = Duration::from_secs(1);
 /// Something that is under way.
 const SPINNER: &str = "{spinner:.cyan} {wide_msg} {elapsed:.dim}";
 /// The same, where it is known how much there is.
-const COUNTED: &str =
-    "{spinner:.cyan} {wide_msg} {bar:20.cyan} {pos:.bold}/{len} {elapsed:.dim}";
+const COUNTED: &str = "{spinner:.cyan} {wide_msg} {bar:20.cyan} {pos:.bold}/{len} {elapsed:.dim}";
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
