@@ -184,6 +184,12 @@ rules! {
         "move it to `include/` or `dags/`, or stop leaving it out",
         "from tests.helpers import REGIONS",
         "from include.regions import REGIONS";
+    EndsLater = "UPD608", Warning,
+        "A DAG file that imports once, and ends its process the next time",
+        "Airflow imports it again and again: its DAGs come, and are gone when an import ends like that.",
+        "take out what depends on the time, on chance or on what an import before it left behind",
+        "if os.path.exists(\"/tmp/lock\"):\n    os._exit(1)\nopen(\"/tmp/lock\", \"x\").close()",
+        "@task\ndef locked():\n    with open(\"/tmp/lock\", \"x\"):\n        work()";
     MissingName = "UPD701", Error,
         "A variable or connection that the Deployment does not have",
         "The import fails there.",

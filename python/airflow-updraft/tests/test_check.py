@@ -509,6 +509,48 @@ def test_a_dag_that_is_another_each_time_is_told_with_the_place(client: Client, 
     assert is_clean(answers["dags/counts.py"])
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize("together", [False, True])
+def test_a_second_parse_that_ends_its_process_leaves_the_first_as_it_was(
+    client: Client, tmp_path: Path, together: bool
+) -> None:
+    # Each other parse goes well, also when the file is parsed once more alone.
+    every_other = """\
+        import os, pathlib, signal, time
+        count = pathlib.Path({mark!r})
+        count.write_text(f"{{count.read_text() if count.exists() else ''}}x")
+        if len(count.read_text()) % 2 == 0:
+            {end}
+    """
+    ends = {
+        "exit": "os._exit(3)",
+        "crash": "os.kill(os.getpid(), signal.SIGSEGV)",
+        "slow": "time.sleep(60)",
+        "stuck": "signal.setitimer(signal.ITIMER_REAL, 0); time.sleep(60)",
+        "big": "x = bytearray(1 << 30)",
+        "steady": "pass",
+    }
+    tops = {name: every_other.format(mark=str(tmp_path / name), end=end) for name, end in ends.items()}
+    files = {f"dags/{name}.py": dag(name, top) for name, top in tops.items()}
+    limits = {"timeout_s": 1, "memory_mb": 300}
+    if together:
+        answers = client.parse(tmp_path, files, processes=1, **limits)
+    else:
+        answers = {}
+        for name, text in files.items():
+            answers |= client.parse(tmp_path, {name: text}, **limits)
+
+    assert {name: answer["again_ended"] for name, answer in answers.items()} == {
+        "dags/exit.py": {"why": "exit", "code": 3},
+        "dags/crash.py": {"why": "signal", "signal": "SIGSEGV"},
+        "dags/slow.py": {"why": "time", "seconds": 1.0},
+        "dags/stuck.py": {"why": "time", "seconds": 1.0},
+        "dags/big.py": {"why": "memory"},
+        "dags/steady.py": None,
+    }
+    assert all(map(is_clean, answers.values()))
+
+
 def test_what_cannot_differ_is_parsed_once(client: Client, tmp_path: Path) -> None:
     # It hides the clock, so that a second parse would show.
     hides = "from operator import methodcaller\nstart = methodcaller('n' + 'ow')(datetime.datetime)"

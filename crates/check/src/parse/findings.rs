@@ -95,6 +95,10 @@ impl Told<'_> {
             );
             found.push(Found::new(Rule::Changing, here(), message));
         }
+        if let Some(ended) = &answer.again_ended {
+            let message = format!("parsed a second time, {}", how_it_ended(ended));
+            found.push(Found::new(Rule::EndsLater, here(), message));
+        }
         let budget = self.limits.budget.as_secs_f64();
         if answer.seconds > budget && answer.ended.is_none() {
             let message = format!(

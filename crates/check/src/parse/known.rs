@@ -13,7 +13,7 @@ use super::protocol::{Answer, Ended, Seen};
 use super::{ParseRequest, Tree};
 
 /// Goes up when the same file gets another answer.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 pub(super) struct Known {
     file: Option<PathBuf>,
@@ -97,10 +97,12 @@ fn is_repeatable(answer: &Answer) -> bool {
     if !answer.errors.is_empty() {
         return false;
     }
-    match answer.ended {
-        None | Some(Ended::Exit { .. }) => true,
-        Some(Ended::Signal { .. } | Ended::Time { .. } | Ended::Memory) => false,
-    }
+    [&answer.ended, &answer.again_ended]
+        .into_iter()
+        .all(|ended| match ended {
+            None | Some(Ended::Exit { .. }) => true,
+            Some(Ended::Signal { .. } | Ended::Time { .. } | Ended::Memory) => false,
+        })
 }
 
 /// Whether it looked at a file that no deploy carries, so that nothing tells

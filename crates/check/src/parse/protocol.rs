@@ -68,6 +68,8 @@ pub(super) struct Answer {
     pub(super) database: Vec<At>,
     pub(super) loose_tasks: Vec<LooseTask>,
     pub(super) differs: Vec<Differs>,
+    /// How a second parse ended, where the first went well.
+    pub(super) again_ended: Option<Ended>,
     pub(super) seen: Seen,
 }
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # Airflow's own time limit comes first where it can, which is everywhere but in compiled code.
 _GRACE_S = 2.0
 _LARGEST_BATCH = 50
+_WRONG = ("errors", "ended", "needs", "database", "loose_tasks", "differs", "again_ended")
 _AIRFLOW_IMPORT = re.compile(rb"^(?:from|import)[ \t]+(airflow\.[\w.]+)", re.MULTILINE)
 
 
@@ -126,7 +127,7 @@ class Check:
         if child.file is None:
             return
         if child.batch.alone and child.first is not None:
-            self._answers.append(child.first)
+            self._answers.append({**child.first, "again_ended": self._why(status, out_of_time)})
         elif child.batch.alone or (out_of_time and child.first is None):
             self._answers.append(_ended(child.file, self._why(status, out_of_time), child.seconds))
         else:
@@ -140,13 +141,11 @@ class Check:
     def _why(self, status: int, out_of_time: bool) -> dict[str, Any]:
         if out_of_time:
             return {"why": "time", "seconds": self._request.timeout_s}
-        if status < 0:
-            return {"why": "signal", "signal": _signal_name(-status)}
-        return {"why": "exit", "code": status}
+        return _check_child.how_it_ended(status)
 
 
 def _is_clean(answer: dict[str, Any]) -> bool:
-    return not any(answer[key] for key in ("errors", "ended", "needs", "database", "loose_tasks", "differs"))
+    return not any(answer[key] for key in _WRONG)
 
 
 def _took_too_long(answer: dict[str, Any]) -> bool:
@@ -156,14 +155,8 @@ def _took_too_long(answer: dict[str, Any]) -> bool:
 def _ended(file: str, why: dict[str, Any], seconds: float) -> dict[str, Any]:
     nothing: dict[str, Any] = {key: [] for key in ("dags", "errors", "needs", "database", "loose_tasks", "differs")}
     seen = Seen({file}, everything=True).to_json()
-    return {"event": "file", "file": file, "seconds": round(seconds, 4), **nothing, "ended": why, "seen": seen}
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"
+    told = {"event": "file", "file": file, "seconds": round(seconds, 4), **nothing, "ended": why}
+    return {**told, "again_ended": None, "seen": seen}
 
 
 class _Child:

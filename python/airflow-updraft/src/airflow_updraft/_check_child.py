@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from airflow.configuration import conf
 
@@ -46,6 +46,10 @@ _KINDS = {
     "IndentationError": "syntax",
     "TabError": "syntax",
 }
+
+
+# What the DAGs came to in the second parse, and how that ended its process or reached a limit.
+_Again: TypeAlias = "tuple[dict[str, str], dict[str, Any] | None]"
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,7 @@ class _Child:
             if forms and not self._is_constant(file, forms):
                 self._report.send(answer=answer)
                 self._leftovers.clean()
-                again, _ = self._parse(file)
-                answer["differs"] = _differences.between(forms, again)
+                self._compare(answer, forms, self.parse_again(file))
             usable = self._leftovers.clean() and not answer["ended"] and not answer["seen"]["everything"]
             self._finish(answer, stops=not usable)
             if not usable:
@@ -163,13 +166,18 @@ class _Child:
             return
         self._report.send(answer=answer)
         if second is not None:
-            again = second.forms()
+            again = second.result()
         else:
             self._leftovers.clean()
-            again, _ = self._parse(file)
-        if again is not None:
-            answer["differs"] = _differences.between(forms, again)
+            again = self.parse_again(file)
+        self._compare(answer, forms, again)
         self._finish(answer)
+
+    @staticmethod
+    def _compare(answer: dict[str, Any], forms: dict[str, str], again: _Again) -> None:
+        second, answer["again_ended"] = again
+        if not answer["again_ended"]:
+            answer["differs"] = _differences.between(forms, second)
 
     def _finish(self, answer: dict[str, Any], *, stops: bool = False) -> None:
         imported = [name for name in self._imported if name.startswith("airflow.")]
@@ -192,8 +200,9 @@ class _Child:
         self._loose = self._tasks.found()
         return _dag_bag.serialise(bagged), bagged
 
-    def second_forms(self, file: str) -> dict[str, str]:
-        return self._parse(file)[0]
+    def parse_again(self, file: str) -> _Again:
+        forms, bagged = self._parse(file)
+        return forms, self._errors(file, bagged)[0]
 
     def _answer(self, file: str, bagged: Bagged, forms: dict[str, str]) -> dict[str, Any]:
         ended, errors = self._errors(file, bagged)
@@ -216,6 +225,7 @@ class _Child:
             "database": [{**access, "file": access["file"] or file} for access in self._metadata.asked],
             "loose_tasks": self._loose,
             "differs": [],
+            "again_ended": None,
             "seen": seen,
         }
 
@@ -322,35 +332,35 @@ class _SecondParse:
 
     def __init__(self, child: _Child, file: str) -> None:
         go, self._go = os.pipe()
-        self._forms, forms = os.pipe()
+        self._told, told = os.pipe()
         parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
             code = 1
             try:
                 os.close(self._go)
-                os.close(self._forms)
+                os.close(self._told)
                 end_with(parent)
                 if os.read(go, 1):
                     # Objects come to lie elsewhere, as in a process that has lived another life.
                     keep = [bytearray(size) for size in range(16, 4096)]
-                    with open(forms, "w") as out:
-                        json.dump(child.second_forms(file), out)
+                    with open(told, "w") as out:
+                        json.dump(child.parse_again(file), out)
                     del keep
                 code = 0
             finally:
                 os._exit(code)
         os.close(go)
-        os.close(forms)
+        os.close(told)
 
-    def forms(self) -> dict[str, str] | None:
-        """Gives what the second parse gave; nothing when the file did not let it."""
-        try:
+    def result(self) -> _Again:
+        with contextlib.suppress(OSError, ValueError):
             os.write(self._go, b"\n")
-            with open(self._forms) as told:
-                return dict(json.load(told))
-        except (OSError, ValueError):
-            return None
+            with open(self._told) as told:
+                forms, ended = json.load(told)
+            return dict(forms), ended
+        _, status = os.waitpid(self._pid, 0)
+        return {}, how_it_ended(os.waitstatus_to_exitcode(status))
 
 
 def _move_dags_folder(folder: str) -> None:
@@ -383,6 +393,16 @@ def _schedule(dag: Any) -> str | None:
         return _dag_bag.schedule(dag)
     except Exception:
         return None
+
+
+def how_it_ended(status: int) -> dict[str, Any]:
+    """Tells of an exit code; below zero: a signal."""
+    if status >= 0:
+        return {"why": "exit", "code": status}
+    try:
+        return {"why": "signal", "signal": signal.Signals(-status).name}
+    except ValueError:
+        return {"why": "signal", "signal": f"SIG{-status}"}
 
 
 def _exit_code(raised: SystemExit) -> int:

@@ -45,6 +45,11 @@ const BROKEN: &[(&str, &str, &[&str])] = &[
         &["UPD403"],
     ),
     (
+        "later",
+        "import os\ncount = os.path.join(os.path.dirname(__file__), '..', '..', 'later.count')\nwith open(count, 'a') as file:\n    file.write('x')\nif os.path.getsize(count) % 2 == 0:\n    os._exit(4)\ndag = DAG('later')\n",
+        &["UPD608"],
+    ),
+    (
         "database",
         "from airflow.utils.session import create_session\n\ntry:\n    with create_session() as session:\n        session.connection()\nexcept Exception:\n    pass\ndag = DAG('database')\n",
         &["UPD301"],
