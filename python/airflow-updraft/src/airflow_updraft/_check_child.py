@@ -144,6 +144,7 @@ class _Child:
         self._recorder = Recorder(*project.roots, outside=project.outside)
         self._recorder.start()
         self._leftovers = Leftovers(project)
+        self._plugins = project.relative(os.path.join(conf.get_mandatory_value("core", "plugins_folder"), ""))
 
     def check_batch(self, files: list[str]) -> None:
         for file in files:
@@ -290,11 +291,10 @@ class _Child:
         }
         looked = {name for name in seen.names if name.rpartition("/")[2] in stays}
         # So are Airflow's plugins, which it loads once, when the first file needs one.
-        plugins = self._project.relative(os.path.join(conf.get_mandatory_value("core", "plugins_folder"), ""))
         for what in ("files", "names", "folders"):
             own: set[str] = getattr(seen, what)
             carried: set[str] = getattr(self._carried, what)
-            stays_so = {path for path in own if plugins and f"{path}/".startswith(plugins)}
+            stays_so = {path for path in own if self._plugins and f"{path}/".startswith(self._plugins)}
             own |= carried
             carried |= stays_so
         self._carried.names |= looked
@@ -311,8 +311,13 @@ class _Child:
             if (module := sys.modules.get(name)) is not None and self._project.has(module)
         }
         names = _constant.names_of(own)
-        codes = [self._code(path) for path in {os.path.join(self._project.root, file), *own.values()} if path]
-        return all(code is not None and _constant.is_constant(code, names) for code in codes)
+        paths = {os.path.join(self._project.root, file), *own.values()}
+        return all(self._is_constant_module(path, names) for path in paths if path)
+
+    def _is_constant_module(self, path: str, own: set[str]) -> bool:
+        # What was run is there already; it is read again where it was loaded in some other way.
+        codes: list[CodeType | None] = [*self._recorder.ran.get(path, ())] or [self._code(path)]
+        return all(code is not None and _constant.is_constant(code, own) for code in codes)
 
     def _is_plain(self, file: str) -> bool:
         """Says before the file is parsed that it is constant, by itself alone."""

@@ -14,8 +14,11 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_updraft._modules import NewModules
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from types import CodeType
 
 # After one of these, files may have been read where no hook of ours sees it.
 _LEAVES_OUR_SIGHT = frozenset(
@@ -111,9 +114,11 @@ class Recorder:
         self._outside = tuple(folder.rstrip("/") + "/" for folder in outside)
         self._known: dict[str, tuple[str, ...]] = {}
         self.seen = Seen()
+        self.ran: dict[str, list[CodeType]] = {}
+        """The code of modules, by path, as it was run."""
 
     def start(self) -> None:
-        self._inherited = frozenset(sys.modules)
+        self._modules = NewModules("recorder")
         sys.meta_path.insert(0, self)
         sys.addaudithook(self._on_event)
         for name in ("stat", "lstat", "access"):
@@ -121,11 +126,12 @@ class Recorder:
 
     def again(self) -> None:
         """Begins a new record, for the next file."""
-        self._inherited = frozenset(sys.modules)
+        self._modules.begin()
         # The file before may have put a finder of its own first.
         if sys.meta_path[:1] != [self]:
             sys.meta_path[:] = [self, *(finder for finder in sys.meta_path if finder is not self)]
         self.seen = Seen()
+        self.ran = {}
 
     def finish(self) -> Seen:
         for name in self.imported():
@@ -138,7 +144,7 @@ class Recorder:
 
     def imported(self) -> list[str]:
         """Names the modules that were imported since the start."""
-        return [name for name in list(sys.modules) if name not in self._inherited]
+        return self._modules.names()
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> None:
         """Stands first among the import finders, notes where the import will look, and finds nothing."""
@@ -172,6 +178,10 @@ class Recorder:
         with contextlib.suppress(Exception):
             if event == "open":
                 self.seen.files.update(self._inside(args[0]))
+            elif event == "exec":
+                path = args[0].co_filename
+                if path.startswith(self._roots):
+                    self.ran.setdefault(path, []).append(args[0])
             elif event in ("os.listdir", "os.scandir"):
                 # The import system lists the folders it searches; `find_spec` records those more precisely.
                 if sys._getframe(1).f_code.co_filename != "<frozen importlib._bootstrap_external>":

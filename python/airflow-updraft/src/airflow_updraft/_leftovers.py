@@ -6,11 +6,14 @@ other in a process are only believed while nothing is wrong with them; the other
 
 from __future__ import annotations
 
+# Without the wrapper that makes an enumeration of each answer.
+import _signal  # type: ignore[import-not-found]
 import builtins
 import contextlib
 import copy
 import itertools
 import logging
+import operator
 import os
 import signal
 import socket
@@ -20,6 +23,8 @@ import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from airflow_updraft._modules import NewModules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +54,8 @@ class Leftovers:
     def __init__(self, project: Project) -> None:
         self._project = project
         self._environment = dict(os.environ._data)  # type: ignore[attr-defined]
-        self._patched = [(module, dict(vars(module))) for module in (builtins, os, socket, time)]
+        patched = [vars(module) for module in (builtins, os, socket, time)]
+        self._patched = [(names, dict(names)) for names in patched]
         self._cwd = Path.cwd()
         self._umask = os.umask(0o22)
         os.umask(self._umask)
@@ -61,18 +67,22 @@ class Leftovers:
         self._filters = list(warnings.filters)
         root = logging.getLogger()
         self._logging = root.level, list(root.handlers), root.disabled, logging.root.manager.disable
-        self._signals = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._signals = {number: _signal.getsignal(number) for number in _SIGNALS}
         self._threads = threading.active_count()
         self._modules = set(sys.modules)
+        self._new_modules = NewModules("leftovers")
         self._contexts = list(_contexts())
 
     def _purge_modules(self) -> None:
         """Has the next import run the project's own code again."""
-        for name in [name for name in sys.modules if name not in self._modules]:
-            if self._project.has(sys.modules[name]):
-                del sys.modules[name]
+        for name in self._new_modules.names():
+            if name in self._modules:
+                continue
+            if self._project.has(sys.modules.get(name)):
+                sys.modules.pop(name, None)
             else:
                 self._modules.add(name)
+        self._new_modules.begin()
 
     def clean(self) -> bool:
         """Says whether the process may be used for another file."""
@@ -84,10 +94,11 @@ class Leftovers:
                     del os.environ[os.fsdecode(name)]
             for name, value in self._environment.items():
                 os.environ[os.fsdecode(name)] = os.fsdecode(value)
-        for module, before in self._patched:
-            for name in vars(module).keys() - before.keys():
-                del vars(module)[name]
-            vars(module).update(before)
+        for names, before in self._patched:
+            if not _is_same(names, before):
+                for name in names.keys() - before.keys():
+                    del names[name]
+                names.update(before)
         with contextlib.suppress(OSError):
             os.chdir(self._cwd)
         os.umask(self._umask)
@@ -100,14 +111,23 @@ class Leftovers:
             warnings.resetwarnings()
             warnings.filters[:] = self._filters  # type: ignore[index]
         root = logging.getLogger()
-        level, root.handlers[:], root.disabled, logging.root.manager.disable = self._logging
-        root.setLevel(level)
+        level, root.handlers[:], root.disabled, disabled = self._logging
+        # Setting a level empties the caches of all loggers.
+        if root.level != level:
+            root.setLevel(level)
+        if logging.root.manager.disable != disabled:
+            logging.root.manager.disable = disabled
         for number, handler in self._signals.items():
-            if signal.getsignal(number) is not handler and handler is not None:
-                signal.signal(number, handler)
+            if _signal.getsignal(number) is not handler and handler is not None:
+                _signal.signal(number, handler)
         for context, attribute, empty in self._contexts:
             setattr(context, attribute, copy.copy(empty))
         return threading.active_count() == self._threads
+
+
+def _is_same(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    # In C, and without asking any value whether it is equal to another.
+    return now.keys() == before.keys() and all(map(operator.is_, now.values(), before.values()))
 
 
 def _contexts() -> Iterator[tuple[Any, str, Any]]:
