@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.serialization.json_schema import load_dag_schema
 from conftest import AIRFLOW, wait_until
 
-from airflow_updraft import _constant, _notes
+from airflow_updraft import _constant, _modules, _notes, _schema
 from airflow_updraft._project import Project
 
 if TYPE_CHECKING:
@@ -586,6 +587,70 @@ def test_the_rule_for_what_cannot_differ(source: str, constant: bool) -> None:
     own = _constant.names_of(["lib.helper", "lib"])
 
     assert _constant.is_constant(compile(source, "x", "exec"), own) is constant
+
+
+# --- what makes it fast
+
+
+@pytest.mark.smoke
+def test_what_surely_satisfies_the_schema_does() -> None:
+    schema = load_dag_schema()
+    accepts = _schema.acceptor(schema.schema)  # type: ignore[attr-defined]
+    task = {"task_type": "T", "_task_module": "m", "task_id": "t", "ui_color": "#fff", "ui_fgcolor": "#000"}
+    form: dict[str, Any] = {
+        "__version": 3,
+        "dag": {
+            "dag_id": "a",
+            "fileloc": "a.py",
+            "start_date": 1.5,
+            "catchup": False,
+            "timezone": "UTC",
+            "edge_info": {"a": {"b": {"label": "x"}}},
+            "dag_dependencies": [{}],
+            "tasks": [{"__var": {**task, "template_fields": ["x"], "retries": 1}, "__type": "operator"}],
+        },
+    }
+    assert accepts(form)
+    assert schema.is_valid(form)
+
+    def places(value: Any) -> Iterator[tuple[Any, Any]]:
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            if isinstance(value[key], (dict, list)):
+                yield from places(value[key])
+
+    others = [None, True, 0, -1, 1.5, "", "x", [], {}, [1], ["x"], {"x": 1}]
+    said_yes = 0
+    for container, key in list(places(form)):
+        before = container[key]
+        for other in others:
+            container[key] = other
+            said_yes += accepts(form)
+            assert schema.is_valid(form) or not accepts(form), (key, other)
+        container[key] = before
+        if isinstance(container, dict):
+            del container[key]
+            assert schema.is_valid(form) or not accepts(form), key
+            container[key] = before
+    assert said_yes > 50
+    assert not _schema.acceptor({"type": "object", "unheard": 1})({})
+    assert not _schema.acceptor({"$ref": "elsewhere.json"})({})
+
+
+@pytest.mark.smoke
+def test_new_modules_are_found_also_where_somebody_empties_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = dict.fromkeys(["old", "other"], sys)
+    monkeypatch.setattr(sys, "modules", table)
+    new = _modules.NewModules("test")
+    assert new.names() == []
+    table["new"] = table["new.sub"] = sys
+    table["old"] = table.pop("old")
+    assert new.names() == ["new", "new.sub", "old"]
+    new.begin()
+    assert new.names() == []
+    table.clear()
+    table["late"] = sys
+    assert new.names() == ["late"]
 
 
 # --- values that are not here

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import functools
 import importlib
 import inspect
 import json
@@ -13,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.configuration import conf
 from airflow.serialization import serialized_objects
+
+from airflow_updraft._schema import acceptor
 
 try:
     from airflow.dag_processing.dagbag import DagBag
@@ -35,6 +40,7 @@ _COMMON = (
     "airflow.sdk.definitions.taskgroup",
     "airflow.sdk.definitions.variable",
     "airflow.sdk.execution_time.context",
+    "airflow.version",
     "airflow.decorators",
     "airflow.operators.empty",
     "airflow.operators.bash",
@@ -75,21 +81,32 @@ def bag(file: str, dags: str) -> Bagged:
         errors = stability.get_error_format_dict(file, Path(bundle))
         if errors:
             return Bagged(errors={os.path.join(bundle, path): text for path, text in errors.items()})
-    known = inspect.signature(DagBag.__init__).parameters
+    known = _parameters()
     made = DagBag(**{name: value for name, value in wanted.items() if name in known})
     raised: BaseException | None = None
     try:
         # As the bag does it when it is made; but then an exception would take the bag with it.
         collect = {"include_examples": False} if "include_examples" in known else {}
-        made.collect_dags(dag_folder=file, safe_mode=conf.getboolean("core", "dag_discovery_safe_mode"), **collect)
+        made.collect_dags(dag_folder=file, safe_mode=_is_safe_mode(), **collect)
     except BaseException as error:
         raised = error
     errors = {os.path.join(bundle, path): text for path, text in made.import_errors.items()}
     return Bagged(dict(made.dags), errors, raised)
 
 
+@functools.cache
+def _parameters() -> frozenset[str]:
+    return frozenset(inspect.signature(DagBag.__init__).parameters)
+
+
+@functools.cache
 def _refuses_changing_dags() -> bool:
     return bool(conf.get("dag_processor", "dag_version_inflation_check_level", fallback="") == "error")
+
+
+@functools.cache
+def _is_safe_mode() -> bool:
+    return bool(conf.getboolean("core", "dag_discovery_safe_mode"))
 
 
 def serialise(bagged: Bagged) -> dict[str, str]:
@@ -138,3 +155,40 @@ def warm_up() -> None:
     with DAG("warm_up", schedule="@daily", start_date=datetime(2024, 1, 1)) as dag:
         PythonOperator(task_id="task", python_callable=warm_up)
     _serialise.to_dict(dag)
+    hasten()
+
+
+def hasten() -> None:
+    """Has Airflow find sooner what it would find anyway: for small files it takes most of their time."""
+    # Another release may have neither, and takes its time.
+    with contextlib.suppress(AttributeError):
+        _validate_by_an_acceptor()
+    with contextlib.suppress(AttributeError, ImportError):
+        _read_translations_once()
+
+
+def _validate_by_an_acceptor() -> None:
+    validate = _serialise.validate_schema
+    accepts = acceptor(_serialise._json_schema.schema)
+
+    def validate_schema(_: Any, serialized_obj: Any) -> None:
+        if not accepts(serialized_obj):
+            validate(serialized_obj)
+
+    _serialise.validate_schema = classmethod(validate_schema)
+
+
+def _read_translations_once() -> None:
+    """Keeps what describes a cron expression from opening its file of phrases each time."""
+    model: Any = importlib.import_module("cron_descriptor.GetText").GetText
+    load = model.load_locale
+    kept: dict[tuple[Any, ...], Any] = {}
+
+    def load_locale(self: Any, *args: Any, **kwargs: Any) -> Any:
+        key = (*args, *kwargs.items())
+        if key not in kept:
+            kept[key] = load(self, *args, **kwargs)
+        # Its user adds to it.
+        return copy.copy(kept[key])
+
+    model.load_locale = load_locale
