@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use updraft_api::agent::{Problem, Report, Wanted};
+use updraft_api::agent::{DagIdsReport, Problem, Report, Wanted};
 use updraft_api::{Client, ClientError, ErrorCode};
 use updraft_model::{AgentId, DeploymentId};
 
@@ -16,7 +16,7 @@ use crate::config::TokenSource;
 use crate::disk::{Disk, remember_deployment};
 use crate::failpoint::failpoint;
 use crate::files;
-use crate::observed::{Board, Observed};
+use crate::observed::{Board, KnownDagIds, Observed};
 
 /// Below the minute after which common proxies cut a silent connection.
 const POLL: Duration = Duration::from_secs(50);
@@ -205,13 +205,19 @@ impl Reporter {
                 let _ = observed.changed().await;
                 continue;
             };
-            let report = self.report(&observed.borrow_and_update());
+            let (report, dag_ids) = {
+                let observed = observed.borrow_and_update();
+                (self.report(&observed), observed.dag_ids.clone())
+            };
             failpoint("agent.report.start");
             match self.control.client().report(&report).await {
                 Ok(answer) => {
                     failpoint("agent.report.end");
                     pause = Duration::from_millis(200);
                     self.told.send_replace(answer.generation);
+                    if let Some(dag_ids) = dag_ids.filter(|_| answer.lacks_dag_ids) {
+                        self.tell(dag_ids).await;
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(error = %explain(&error), "could not report");
@@ -239,6 +245,18 @@ impl Reporter {
         }
     }
 
+    /// Tells the DAG ids. Where that fails, the next answer says that they lack.
+    async fn tell(&self, dag_ids: KnownDagIds) {
+        let told = DagIdsReport {
+            agent: self.agent,
+            digest: dag_ids.digest,
+            bundles: Arc::unwrap_or_clone(dag_ids.bundles),
+        };
+        if let Err(error) = self.control.client().report_dag_ids(&told).await {
+            tracing::warn!(error = %explain(&error), "could not tell the ids of Airflow's DAGs");
+        }
+    }
+
     fn report(&self, observed: &Observed) -> Report {
         Report {
             agent: self.agent,
@@ -255,6 +273,7 @@ impl Reporter {
             dags: observed.dags,
             import_errors: observed.import_errors.clone(),
             names: observed.names.clone(),
+            dag_ids: observed.dag_ids.as_ref().map(|known| known.digest),
         }
     }
 }

@@ -19,7 +19,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use updraft_api::agent::{AirflowView, ComponentView, Target, Wanted};
-use updraft_model::{BundleName, Digest, ImportError, Proof, ProofOutcome, Release, ReleaseId};
+use updraft_model::{
+    BundleName, DagIds, Digest, ImportError, Proof, ProofOutcome, Release, ReleaseId,
+};
 
 use crate::airflow::components::{self, Common, DAG_PROCESSOR, SCHEDULER};
 use crate::airflow::rest::{AirflowRest, AirflowRestError};
@@ -33,6 +35,7 @@ use crate::environment::{self, Environment, EnvironmentAsk, Environments};
 use crate::failpoint::failpoint;
 use crate::fetch::blocking;
 use crate::files;
+use crate::observed::KnownDagIds;
 use crate::prove::{self, ProveAsk, ProveError};
 use crate::runtime::logs::Hidden;
 use crate::runtime::record::Record;
@@ -81,6 +84,8 @@ pub(crate) struct Memory {
     ready: HashMap<Digest, Environment>,
     isolation: Option<(Digest, Isolation)>,
     status_at: Option<Instant>,
+    /// The proof after which Airflow was last asked about its DAGs.
+    status_after: Option<(ReleaseId, u32)>,
     collected_at: Option<Instant>,
     collected_for: Option<ReleaseId>,
     hidden: Hidden,
@@ -586,9 +591,14 @@ impl Converge {
     async fn tidy_up(&mut self, live: &Live, wanted: &Arc<Wanted>) -> Result<(), PassError> {
         self.deliver.prepare_spares(live).await;
         let due = |at: Option<Instant>, every| at.is_none_or(|at: Instant| at.elapsed() > every);
-        if due(self.memory.status_at, ASK_STATUS) {
+        let proof = self.deliver.kept_proof(live);
+        let after = proof.as_ref().map(|proof| (proof.release, proof.attempt));
+        if self.memory.status_after != after || due(self.memory.status_at, ASK_STATUS) {
             self.memory.status_at = Some(Instant::now());
-            self.look_at_airflow(live).await;
+            let has_it = proof.is_some_and(|it| it.proof.outcome != ProofOutcome::TimedOut);
+            if self.look_at_airflow(live, has_it).await {
+                self.memory.status_after = after;
+            }
         }
         let is_new = self.memory.collected_for != Some(live.release.id);
         if is_new || due(self.memory.collected_at, COLLECT) {
@@ -597,18 +607,23 @@ impl Converge {
         Ok(())
     }
 
-    async fn look_at_airflow(&self, live: &Live) {
+    /// Asks Airflow what it has; `has_it` when that is known to be of this Release.
+    /// False when it did not answer, or something newer came.
+    async fn look_at_airflow(&self, live: &Live, has_it: bool) -> bool {
         let (mut dags, mut errors, mut names) = (0, Vec::new(), None);
+        let mut dag_ids = DagIds::default();
         let several = live.release.bundles.len() > 1;
-        for name in live.release.bundles.keys() {
+        for (name, bundle) in &live.release.bundles {
             let mut newer = self.deliver.wanted.clone();
             let status = tokio::select! {
                 status = prove::status(&self.deliver.disk, &self.worker, name) => status,
-                _ = newer.changed() => return,
+                _ = newer.changed() => return false,
             };
             match status {
                 Ok(status) => {
                     dags += status.dags;
+                    let found = status.dags_of(bundle.digest);
+                    dag_ids.0.extend(found.map(|found| (name.clone(), found)));
                     names = names.or(status.names);
                     errors.extend(status.import_errors.into_iter().map(|error| ImportError {
                         file: if several {
@@ -622,7 +637,7 @@ impl Converge {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "could not ask Airflow about its DAGs");
-                    return;
+                    return false;
                 }
             }
         }
@@ -630,13 +645,16 @@ impl Converge {
             Ok(rest) => rest.is_up().await,
             Err(_) => false,
         };
+        let dag_ids = has_it.then(|| KnownDagIds::new(dag_ids)).flatten();
         self.deliver.board.change(|observed| {
+            observed.dag_ids = dag_ids;
             observed.dags = Some(dags);
             prove::bound(&mut errors);
             observed.import_errors = errors;
             observed.names = names;
             observed.airflow_up = up;
         });
+        true
     }
 }
 

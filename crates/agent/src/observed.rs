@@ -1,10 +1,12 @@
 //! What the agent sees, whole, in one place: the report is made from it, and so
 //! is what `quickstart` shows.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use updraft_api::agent::{AirflowView, Problem, ProofReport};
-use updraft_model::{AirflowNames, ImportError, Release};
+use updraft_model::{AirflowNames, DagIds, Digest, ImportError, Release};
 
 /// The agent's view of itself and of its Airflow.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -27,8 +29,31 @@ pub struct Observed {
     pub dags: Option<u64>,
     pub import_errors: Vec<ImportError>,
     pub names: Option<AirflowNames>,
+    pub dag_ids: Option<KnownDagIds>,
     /// Whether the control plane answered last time.
     pub connected: bool,
+}
+
+/// The ids of Airflow's DAGs, and what stands for them in reports.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KnownDagIds {
+    pub digest: Digest,
+    pub bundles: Arc<DagIds>,
+}
+
+impl KnownDagIds {
+    /// None where there are more than the control plane takes.
+    pub(crate) fn new(bundles: DagIds) -> Option<Self> {
+        if bundles.are_too_many() {
+            tracing::debug!("Airflow has more DAGs than are told, so checks do not know their ids");
+            return None;
+        }
+        let text = serde_json::to_vec(&bundles).ok()?;
+        Some(Self {
+            digest: Digest::of(&text),
+            bundles: Arc::new(bundles),
+        })
+    }
 }
 
 /// A handle to change it with; equal values wake nobody.

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use updraft_api::agent::ProofReport;
 use updraft_bundle::{LayerTable, TreeDiff, VersionError, diff};
 use updraft_model::{
-    AirflowNames, BundleName, DagChanges, Digest, ImportError, Proof, ProofOutcome, ProofTimings,
-    Release, Timestamp,
+    AirflowNames, BundleDags, BundleName, DagChanges, Digest, ImportError, Proof, ProofOutcome,
+    ProofTimings, Release, Timestamp,
 };
 
 use crate::disk::{Disk, Live};
@@ -434,6 +434,9 @@ pub(crate) struct Status {
     pub(crate) import_errors: Vec<StatusError>,
     #[serde(default)]
     pub(crate) names: Option<AirflowNames>,
+    /// None where the bundle has more than anybody sends around.
+    #[serde(default)]
+    dag_ids: Option<Vec<String>>,
     /// Never taken for granted: what is not held is removed.
     holds: Holds,
 }
@@ -453,6 +456,16 @@ struct Holds {
 }
 
 impl Status {
+    /// The ids of its DAGs, when this is the version that Airflow has taken in.
+    /// What Airflow itself would not take for an id is none.
+    pub(crate) fn dags_of(&self, version: Digest) -> Option<BundleDags> {
+        let ids = self.dag_ids.as_ref()?;
+        Some(BundleDags {
+            version,
+            ids: ids.iter().filter_map(|id| id.parse().ok()).collect(),
+        })
+    }
+
     /// The versions that Airflow still needs on disk.
     pub(crate) fn held(&self) -> BTreeSet<Digest> {
         self.holds

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_model::{
-    AgentId, AirflowNames, DeployId, DeploymentId, DeploymentName, Digest, ImportError, Proof,
-    Release, ReleaseId, Runtime,
+    AgentId, AirflowNames, DagIds, DeployId, DeploymentId, DeploymentName, Digest, ImportError,
+    Proof, Release, ReleaseId, Runtime,
 };
 use utoipa::ToSchema;
 
@@ -76,6 +76,19 @@ pub struct Report {
     /// What DAG files can ask Airflow for, at the last look.
     #[serde(default)]
     pub names: Option<AirflowNames>,
+    /// Stands for the ids of Airflow's DAGs at the last look; they are told apart from
+    /// this, when the answer says that they lack.
+    #[serde(default)]
+    pub dag_ids: Option<Digest>,
+}
+
+/// The ids of the DAGs that an agent's Airflow has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DagIdsReport {
+    pub agent: AgentId,
+    /// What stands for them in [`Report::dag_ids`].
+    pub digest: Digest,
+    pub bundles: DagIds,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -135,6 +148,9 @@ pub struct ReportAnswer {
     /// The newest generation; larger than the reported one: ask again at once.
     pub generation: i64,
     pub lease_until: DateTime<Utc>,
+    /// Whether the DAG ids that the report stands for are not known yet.
+    #[serde(default)]
+    pub lacks_dag_ids: bool,
 }
 
 /// Blobs that an agent lacks; answered as [`crate::frames`].

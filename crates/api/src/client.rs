@@ -20,16 +20,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use updraft_model::{AgentId, Checks, DeployId, DeploymentName, Digest, TokenId};
+use updraft_model::{AgentId, BundleName, Checks, DeployId, DeploymentName, Digest, TokenId};
 use url::Url;
 
-use crate::agent::{FetchBlobs, Report, ReportAnswer, Wanted};
+use crate::agent::{DagIdsReport, FetchBlobs, Report, ReportAnswer, Wanted};
 use crate::deploy::{
     AcceptDeploy, Comparison, CreateDeploy, DeployView, Deploys, DiffView, PlanRequest,
     RollbackRequest, WithdrawDeploy,
 };
 use crate::deployment::{
-    CreateDeployment, DeploymentSettings, DeploymentView, Deployments, StatusView,
+    CreateDeployment, DeploymentDags, DeploymentSettings, DeploymentView, Deployments, StatusView,
 };
 use crate::frames::{self, FrameError, FrameReader};
 use crate::token::{CreateToken, Enroll, NewEnrollmentCode, NewToken, Tokens, WhoAmI};
@@ -295,6 +295,16 @@ impl Client {
             .await
     }
 
+    /// The ids of a Deployment's DAGs in all bundles but one.
+    pub async fn dag_ids_besides(
+        &self,
+        name: &DeploymentName,
+        besides: &BundleName,
+    ) -> Result<DeploymentDags, ClientError> {
+        let path = format!("/api/v1/deployments/{name}/dag-ids?besides={besides}");
+        self.get(&path).await
+    }
+
     pub async fn create_enrollment_code(
         &self,
         name: &DeploymentName,
@@ -503,6 +513,12 @@ impl Client {
             )
             .await?;
         self.parse(response).await
+    }
+
+    /// Tells the DAG ids that the answer to a report said to lack.
+    pub async fn report_dag_ids(&self, told: &DagIdsReport) -> Result<(), ClientError> {
+        let request = self.request(Method::POST, "/api/v1/agent/dag-ids");
+        self.answer(request.json(told), LONG).await.map(drop)
     }
 
     /// Fetches blobs in one request and hands each over as soon as it is whole

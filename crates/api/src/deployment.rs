@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_model::{
-    AfterFailure, AgentId, AirflowNames, CheckStage, DeployId, DeploymentId, DeploymentName,
-    ImportError, Release, Runtime, WorkspaceId,
+    AfterFailure, AgentId, AirflowNames, BundleName, CheckStage, DagId, DeployId, DeploymentId,
+    DeploymentName, ImportError, Release, Runtime, WorkspaceId,
 };
 use utoipa::ToSchema;
 
@@ -83,6 +83,13 @@ pub struct StatusView {
     /// What DAG files can ask its Airflow for; none where no agent tells.
     #[serde(default)]
     pub names: Option<AirflowNames>,
+}
+
+/// The ids of a Deployment's DAGs, as its Airflow has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentDags {
+    /// Those bundles whose wanted version Airflow is known to have taken in.
+    pub bundles: BTreeMap<BundleName, Vec<DagId>>,
 }
 
 /// An agent as the control plane last heard of it.

@@ -5,6 +5,7 @@
 //! attempt to change that goes) and [`Proof`] (what Airflow answered).
 
 mod check;
+mod dag_ids;
 mod deploy;
 mod deployment;
 mod digest;
@@ -17,6 +18,7 @@ mod release;
 mod role;
 
 pub use check::{AirflowNames, CheckFinding, CheckStage, Checks, StageResult};
+pub use dag_ids::{BundleDags, DagId, DagIds};
 pub use deploy::{DeployKind, DeployState, Failure, InvalidTransition};
 pub use deployment::{AfterFailure, Runtime};
 pub use digest::{Digest, InvalidDigest};

@@ -115,6 +115,7 @@ fn routes(app: &App) -> Routes {
     all.add(ADMIN, Short, routes!(deployment::http::update));
     all.add(ADMIN, Short, routes!(deployment::http::delete));
     all.add(VIEWER, Short, routes!(deployment::http::status));
+    all.add(VIEWER, Short, routes!(deployment::http::dag_ids));
     all.add(ADMIN, Short, routes!(auth::http::create_code));
 
     all.add(VIEWER, Short, routes!(deploy::http::plan));
@@ -131,6 +132,7 @@ fn routes(app: &App) -> Routes {
     all.add(Nothing, Short, routes!(auth::http::enroll_agent));
     all.add(AGENT, Long, routes!(agent::http::wanted));
     all.add(AGENT, Short, routes!(agent::http::report));
+    all.add(AGENT, Short, routes!(agent::http::dag_ids));
     all.add(AGENT, Long, routes!(agent::http::blobs));
 
     all.page(VIEWER, "GET", "/", get(dashboard::deployments));

@@ -165,6 +165,9 @@ fn body(route: &Route) -> serde_json::Value {
         ("POST", "/api/v1/agent/report") => json!({
             "agent": updraft_model::AgentId::new(), "host": "h", "version": "0", "generation": 0, "isolation": ""
         }),
+        ("POST", "/api/v1/agent/dag-ids") => json!({
+            "agent": updraft_model::AgentId::new(), "digest": updraft_model::Digest::of(b"x"), "bundles": {}
+        }),
         _ => json!({}),
     }
 }

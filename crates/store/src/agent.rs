@@ -1,7 +1,7 @@
 //! Agents, as each last reported.
 
 use chrono::Duration;
-use updraft_model::{AgentId, DeploymentId, Timestamp, TokenId};
+use updraft_model::{AgentId, DagIds, DeploymentId, Digest, Timestamp, TokenId};
 
 use crate::sql::{Row, sql, sql_with_list};
 use crate::{Read, StoreError, Write};
@@ -62,6 +62,31 @@ impl Read {
         rows.iter().map(|row| row.get("id")).collect()
     }
 
+    /// What stands for the DAG ids that an agent told last.
+    pub async fn dag_ids_digest(&mut self, agent: AgentId) -> Result<Option<Digest>, StoreError> {
+        sql("SELECT digest FROM agent_dag_ids WHERE agent_id = $1")
+            .bind(agent)
+            .one(&mut self.on)
+            .await?
+            .map(|row| row.get("digest"))
+            .transpose()
+    }
+
+    /// The DAG ids that an agent told last, if this stands for them.
+    pub async fn dag_ids(
+        &mut self,
+        agent: AgentId,
+        digest: Digest,
+    ) -> Result<Option<DagIds>, StoreError> {
+        sql("SELECT bundles FROM agent_dag_ids WHERE agent_id = $1 AND digest = $2")
+            .bind(agent)
+            .bind(digest)
+            .one(&mut self.on)
+            .await?
+            .map(|row| row.json("bundles"))
+            .transpose()
+    }
+
     /// How many agents hold a lease.
     pub async fn agents_with_lease(&mut self, at: Timestamp) -> Result<i64, StoreError> {
         sql("SELECT count(*) AS agents FROM agent WHERE lease_until > $1")
@@ -88,6 +113,25 @@ impl Write {
         .bind(agent.last_seen)
         .bind(agent.lease_until)
         .bind(agent.report.as_str())
+        .run(&mut self.on)
+        .await?;
+        Ok(())
+    }
+
+    /// Keeps the DAG ids that an agent tells, in place of those before.
+    pub async fn save_dag_ids(
+        &mut self,
+        agent: AgentId,
+        digest: Digest,
+        ids: &DagIds,
+    ) -> Result<(), StoreError> {
+        sql(
+            "INSERT INTO agent_dag_ids (agent_id, digest, bundles) VALUES ($1, $2, $3)
+             ON CONFLICT (agent_id) DO UPDATE SET digest = $2, bundles = $3",
+        )
+        .bind(agent)
+        .bind(digest)
+        .bind_json(ids)
         .run(&mut self.on)
         .await?;
         Ok(())

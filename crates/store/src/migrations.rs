@@ -12,6 +12,7 @@ use crate::{StoreError, quoted};
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "initial", include_str!("migrations/0001_initial.sql")),
     (2, "checks", include_str!("migrations/0002_checks.sql")),
+    (3, "dag_ids", include_str!("migrations/0003_dag_ids.sql")),
 ];
 
 fn migrator() -> Migrator {

@@ -8,9 +8,9 @@ use std::task::Poll;
 use chrono::{Duration, Utc};
 use tempfile::TempDir;
 use updraft_model::{
-    AfterFailure, AgentId, BundleName, BundleRef, DeployId, DeployKind, DeployState, DeploymentId,
-    Digest, EnrollmentId, ImageRef, Release, ReleaseId, ReleasePart, Role, Runtime, Scope,
-    Timestamp, TokenId, WorkspaceId,
+    AfterFailure, AgentId, BundleDags, BundleName, BundleRef, DagIds, DeployId, DeployKind,
+    DeployState, DeploymentId, Digest, EnrollmentId, ImageRef, Release, ReleaseId, ReleasePart,
+    Role, Runtime, Scope, Timestamp, TokenId, WorkspaceId,
 };
 use updraft_store::{
     Agent, DeployParts, Deployment, Enrollment, FileLists, NewDeploy, Proven, Settings, Store,
@@ -575,6 +575,50 @@ async fn keeps_agents_and_their_leases() {
             tx.forget_agents(later + Duration::hours(1)).await.unwrap(),
             2
         );
+        tx.commit().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn keeps_the_dag_ids_that_an_agent_told_last_as_long_as_the_agent() {
+    for Database { store, .. } in &databases().await {
+        let mut tx = store.begin().await.unwrap();
+        let shop = deployment(&mut tx, "shop").await;
+        let agent = Agent {
+            id: AgentId::new(),
+            deployment: shop.id,
+            token: TokenId::new(),
+            host: "one".into(),
+            first_seen: now(),
+            last_seen: now(),
+            lease_until: now(),
+            report: "{}".into(),
+        };
+        tx.save_agent(&agent).await.unwrap();
+        assert_eq!(tx.dag_ids_digest(agent.id).await.unwrap(), None);
+        let ids = |id: &str| {
+            let dags = BundleDags {
+                version: Digest::of(b"version"),
+                ids: vec![id.parse().unwrap()],
+            };
+            DagIds([(BundleName::dags(), dags)].into())
+        };
+        let (old, new) = (Digest::of(b"old"), Digest::of(b"new"));
+        tx.save_dag_ids(agent.id, old, &ids("a")).await.unwrap();
+        tx.save_dag_ids(agent.id, new, &ids("b")).await.unwrap();
+        // Whoever reports again takes nothing away.
+        tx.save_agent(&agent).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let mut read = store.read().await.unwrap();
+        assert_eq!(read.dag_ids_digest(agent.id).await.unwrap(), Some(new));
+        assert_eq!(read.dag_ids(agent.id, old).await.unwrap(), None);
+        assert_eq!(read.dag_ids(agent.id, new).await.unwrap(), Some(ids("b")));
+        drop(read);
+
+        let mut tx = store.begin().await.unwrap();
+        tx.delete_agent(agent.id).await.unwrap();
+        assert_eq!(tx.dag_ids_digest(agent.id).await.unwrap(), None);
         tx.commit().await.unwrap();
     }
 }

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use updraft_api::Client;
-use updraft_api::agent::{Problem, ProofReport, Report, ReportAnswer, Wanted};
-use updraft_model::{AgentId, DagChanges, ImportError, Proof, ProofOutcome, ProofTimings, Release};
+use updraft_api::agent::{DagIdsReport, Problem, ProofReport, Report, ReportAnswer, Wanted};
+use updraft_model::{
+    AgentId, BundleDags, DagChanges, DagIds, Digest, ImportError, Proof, ProofOutcome,
+    ProofTimings, Release,
+};
 
 /// Talks to a real control plane as an agent does, without an Airflow.
 pub struct TestAgent {
@@ -38,6 +41,7 @@ impl TestAgent {
                 dags: None,
                 import_errors: vec![],
                 names: None,
+                dag_ids: None,
             },
         }
     }
@@ -123,12 +127,44 @@ impl TestAgent {
         self.poll(Duration::ZERO).await;
     }
 
+    /// What there is to tell of the ids that the target's bundles have.
+    pub fn dag_ids(&self, bundles: &[(&str, &[&str])]) -> DagIdsReport {
+        dag_ids(self.report.agent, &self.target(), bundles)
+    }
+
+    /// Says what stands for these ids, and tells them when they lack.
+    pub async fn tell_dag_ids(&mut self, told: DagIdsReport) -> bool {
+        self.report.dag_ids = Some(told.digest);
+        let lack = self.send().await.lacks_dag_ids;
+        if lack {
+            let told = self.client.report_dag_ids(&told).await;
+            told.expect("they are taken");
+        }
+        lack
+    }
+
     pub async fn stall(&mut self, message: &str) -> ReportAnswer {
         self.report.problem = Some(Problem {
             message: message.into(),
             stalled: true,
         });
         self.send().await
+    }
+}
+
+/// The ids that bundles of a Release have.
+pub fn dag_ids(agent: AgentId, of: &Release, bundles: &[(&str, &[&str])]) -> DagIdsReport {
+    let told = bundles.iter().map(|(bundle, ids)| {
+        let ids = ids.iter().map(|id| id.parse().expect("an id")).collect();
+        let bundle = bundle.parse().expect("a bundle");
+        let version = of.bundles[&bundle].digest;
+        (bundle, BundleDags { version, ids })
+    });
+    let bundles = DagIds(told.collect());
+    DagIdsReport {
+        agent,
+        digest: Digest::of(&serde_json::to_vec(&bundles).expect("plain data")),
+        bundles,
     }
 }
 

@@ -10,7 +10,7 @@ mod small_disk;
 mod state;
 mod tree;
 
-pub use agent::{TestAgent, proof};
+pub use agent::{TestAgent, dag_ids, proof};
 pub use port::free_port;
 pub use postgres::Postgres;
 pub use reaper::Reaper;

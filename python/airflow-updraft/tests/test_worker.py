@@ -37,7 +37,7 @@ def test_the_worker_alone(quiet_site: Site) -> None:
     assert error["traceback"].endswith("ModuleNotFoundError: No module named 'dag_that_is_not_there'\n")
 
     status = site.worker.ask("status", bundle=BUNDLE, current=str(site.disk.current))
-    assert (status["ok"], status["dags"]) == (True, 1)
+    assert (status["ok"], status["dags"], status["dag_ids"]) == (True, 1, ["a"])
     assert [error["file"] for error in status["import_errors"]] == ["bad.py"]
     listed = site.worker.ask("dags", bundle=BUNDLE, current=str(site.disk.current))["dags"]
     assert [(found["dag_id"], found["file"], found["tasks"]) for found in listed] == [("a", "a.py", ["one"])]
@@ -55,6 +55,9 @@ def test_the_worker_alone(quiet_site: Site) -> None:
     assert proof["dags"]["added"] == ["inside", "probe"]
     assert all("op" in message or message.get("event") == "ready" for message in site.worker.messages)
     assert site.deploy({**site.disk.files, "probe.py": ""})["dags"]["total"] == 2
+    # A DAG that went is none, though Airflow remembers it.
+    status = site.worker.ask("status", bundle=BUNDLE, current=str(site.disk.current))
+    assert status["dag_ids"] == ["a", "inside"]
 
     # A lost record costs a parse of everything, and blames nothing on files that were not touched.
     for record in (site.state / "records" / BUNDLE).iterdir():

@@ -263,6 +263,7 @@ async fn take_report(State(shared): State<Arc<Shared>>, Json(report): Json<Repor
     shared.reports.send_replace(Some(report));
     let generation = shared.wanted.borrow().generation;
     Json(ReportAnswer {
+        lacks_dag_ids: false,
         generation,
         lease_until: chrono::Utc::now() + Duration::from_secs(30),
     })

@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Deserialize;
-use updraft_api::agent::{FetchBlobs, Report, ReportAnswer, Wanted};
+use updraft_api::agent::{DagIdsReport, FetchBlobs, Report, ReportAnswer, Wanted};
 use updraft_api::{ErrorBody, frames};
 use updraft_model::AgentId;
 use utoipa::IntoParams;
@@ -59,6 +59,18 @@ pub(crate) async fn report(
 ) -> Result<Json<ReportAnswer>, DeployError> {
     let answer = Box::pin(super::report(&app, &caller, report)).await?;
     Ok(Json(answer))
+}
+
+/// Takes the ids of the DAGs that an agent's Airflow has
+#[utoipa::path(post, path = "/api/v1/agent/dag-ids", operation_id = "report_dag_ids", tag = "agents", request_body = DagIdsReport,
+    responses((status = 204), (status = "default", body = ErrorBody)))]
+pub(crate) async fn dag_ids(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Json(told): Json<DagIdsReport>,
+) -> Result<StatusCode, DeployError> {
+    super::keep_dag_ids(&app, &caller, told).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Sends an agent the blobs that it lacks

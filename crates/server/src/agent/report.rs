@@ -39,6 +39,8 @@ pub(crate) async fn report(
             .out_of_scope(format!("the agent `{}`", report.agent))
             .into());
     }
+    let lacks_dag_ids =
+        report.dag_ids.is_some() && read.dag_ids_digest(report.agent).await? != report.dag_ids;
     if let Some(known) = &known
         && known.report == text
         && known.token == caller.token.id
@@ -48,6 +50,7 @@ pub(crate) async fn report(
         return Ok(ReportAnswer {
             generation,
             lease_until: app.leases.renew(report.agent),
+            lacks_dag_ids,
         });
     }
     drop(read);
@@ -78,6 +81,7 @@ pub(crate) async fn report(
     Ok(ReportAnswer {
         generation: recorded.generation,
         lease_until: agent.lease_until,
+        lacks_dag_ids,
     })
 }
 

@@ -4,9 +4,9 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use updraft_api::ErrorBody;
 use updraft_api::deployment::{
-    CreateDeployment, DeploymentSettings, DeploymentView, Deployments, StatusView,
+    CreateDeployment, DeploymentDags, DeploymentSettings, DeploymentView, Deployments, StatusView,
 };
-use updraft_model::DeploymentName;
+use updraft_model::{BundleName, DeploymentName};
 use utoipa::IntoParams;
 
 use super::DeploymentError;
@@ -93,4 +93,26 @@ pub(crate) async fn status(
     Path(name): Path<DeploymentName>,
 ) -> Result<Json<StatusView>, DeploymentError> {
     Ok(Json(super::status(&app, &caller, &name).await?))
+}
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct DagIdsQuery {
+    /// A bundle whose ids are not asked for
+    besides: Option<BundleName>,
+}
+
+/// Tells the ids of the DAGs that its Airflow has, as far as they are known
+#[utoipa::path(get, path = "/api/v1/deployments/{deployment}/dag-ids", operation_id = "deployment_dag_ids", tag = "deployments",
+    params(("deployment" = DeploymentName, Path), DagIdsQuery),
+    responses((status = 200, body = DeploymentDags), (status = "default", body = ErrorBody)))]
+pub(crate) async fn dag_ids(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<DeploymentName>,
+    Query(query): Query<DagIdsQuery>,
+) -> Result<Json<DeploymentDags>, DeploymentError> {
+    let besides = query.besides.as_ref();
+    let bundles = super::dag_ids(&app, &caller, &name, besides).await?;
+    Ok(Json(DeploymentDags { bundles }))
 }

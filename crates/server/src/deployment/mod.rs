@@ -1,6 +1,7 @@
 //! Deployments: making, listing, changing, removing, and what runs where.
 
 mod create;
+mod dag_ids;
 mod delete;
 pub(crate) mod environment;
 pub(crate) mod http;
@@ -14,6 +15,7 @@ use crate::auth::{AccessError, KeyError};
 use crate::error::{Problem, answers};
 
 pub(crate) use create::create;
+pub(crate) use dag_ids::dag_ids;
 pub(crate) use delete::delete;
 pub(crate) use show::{list, show, status};
 pub(crate) use update::update;

@@ -17,6 +17,10 @@ from typing import Any
 from airflow_updraft._channel import Channel, EndOfInputError
 
 
+# More are not sent around.
+MOST_DAG_IDS = 20_000
+
+
 class Worker:
     def __init__(self, channel: Channel, airflow: Any) -> None:
         self._channel = channel
@@ -57,10 +61,11 @@ class Worker:
     def _status(self, message: dict[str, Any]) -> dict[str, Any]:
         bundle = self._bundle(message)
         try:
-            live = [dag for dag, state in bundle.dags().items() if not state.stale]
+            live = sorted(dag for dag, state in bundle.dags().items() if not state.stale)
             return {
                 "ok": True,
                 "dags": len(live),
+                "dag_ids": live if len(live) <= MOST_DAG_IDS else None,
                 "import_errors": [
                     {"file": file, "traceback": text} for file, text in sorted(bundle.import_errors().items())
                 ],

@@ -122,6 +122,7 @@ fn report(agent: AgentId, generation: i64, target: Option<&Target>, answer: Answ
         dags: Some(1),
         import_errors: Vec::new(),
         names: None,
+        dag_ids: None,
     }
 }
 
