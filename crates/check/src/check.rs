@@ -34,10 +34,24 @@ pub struct Options<'a> {
     pub own: BTreeSet<String>,
     /// None: not known, and then no import is looked up.
     pub installed: Option<Installed>,
-    /// The `dag_id`s of the Deployment's other bundles, with their bundles.
-    pub elsewhere: BTreeMap<String, String>,
+    /// Gives the ids that other bundles of the Deployment have. Asked after the
+    /// files were read; none: not known, and then none is looked for.
+    pub elsewhere: Option<Elsewhere<'a>>,
     /// None: what Airflow 3 removed is not looked for.
     pub ruff: Option<Ruff<'a>>,
+}
+
+/// Where the ids of other bundles' DAGs come from.
+#[derive(Clone, Copy)]
+pub struct Elsewhere<'a> {
+    /// Each with its bundle.
+    pub ids: &'a (dyn Fn() -> BTreeMap<String, String> + Sync),
+}
+
+impl std::fmt::Debug for Elsewhere<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Elsewhere(…)")
+    }
 }
 
 impl<'a> Options<'a> {
@@ -50,7 +64,7 @@ impl<'a> Options<'a> {
             cache: None,
             own: BTreeSet::new(),
             installed: None,
-            elsewhere: BTreeMap::new(),
+            elsewhere: None,
             ruff: None,
         }
     }
@@ -122,12 +136,14 @@ pub fn check(files: &[DagFile], options: Options<'_>) -> io::Result<Checked> {
         let found = facts.found.iter().chain(removed).cloned();
         found.map(move |found| (*file, found))
     });
+    let asked = options.elsewhere.filter(|_| !is_off(Rule::ElsewhereDag));
+    let elsewhere = asked.map(|it| (it.ids)()).unwrap_or_default();
     let missing = options
         .installed
         .map(|installed| imports::missing(&facts, &installed, &options.own));
     let mut findings: Vec<Finding> = own
         .chain(project::duplicates(&facts))
-        .chain(project::elsewhere(&facts, &options.elsewhere))
+        .chain(project::elsewhere(&facts, &elsewhere))
         .chain(missing.unwrap_or_default())
         .map(|(file, found)| {
             let level = options.levels.of(found.rule);

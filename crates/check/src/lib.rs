@@ -28,7 +28,7 @@ mod source;
 mod threads;
 
 pub use airflow3::Ruff;
-pub use check::{Checked, Options, check};
+pub use check::{Checked, Elsewhere, Options, check};
 pub use dag_files::{AirflowIgnore, DagFile, DagFilesError, IgnoreSyntax, dag_files};
 pub use finding::{Finding, Place};
 pub use imports::{Installed, own_modules};

@@ -70,7 +70,8 @@ rules! {
         "DAG(\"sales\")\n# and in another file\nDAG(\"sales_monthly\")";
     ElsewhereDag = "UPD102", Error,
         "A `dag_id` that another bundle of the Deployment has",
-        "Airflow knows one DAG by each id: the two bundles take it from each other.",
+        "Airflow knows one DAG by each id: the two bundles take it from each other. The Deployment is asked which ids its Airflow has; \
+         where it cannot be, and while a new version of the other bundle is being taken in, nothing is said.",
         "give one of them another id, such as with the team's name before it",
         "DAG(\"sales\")\n# while the bundle `finance` has this id too",
         "DAG(\"shop_sales\")";

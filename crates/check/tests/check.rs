@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use insta::assert_snapshot;
 use updraft_check::{
-    AirflowIgnore, Checked, DagFile, IgnoreSyntax, Installed, Level, Levels, Options, Ruff, Rule,
-    check, dag_files, own_modules, report,
+    AirflowIgnore, Checked, DagFile, Elsewhere, IgnoreSyntax, Installed, Level, Levels, Options,
+    Ruff, Rule, check, dag_files, own_modules, report,
 };
 use updraft_model::Digest;
 use updraft_project::PythonVersion;
@@ -442,9 +442,11 @@ fn an_id_of_another_bundle_is_told() {
         "from airflow.sdk import DAG\nDAG('sales')\nDAG('stock')\nDAG('bills')  # noqa\n",
     )]);
     let levels = Levels::default();
-    let ids = ["sales", "bills", "other"].map(|id| (id.to_owned(), "finance".to_owned()));
+    let ids = || ["sales", "bills", "other"].map(|id| (id.into(), "finance".into()));
     let options = Options {
-        elsewhere: ids.into(),
+        elsewhere: Some(Elsewhere {
+            ids: &|| ids().into(),
+        }),
         ..Options::new(project.root(), PythonVersion::new(3, 12), &levels)
     };
     let checked = check(&project.files(), options).unwrap();

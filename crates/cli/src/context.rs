@@ -87,19 +87,9 @@ impl Context {
     /// A client that is signed in, as far as a token can be found.
     pub(crate) async fn client(&self) -> Result<Client> {
         let client = self.anonymous(None)?;
-        let address = address(&client);
-        let (settings, server) = (self.settings()?.clone(), address.clone());
-        // It may be on standard input, and Ctrl-C is to be heard meanwhile.
-        let token = tokio::task::spawn_blocking(move || settings.token(&server)).await??;
-        if let Some(token) = token {
-            Ok(client.with_token(token))
-        } else {
-            let message = format!("there is no token for {address}");
-            let help = format!("sign in with `updraft login {address}`, or set UPDRAFT_TOKEN");
-            Err(Failure::new(Exit::NotSignedIn, message)
-                .code("token_missing")
-                .help(help))
-        }
+        let settings = self.settings()?.clone();
+        // Its token may be on standard input, and Ctrl-C is to be heard meanwhile.
+        tokio::task::spawn_blocking(move || signed_in(&client, &settings)).await?
     }
 
     /// The Deployment that is meant: the argument, or the settings' one.
@@ -144,6 +134,20 @@ impl Context {
                 .join("updraft"),
         )
     }
+}
+
+/// The same client with the token for where it goes. Blocks where that is on
+/// standard input.
+pub(crate) fn signed_in(client: &Client, settings: &Settings) -> Result<Client> {
+    let address = address(client);
+    if let Some(token) = settings.token(&address)? {
+        return Ok(client.with_token(token));
+    }
+    let message = format!("there is no token for {address}");
+    let help = format!("sign in with `updraft login {address}`, or set UPDRAFT_TOKEN");
+    Err(Failure::new(Exit::NotSignedIn, message)
+        .code("token_missing")
+        .help(help))
 }
 
 /// Reads a PEM file with authorities.

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use updraft_bundle::{EntryKind, Scan};
 use updraft_check::{
-    AirflowIgnore, Checked, DagFile, DagFilesError, IgnoreSyntax, Installed, Level, Levels,
-    Options, Ruff, Rule, UnknownRule, check, dag_files, own_modules,
+    AirflowIgnore, Checked, DagFile, DagFilesError, Elsewhere, IgnoreSyntax, Installed, Level,
+    Levels, Options, Ruff, Rule, UnknownRule, check, dag_files, own_modules,
 };
 use updraft_image::{RUFF_VERSION, Stop, find_or_install_ruff};
 use updraft_model::Digest;
 use updraft_project::{AirflowVersion, Project, ProjectError, PythonVersion};
 
+use super::elsewhere::{Asked, Asker, Ids};
 use super::host::{Runs, made_last};
 use crate::console::Aside;
 use crate::exit::Exit;
@@ -29,8 +31,8 @@ pub(crate) struct DagCheck<'a> {
     pub(crate) cache: Option<PathBuf>,
     /// None: not known, and then no import is looked up.
     pub(crate) installed: Option<Installed>,
-    /// The `dag_id`s of the Deployment's other bundles, with their bundles.
-    pub(crate) elsewhere: BTreeMap<String, String>,
+    /// The ids of the Deployment's other bundles; none: nobody was asked.
+    pub(crate) elsewhere: Option<Asked>,
     /// Where ruff is kept; none: nowhere.
     pub(crate) tools: Option<PathBuf>,
     /// Ends what is fetched, when nobody waits for it any more.
@@ -80,12 +82,18 @@ impl<'a> DagCheck<'a> {
             python,
             cache: None,
             installed: None,
-            elsewhere: BTreeMap::new(),
+            elsewhere: None,
             tools: None,
             stop: Stop::default(),
             aside,
             has_own_path: env.contains_key("PYTHONPATH"),
         })
+    }
+
+    /// Asks for the ids of other bundles, unless the project does without.
+    pub(crate) fn ask(&mut self, asker: Option<&Asker>) {
+        let is_asked = self.levels.of(Rule::ElsewhereDag) != Level::Off;
+        self.elsewhere = asker.filter(|_| is_asked).map(Asker::ask);
     }
 
     pub(crate) fn levels(&self) -> &Levels {
@@ -126,7 +134,12 @@ impl<'a> DagCheck<'a> {
         // Airflow looks into all three.
         let folders = [root.to_owned(), self.project.dags(), root.join("plugins")];
         options.own = folders.iter().flat_map(|it| own_modules(it)).collect();
-        options.elsewhere = self.elsewhere.clone();
+        let told = OnceLock::new();
+        let ids = || {
+            let wait = || self.elsewhere.as_ref().map_or(Ok(Ids::new()), Asked::wait);
+            told.get_or_init(wait).clone().unwrap_or_default()
+        };
+        options.elsewhere = Some(Elsewhere { ids: &ids });
         let tools = self
             .tools
             .as_deref()
@@ -154,6 +167,9 @@ impl<'a> DagCheck<'a> {
         let mut checked = checked.map_err(|error| {
             Failure::new(Exit::Internal, "could not check the files").cause(&error)
         })?;
+        if let Some(Err(failure)) = told.get() {
+            return Err(failure.clone());
+        }
         checked.notes.extend(notes);
         Ok(checked)
     }

@@ -2,6 +2,7 @@
 
 mod container;
 pub(crate) mod dag_check;
+pub(crate) mod elsewhere;
 pub(crate) mod findings;
 pub(crate) mod host;
 pub(crate) mod names;

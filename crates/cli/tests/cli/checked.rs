@@ -95,6 +95,90 @@ fn warnings_are_told_and_kept_with_the_deploy() {
 }
 
 #[test]
+fn an_id_that_another_bundle_has_is_refused() {
+    let mut world = World::new();
+    let agent = world.agent(Answer::Proven);
+    world.deploy(&[]).ended_with(0);
+    world.deploy_bundle("finance", &[("sales.py", "# a DAG\n")]);
+    agent.has_dags("finance", &["sales", "bills"]);
+    world.wait_for_dag_ids(&["sales", "bills"]);
+    let wanted = || world.run(&["status", "-o", "json"]).json()["deployment"]["wanted"].clone();
+    let before = wanted();
+
+    world.write_dag("orders", "from airflow.sdk import DAG\n\nDAG(\"sales\")\n");
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["dev", "check"]).ended_with(17), @r#"
+        exit code 17
+        --- stdout
+        dags/orders.py:3:5: error UPD102: `sales` is also the id of a DAG in the bundle `finance` of this Deployment
+          | DAG("sales")
+          = give one of them another id, such as with the team's name before it
+
+        1 error, 0 warnings in 1 DAG file ([TIME])
+        --- stderr
+        warning: imports are not looked up, because no environment with the project's packages was made here: `updraft dev parse` makes it, `--venv` names one
+        "#);
+        assert_snapshot!(world.deploy(&[]).ended_with(17), @r#"
+        exit code 17
+        --- stdout
+        [dpl]
+        --- stderr
+        ✓ compared 1 file with `shop` ([TIME])
+        dags/orders.py:3:5: error UPD102: `sales` is also the id of a DAG in the bundle `finance` of this Deployment
+          | DAG("sales")
+        error: the checks failed, so nothing was deployed: `shop` stays as it is
+        help: mend what is named above; `updraft dev check` looks again without deploying
+        "#);
+    });
+    assert_eq!(wanted(), before);
+    // What is known of the file is kept; whose ids it is held against is not.
+    let checked = world.run(&["dev", "check", "-o", "json"]).ended_with(17);
+    assert_eq!(checked.json()["findings"][0]["rule"], "UPD102");
+    agent.has_dags("finance", &["bills"]);
+    world.wait_for_dag_ids(&["bills"]);
+    world.run(&["dev", "check"]).ended_with(0);
+    world.deploy(&[]).ended_with(0);
+
+    // Its own ids are none of another bundle.
+    agent.has_dags("dags", &["sales"]);
+    world.wait_for_dag_ids(&[]);
+    world.write_dag(
+        "orders",
+        "from airflow.sdk import DAG\n\nDAG(\"sales\")\n# second\n",
+    );
+    world.deploy(&[]).ended_with(0);
+
+    // Another Deployment, one that is not there, and none at all.
+    agent.has_dags("finance", &["sales"]);
+    world.wait_for_dag_ids(&["sales"]);
+    world.run(&["deployment", "create", "office"]).ended_with(0);
+    let named = |name: &str| world.run(&["dev", "check", "--deployment", name]);
+    named("office").ended_with(0);
+    named("shop").ended_with(17);
+    let refused = named("nowhere");
+    assert!(
+        refused.stderr.contains("no Deployment `nowhere`"),
+        "{refused}"
+    );
+    assert_ne!(refused.code, Some(0));
+    world.sandbox.unset("UPDRAFT_DEPLOYMENT");
+    world.run(&["dev", "check"]).ended_with(0);
+}
+
+#[test]
+fn a_check_goes_without_a_control_plane_that_is_away() {
+    let mut world = World::new();
+    world.stop_server();
+    world.write_dag("orders", "from airflow.sdk import DAG\n\nDAG(\"sales\")\n");
+    let checked = world.run(&["dev", "check"]).ended_with(0);
+    assert!(!checked.stderr.contains("trying again"), "{checked}");
+    // Whoever names a Deployment wants to know.
+    let named = ["dev", "check", "--deployment", DEPLOYMENT];
+    let printed = world.run(&named);
+    assert_eq!(printed.code, Some(7), "{printed}");
+}
+
+#[test]
 fn what_a_deployment_requires_has_to_be_checked() {
     let world = World::new();
     let _agent = world.agent(Answer::Proven);

@@ -221,6 +221,52 @@ pub(crate) fn a_deploy_that_does_not_parse_changes_nothing(
     installation.project.remove("dags/broken.py")
 }
 
+pub(crate) fn an_id_that_another_bundle_has_changes_nothing(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let file = |id: &str| format!("{HEAD}with DAG('{id}'):\n    EmptyOperator(task_id='{id}')\n");
+    let minutes = Duration::from_secs(180);
+    let wanted = |installation: &Installation| -> Result<Value> {
+        let status = installation.updraft(&["status", "-o", "json"])?.json()?;
+        Ok(status["deployment"]["wanted"].clone())
+    };
+    installation.deploy_bundle("finance", &[("sales.py", &file("sales"))])?;
+    installation
+        .project
+        .write("dags/sales.py", &file("sales"))?;
+    wait_for("the id to be known", minutes, || {
+        let checked = installation.updraft(&["dev", "check"])?;
+        Ok(checked.stdout.contains("UPD102").then_some(()))
+    })?;
+    let before = wanted(installation)?;
+    let refused = installation.updraft(&["deploy", "--dags"])?;
+    let refused = refused.expect_code(17)?;
+    let said = "UPD102: `sales` is also the id of a DAG in the bundle `finance`";
+    ensure!(refused.stderr.contains(said), "{refused:?}");
+    ensure!(wanted(installation)? == before);
+    ensure!(airflow.tasks("sales")? == ["sales"]);
+
+    // The other project gives it up, and then it is there to be taken.
+    let given_up = installation.deploy_bundle("finance", &[("sales.py", &file("bills"))])?;
+    wait_for("the other bundle to be live", minutes, || {
+        let shown = installation.updraft(&["show", &given_up.to_string(), "-o", "json"])?;
+        Ok((shown.json()?["state"]["name"] == "live").then_some(()))
+    })?;
+    installation.updraft(&["dev", "check"])?.expect_code(0)?;
+    installation.deploy(&[])?.expect_code(0)?;
+    // Also of the new version the ids become known.
+    installation
+        .project
+        .write("dags/bills.py", &file("bills"))?;
+    wait_for("the new id to be known", minutes, || {
+        let checked = installation.updraft(&["dev", "check"])?;
+        Ok(checked.stdout.contains("`bills`").then_some(()))
+    })?;
+    installation.project.remove("dags/bills.py")?;
+    installation.project.remove("dags/sales.py")
+}
+
 pub(crate) fn what_is_required_runs_also_when_it_is_not_asked_for(
     installation: &mut Installation,
     _: &Airflow,

@@ -89,6 +89,7 @@ const GROUPS: &[Group] = &[
         scenarios: &[scenarios![
             checks::broken_files_are_each_told_by_their_rule,
             checks::a_deploy_that_does_not_parse_changes_nothing,
+            checks::an_id_that_another_bundle_has_changes_nothing,
             checks::tests_run_in_the_deployments_environment,
             checks::what_is_required_runs_also_when_it_is_not_asked_for,
         ]],

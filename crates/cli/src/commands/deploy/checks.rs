@@ -19,6 +19,7 @@ use updraft_project::Project;
 
 use super::report::Outcome;
 use crate::checks::dag_check::{DagCheck, installed};
+use crate::checks::elsewhere::Asked;
 use crate::checks::findings::write_finding;
 use crate::checks::host::Runs;
 use crate::checks::pytest::{self, Tests};
@@ -201,13 +202,15 @@ pub(super) struct Job {
     pub(super) config: Option<EnvironmentConfig>,
     pub(super) stages: Stages,
     pub(super) names: Names,
+    /// The ids of bundles that stay; none: none stays.
+    pub(super) elsewhere: Option<Asked>,
     pub(super) cache: Option<PathBuf>,
     pub(super) aside: Aside,
 }
 
 impl Job {
     /// Runs the stages one after another, until one finds an error. Blocks.
-    pub(super) fn run(self, stop: &Stop, say: &dyn Fn(&str)) -> Result<Ran> {
+    pub(super) fn run(mut self, stop: &Stop, say: &dyn Fn(&str)) -> Result<Ran> {
         let mut ran = Ran::default();
         let began = Instant::now();
         ran.add(CheckStage::Static, self.statically(stop)?, began);
@@ -270,12 +273,14 @@ impl Job {
 
     /// Checks the syntax trees, for what the Release will run in; where that is
     /// not known, for what the Dockerfile says.
-    fn statically(&self, stop: &Stop) -> Result<Checked> {
+    fn statically(&mut self, stop: &Stop) -> Result<Checked> {
         let aside = self.aside.clone();
+        let elsewhere = self.elsewhere.take();
         let mut dag_check = match &self.config {
             Some(config) => DagCheck::in_environment(&self.project, &Runs::of(config), aside)?,
             None => DagCheck::of(&self.project, aside)?,
         };
+        dag_check.elsewhere = elsewhere;
         dag_check.stop = stop.clone();
         dag_check.cache.clone_from(&self.cache);
         dag_check.tools.clone_from(&self.cache);

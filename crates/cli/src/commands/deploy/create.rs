@@ -33,6 +33,7 @@ use super::report::{
 };
 use super::{checks, plan, upload};
 use crate::busy::busy;
+use crate::checks::elsewhere::{self, Asked};
 use crate::checks::names;
 use crate::cli::OutputArgs;
 use crate::console::{Console, DIM, Step, YELLOW};
@@ -386,7 +387,7 @@ impl Deploy<'_> {
                 require: comparison.require,
             };
             let sending = (Arc::new(source), to_send);
-            self.check_and_send(&mut begun, claim, sending, out).await?;
+            Box::pin(self.check_and_send(&mut begun, claim, sending, out)).await?;
         }
         Ok(begun)
     }
@@ -403,7 +404,12 @@ impl Deploy<'_> {
         let (new, lost): (Vec<_>, _) = digests.into_iter().partition(|it| source.has(*it));
         begun.lost.digests = lost;
         let started = Instant::now();
-        let job = self.job(&claim, &begun.lost.scan, out).await?;
+        let mut job = self.job(&claim, &begun.lost.scan, out).await?;
+        let tell = stay_beside(&claim, begun.lost.wanted.as_ref()).then(|| {
+            let (tell, asked) = Asked::by_caller();
+            job.elsewhere = Some(asked);
+            tell
+        });
         let mut step = out.step(format!("sending {}", things(to_send.layers, "layer")));
         let id = begun.deploy.id;
         let sending = async {
@@ -418,8 +424,15 @@ impl Deploy<'_> {
                 ran => Err(Ended::Unfit(ran)),
             }
         };
-        let (ran, sent) = match tokio::try_join!(checking, sending) {
-            Ok((ran, took)) => (ran, Some(took)),
+        let asking = async {
+            if let Some(tell) = tell {
+                let ids = elsewhere::of_deployment(self.client, self.deployment).await;
+                let _ = tell.send(ids);
+            }
+            Ok(())
+        };
+        let (ran, sent) = match tokio::try_join!(checking, sending, asking) {
+            Ok((ran, took, ())) => (ran, Some(took)),
             Err(Ended::Unfit(ran)) => (ran, None),
             Err(Ended::Failed(failure)) => {
                 self.withdraw(begun.deploy.clone(), None).await;
@@ -458,6 +471,7 @@ impl Deploy<'_> {
             config: claim.runs_in.config.clone(),
             stages,
             names,
+            elsewhere: None,
             cache: self.cache.clone(),
             aside: out.aside(),
         })
@@ -811,6 +825,14 @@ fn bundles(parts: &Parts) -> BTreeMap<BundleName, Digest> {
     bundles
         .map(|(name, manifest)| (name.clone(), Digest::of(manifest.as_bytes())))
         .collect()
+}
+
+/// Whether bundles of the wanted Release stay as they are.
+fn stay_beside(claim: &Claim, wanted: Option<&Release>) -> bool {
+    let bundles = wanted.into_iter().flat_map(|wanted| wanted.bundles.keys());
+    bundles
+        .into_iter()
+        .any(|it| !claim.bundles.contains_key(it))
 }
 
 /// How much of the DAGs goes over the wire, of how much there is.

@@ -10,7 +10,8 @@ use tokio::time::timeout;
 use updraft_image::StopOnDrop;
 use updraft_project::Project;
 
-use super::check::{CheckArgs, look};
+use super::check::{CheckArgs, Look};
+use crate::checks::elsewhere::Asker;
 use crate::console::{Console, DIM};
 use crate::context::Context;
 use crate::exit::Exit;
@@ -24,6 +25,7 @@ pub(crate) async fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Re
     let interrupt = Interrupt::listen()?;
     let root = cx.project()?.root().to_owned();
     let cache = cx.cache_dir();
+    let asker = args.asker(cx)?;
     let ours = Ours::of(args, &root, cache.as_deref());
     let (tell, mut told) = unbounded_channel();
     let watch = move |event: notify::Result<Event>| {
@@ -39,7 +41,7 @@ pub(crate) async fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Re
         .map_err(|error| failed(&root, &error))?;
     loop {
         interrupt
-            .ends(check(args, &root, cache.clone(), out))
+            .ends(check(args, &root, (cache.clone(), asker.clone()), out))
             .await?;
         interrupt.ends(changed(&mut told)).await?;
         let time = chrono::Local::now().format("%H:%M:%S");
@@ -51,15 +53,21 @@ pub(crate) async fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Re
 async fn check(
     args: &CheckArgs,
     root: &Path,
-    cache: Option<PathBuf>,
+    (cache, asker): (Option<PathBuf>, Option<Asker>),
     out: &mut Console,
 ) -> Result<()> {
     let ending = StopOnDrop::default();
     let (stop, aside) = (ending.stop(), out.aside());
     let (owned, root) = (args.clone(), root.to_owned());
     let looked = tokio::task::spawn_blocking(move || {
-        let project = Project::open(&root)?;
-        look(&owned, &project, cache, stop, aside)
+        let look = Look {
+            project: Project::open(&root)?,
+            cache,
+            asker,
+            stop,
+            aside,
+        };
+        look.at(&owned)
     });
     let told = match looked.await? {
         Ok(report) => report.tell(args, out).map(drop),

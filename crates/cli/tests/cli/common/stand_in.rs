@@ -13,6 +13,7 @@ use updraft_api::token::Enroll;
 use updraft_model::{
     AgentId, DagChanges, ImportError, Proof, ProofOutcome, ProofTimings, ReleaseId,
 };
+use updraft_testkit::dag_ids;
 
 /// What Airflow would say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +25,12 @@ pub(crate) enum Answer {
     Silence,
 }
 
+/// The ids of a bundle's DAGs; of others it tells nothing.
+type Dags = Option<(&'static str, &'static [&'static str])>;
+
 pub(crate) struct Agent {
     answer: Arc<Mutex<Answer>>,
+    dags: Arc<Mutex<Dags>>,
     ended: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -39,7 +44,9 @@ impl Agent {
         let client = Client::new(&connect, None).unwrap();
         let answer = Arc::new(Mutex::new(answer));
         let ended = Arc::new(AtomicBool::new(false));
-        let (told, over) = (Arc::clone(&answer), Arc::clone(&ended));
+        let dags: Arc<Mutex<Dags>> = Arc::default();
+        let told = (Arc::clone(&answer), Arc::clone(&dags));
+        let over = Arc::clone(&ended);
         let code = code.to_owned();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -50,9 +57,14 @@ impl Agent {
         });
         Self {
             answer,
+            dags,
             ended,
             thread: Some(thread),
         }
+    }
+
+    pub(crate) fn has_dags(&self, bundle: &'static str, ids: &'static [&'static str]) {
+        *self.dags.lock().unwrap() = Some((bundle, ids));
     }
 
     pub(crate) fn answer(&self, answer: Answer) {
@@ -69,7 +81,12 @@ impl Drop for Agent {
     }
 }
 
-async fn run(client: Client, code: String, answer: Arc<Mutex<Answer>>, ended: Arc<AtomicBool>) {
+async fn run(
+    client: Client,
+    code: String,
+    (answer, dags): (Arc<Mutex<Answer>>, Arc<Mutex<Dags>>),
+    ended: Arc<AtomicBool>,
+) {
     let enroll = Enroll {
         code,
         host: "stand-in".into(),
@@ -93,9 +110,16 @@ async fn run(client: Client, code: String, answer: Arc<Mutex<Answer>>, ended: Ar
             }
         }
         let answer = *answer.lock().unwrap();
-        let _ = client
-            .report(&report(agent, generation, target.as_ref(), answer))
-            .await;
+        let mut report = report(agent, generation, target.as_ref(), answer);
+        let (dags, release) = (*dags.lock().unwrap(), target.as_ref().map(|it| &it.release));
+        let told = dags
+            .zip(release)
+            .map(|(dags, of)| dag_ids(agent, of, &[dags]));
+        report.dag_ids = told.as_ref().map(|told| told.digest);
+        let lack = client.report(&report).await;
+        if let Some(told) = told.filter(|_| lack.is_ok_and(|answer| answer.lacks_dag_ids)) {
+            let _ = client.report_dag_ids(&told).await;
+        }
     }
 }
 

@@ -11,8 +11,9 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 use updraft_api::Client;
 use updraft_api::client::Connect;
-use updraft_model::{DeploymentName, Digest};
-use updraft_testkit::free_port;
+use updraft_api::deploy::{CreateDeploy, Parts};
+use updraft_model::{BundleName, DeployId, DeploymentName, Digest};
+use updraft_testkit::{Tree, free_port};
 
 use super::stand_in::{Agent, Answer};
 use super::{Printed, Sandbox};
@@ -100,6 +101,29 @@ impl World {
         Agent::start(&self.url, code.trim(), answer)
     }
 
+    /// Deploys a bundle beside the project's DAGs, as another project would.
+    pub(crate) fn deploy_bundle(&self, name: &str, files: &[(&str, &str)]) {
+        let tree = Tree::of(files.iter().copied());
+        let ask = CreateDeploy {
+            parts: Parts {
+                bundles: [(name.parse().unwrap(), tree.manifest.clone())].into(),
+                environment: None,
+            },
+            description: String::new(),
+            git: None,
+            key: DeployId::new().to_string(),
+        };
+        let (runtime, client) = self.client();
+        runtime.block_on(async {
+            let deployment = DEPLOYMENT.parse().unwrap();
+            let begun = client.create_deploy(&deployment, &ask).await.unwrap();
+            let id = begun.deploy.unwrap().id;
+            let blobs = tree.pick(&begun.missing);
+            client.upload_blobs(id, &blobs).await.unwrap();
+            client.accept_deploy(id, None).await.unwrap();
+        });
+    }
+
     /// The control plane without the command line, and what runs its requests.
     pub(crate) fn client(&self) -> (Runtime, Client) {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -172,6 +196,23 @@ impl World {
             .contains("Airflow ")
         {
             assert!(since.elapsed() < Duration::from_secs(30), "no agent came");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until another bundle is known to have these ids.
+    pub(crate) fn wait_for_dag_ids(&self, ids: &[&str]) {
+        let (runtime, client) = self.client();
+        let (deployment, own) = (DEPLOYMENT.parse().unwrap(), BundleName::dags());
+        let since = Instant::now();
+        loop {
+            let known = runtime.block_on(client.dag_ids_besides(&deployment, &own));
+            let known = known.unwrap().bundles.into_values().flatten();
+            let known: Vec<String> = known.map(|id| id.to_string()).collect();
+            if known == ids {
+                return;
+            }
+            assert!(since.elapsed() < Duration::from_secs(30), "{known:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
