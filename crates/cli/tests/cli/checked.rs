@@ -1,5 +1,7 @@
 //! The checks of a deploy.
 
+use std::net::TcpListener;
+
 use insta::assert_snapshot;
 use serde_json::json;
 use updraft_api::ErrorCode;
@@ -176,6 +178,14 @@ fn a_check_goes_without_a_control_plane_that_is_away() {
     let named = ["dev", "check", "--deployment", DEPLOYMENT];
     let printed = world.run(&named);
     assert_eq!(printed.code, Some(7), "{printed}");
+    // One that takes the question and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", silent.local_addr().unwrap());
+    world.sandbox.set("UPDRAFT_SERVER", &address);
+    world.run(&["dev", "check"]).ended_with(0);
+    // Nor is anybody asked as nobody.
+    world.sandbox.unset("UPDRAFT_TOKEN");
+    world.run(&["dev", "check"]).ended_with(0);
 }
 
 #[test]
