@@ -44,14 +44,14 @@ impl Container {
     /// has changed. Blocks.
     pub(super) fn of_project(
         project: &Project,
-        why: ProjectError,
+        why: &ProjectError,
         engine: Option<EngineName>,
         cache: &Path,
         stop: &Stop,
         say: &dyn Fn(&str),
     ) -> Result<Self> {
         let engine = Engine::find(engine, stop).map_err(|error| {
-            Failure::from_error(Exit::Prerequisite, &why)
+            Failure::from_error(Exit::Prerequisite, why)
                 .cause(&error)
                 .help(error.help())
         })?;

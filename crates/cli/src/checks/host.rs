@@ -229,7 +229,8 @@ impl Wanted {
             }
             Source::Build(why) => {
                 let project = &self.project;
-                let container = Container::of_project(project, why, self.engine, cache, stop, say)?;
+                let container =
+                    Container::of_project(project, &why, self.engine, cache, stop, say)?;
                 Ok(container.into_ready())
             }
         }
