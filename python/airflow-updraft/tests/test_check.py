@@ -385,6 +385,29 @@ def test_what_one_file_leaves_behind_is_not_blamed_on_another(client: Client, tm
 
 
 @pytest.mark.smoke
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "import helper",
+        "DAG.add_task = lambda self, task: None",
+        "setattr(DAG, 'add_task', lambda self, task: None)",
+    ],
+)
+def test_what_a_file_replaces_in_airflow_is_not_there_for_the_next(
+    client: Client, tmp_path: Path, spoil: str
+) -> None:
+    files = {
+        "helper.py": f"{HEAD}DAG.add_task = lambda self, task: None\n",
+        "dags/a.py": dag("a", spoil),
+        **{f"dags/{name}.py": dag(name) for name in ("b", "c", "d")},
+    }
+    answers = client.parse(tmp_path, files, processes=1)
+
+    tasks = {file: [found["tasks"] for found in answer["dags"]] for file, answer in answers.items()}
+    assert tasks == {"dags/a.py": [0], "dags/b.py": [1], "dags/c.py": [1], "dags/d.py": [1]}
+
+
+@pytest.mark.smoke
 def test_a_library_that_an_earlier_file_has_imported_is_seen_by_the_next(client: Client, tmp_path: Path) -> None:
     # A module of the project under that name would take its place.
     files = {f"dags/f{number}.py": dag(f"f{number}", "import wave") for number in range(4)}

@@ -23,10 +23,12 @@ from airflow_updraft._dependencies import Recorder, Seen
 from airflow_updraft._leftovers import Leftovers
 from airflow_updraft._loose_tasks import LooseTasks
 from airflow_updraft._metadata import Metadata
+from airflow_updraft._originals import Originals, may_replace
 from airflow_updraft._project import Project
 from airflow_updraft._values import Names, NeedsValueError, Values
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import CodeType
 
     from airflow_updraft._dag_bag import Bagged
@@ -147,13 +149,16 @@ class _Child:
         self._plugins = project.relative(os.path.join(conf.get_mandatory_value("core", "plugins_folder"), ""))
 
     def check_batch(self, files: list[str]) -> None:
+        originals = Originals(besides=self._leftovers.contexts())
         for file in files:
             answer, forms = self._first(file)
+            could = self._may_replace(file)
             if forms and not self._is_constant(file, forms):
                 self._report.send(answer=answer)
                 self._leftovers.clean()
                 self._compare(answer, forms, self.parse_again(file))
-            usable = self._leftovers.clean() and not answer["ended"] and not answer["seen"]["everything"]
+            spoilt = could and not originals.are_there()
+            usable = self._leftovers.clean() and not (spoilt or answer["ended"] or answer["seen"]["everything"])
             self._finish(answer, stops=not usable)
             if not usable:
                 return
@@ -305,19 +310,29 @@ class _Child:
         # An object's address in memory is another each time, and needs no name in the code.
         if any(" at 0x" in form for form in forms.values()):
             return False
-        own = {
+        own = self._own_imports()
+        names = _constant.names_of(own)
+        return all(code is not None and _constant.is_constant(code, names) for code in self._ran(file, own))
+
+    def _may_replace(self, file: str) -> bool:
+        """Also where the code is not known, as that of a library which this file was the first to import."""
+        return self._leftovers.has_new_libraries() or any(
+            code is None or may_replace(code) for code in self._ran(file, self._own_imports())
+        )
+
+    def _own_imports(self) -> dict[str, str | None]:
+        """The project's modules that the file at hand has imported, with their files."""
+        return {
             name: getattr(module, "__file__", None)
             for name in self._imported
             if (module := sys.modules.get(name)) is not None and self._project.has(module)
         }
-        names = _constant.names_of(own)
-        paths = {os.path.join(self._project.root, file), *own.values()}
-        return all(self._is_constant_module(path, names) for path in paths if path)
 
-    def _is_constant_module(self, path: str, own: set[str]) -> bool:
-        # What was run is there already; it is read again where it was loaded in some other way.
-        codes: list[CodeType | None] = [*self._recorder.ran.get(path, ())] or [self._code(path)]
-        return all(code is not None and _constant.is_constant(code, own) for code in codes)
+    def _ran(self, file: str, own: dict[str, str | None]) -> Iterator[CodeType | None]:
+        for path in {os.path.join(self._project.root, file), *own.values()}:
+            if path:
+                # What was run is there already; it is read again where it was loaded in some other way.
+                yield from [*self._recorder.ran.get(path, ())] or [self._code(path)]
 
     def _is_plain(self, file: str) -> bool:
         """Says before the file is parsed that it is constant, by itself alone."""

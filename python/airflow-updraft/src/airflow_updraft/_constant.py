@@ -50,7 +50,7 @@ def is_constant(code: CodeType, own: Collection[str]) -> bool:
     return all(
         _CHANGING.isdisjoint(part.co_names)
         and all(name in own or name.partition(".")[0] in _ROOTS for name in _imports(part))
-        for part in _parts(code)
+        for part in parts(code)
     )
 
 
@@ -60,11 +60,11 @@ def names_of(modules: Collection[str]) -> set[str]:
     return {"", *(".".join(part[start:]) for part in parts for start in range(len(part)))}
 
 
-def _parts(code: CodeType) -> Iterator[CodeType]:
+def parts(code: CodeType) -> Iterator[CodeType]:
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _parts(constant)
+            yield from parts(constant)
 
 
 def _imports(code: CodeType) -> Iterator[str]:

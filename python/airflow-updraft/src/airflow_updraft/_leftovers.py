@@ -73,6 +73,19 @@ class Leftovers:
         self._new_modules = NewModules("leftovers")
         self._contexts = list(_contexts())
 
+    def contexts(self) -> set[type]:
+        """The classes whose attributes are other objects after each cleaning."""
+        return {context for context, _, _ in self._contexts}
+
+    def has_new_libraries(self) -> bool:
+        """Says whether there are modules that are neither the project's nor Airflow's and were not there before."""
+        return any(
+            name not in self._modules
+            and name.partition(".")[0] != "airflow"
+            and not self._project.has(sys.modules.get(name))
+            for name in self._new_modules.names()
+        )
+
     def _purge_modules(self) -> None:
         """Has the next import run the project's own code again."""
         for name in self._new_modules.names():

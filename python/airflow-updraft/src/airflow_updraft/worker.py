@@ -16,7 +16,6 @@ from typing import Any
 
 from airflow_updraft._channel import Channel, EndOfInputError
 
-
 # More are not sent around.
 MOST_DAG_IDS = 20_000
 
