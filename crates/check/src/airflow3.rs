@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 use updraft_project::PythonVersion;
 
+use crate::excused::Excused;
 use crate::finding::{Found, Place};
 use crate::module::MOST_SHOWN;
 use crate::noqa;
@@ -182,11 +183,19 @@ pub(crate) fn found(said: &[Said], content: &[u8]) -> Vec<Found> {
         let at = usize::try_from(row).unwrap_or_default().checked_sub(1);
         at.and_then(|at| lines.get(at)).copied().unwrap_or_default()
     };
+    // Parsed once more only for those: most findings are of what has moved.
+    let is_removed = |said: &Said| said.code.as_deref().and_then(rule) == Some(Rule::Removed);
+    let excused = said.iter().any(is_removed).then(|| Excused::of(&text));
     let found = said.iter().filter_map(|said| {
         let code = said.code.as_deref()?;
         let rule = rule(code)?;
         let Location { row, column } = said.location;
         if noqa::excuses(line(row), rule) || noqa::excuses(line(said.noqa_row?), rule) {
+            return None;
+        }
+        let place = Place { line: row, column };
+        let covers = |excused: &Excused| excused.covers(place, &said.message);
+        if rule == Rule::Removed && excused.as_ref().is_some_and(covers) {
             return None;
         }
         let mut message = said.message.trim_end_matches('.').to_owned();
@@ -200,7 +209,7 @@ pub(crate) fn found(said: &[Said], content: &[u8]) -> Vec<Found> {
         }
         Some(Found {
             rule,
-            place: Place { line: row, column },
+            place,
             text: line(row).chars().take(MOST_SHOWN).collect(),
             message: format!("{message} (ruff's {code})"),
         })

@@ -13,7 +13,7 @@ use updraft_project::PythonVersion;
 use crate::module::Facts;
 
 /// Goes up when the same content gets other facts.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 
 #[derive(Debug)]
 pub(crate) struct Cache {

@@ -15,6 +15,7 @@ mod cache;
 mod check;
 mod dag_files;
 mod depth;
+mod excused;
 mod finding;
 mod imports;
 mod module;

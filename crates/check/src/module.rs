@@ -107,20 +107,20 @@ pub(crate) fn unreadable(line: u32, why: String) -> Facts {
     }
 }
 
-struct Lines<'a> {
+pub(crate) struct Lines<'a> {
     text: &'a str,
     index: LineIndex,
 }
 
 impl<'a> Lines<'a> {
-    fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         Self {
             text,
             index: LineIndex::from_source_text(text),
         }
     }
 
-    fn place(&self, at: TextSize) -> Place {
+    pub(crate) fn place(&self, at: TextSize) -> Place {
         let found = self.index.line_column(at, self.text);
         let number = |from: ruff_source_file::OneIndexed| u32::try_from(from.get());
         Place {
