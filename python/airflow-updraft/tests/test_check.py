@@ -408,6 +408,20 @@ def test_what_a_file_replaces_in_airflow_is_not_there_for_the_next(
 
 
 @pytest.mark.smoke
+def test_files_that_import_libraries_first_still_share_a_process(client: Client, tmp_path: Path) -> None:
+    libraries = {"a": "wsgiref.simple_server", "b": "xmlrpc.server", "c": "sched"}
+    files = {
+        f"dags/{name}.py": dag(name, f"import os, {library}").replace(repr(name), "f'{os.getpid()}'")
+        for name, library in libraries.items()
+    }
+    answers = client.parse(tmp_path, files, processes=1)
+
+    processes = [found["dag_id"] for answer in answers.values() for found in answer["dags"]]
+    assert len(processes) == 3
+    assert len(set(processes)) < 3
+
+
+@pytest.mark.smoke
 def test_a_library_that_an_earlier_file_has_imported_is_seen_by_the_next(client: Client, tmp_path: Path) -> None:
     # A module of the project under that name would take its place.
     files = {f"dags/f{number}.py": dag(f"f{number}", "import wave") for number in range(4)}
