@@ -255,8 +255,30 @@ def test_tasks_of_no_dag_are_told_with_their_line(client: Client, tmp_path: Path
     assert loose == [("loose", "dags/loose.py", 5), ("mapped", "dags/loose.py", 6), ("called", "dags/loose.py", 12)]
 
 
-def _reference(folder: Path, workers: Workers) -> dict[str, tuple[set[str], set[str]]]:
-    """What one `DagBag` in one process says of a folder: by file, DAG ids that can be stored and kinds of errors."""
+Said = dict[str, tuple[set[str], set[str]]]
+"""By file: the ids of its DAGs, and the last lines of its errors; nothing of a file that has neither."""
+
+
+def worker_says(client: Client, root: Path) -> tuple[Said, dict[str, dict[str, Any]]]:
+    """What the worker says of all files in the folder `dags`, in short and in full."""
+    files = sorted(str(path.relative_to(root)) for path in (root / "dags").rglob("*.py"))
+    client.say(root, files)
+    answers = client.answers()
+    assert files != []
+    assert sorted(answers) == files
+    told = {
+        str(root / file): (
+            {found["dag_id"] for found in answer["dags"]},
+            {error["message"].strip().splitlines()[-1] for error in answer["errors"]},
+        )
+        for file, answer in answers.items()
+    }
+    assert not [file for file, answer in answers.items() if answer["ended"] or answer["needs"] or answer["database"]]
+    return {file: said for file, said in told.items() if any(said)}, answers
+
+
+def dag_bag_says(folder: Path, workers: Workers) -> Said:
+    """What one `DagBag` in one process says of a folder; a DAG that cannot be stored is an error of its file."""
     script = """
         import json, os, sys, traceback
         answer = os.dup(1)
@@ -299,13 +321,17 @@ def _reference(folder: Path, workers: Workers) -> dict[str, tuple[set[str], set[
         check=True,
     )
     dags, failed = json.loads(ran.stdout)
-    found: dict[str, tuple[set[str], set[str]]] = {}
+    found: Said = {}
     for file, dag_id in dags:
         found.setdefault(file, (set(), set()))[0].add(dag_id)
     for file, text in failed.items():
-        kind = text.strip().splitlines()[-1].partition(":")[0]
-        found.setdefault(str(folder / file), (set(), set()))[1].add(kind)
+        found.setdefault(str(folder / file), (set(), set()))[1].add(text.strip().splitlines()[-1])
     return found
+
+
+def kinds(said: Said) -> Said:
+    """The same with the exceptions' names only."""
+    return {file: (ids, {text.partition(":")[0] for text in failures}) for file, (ids, failures) in said.items()}
 
 
 @pytest.mark.smoke
@@ -326,21 +352,9 @@ def test_airflows_own_examples_are_what_one_dag_bag_says(
         if path.name == "example_subdag_operator.py":
             continue  # Airflow 2's operator asks the database for its pool when it is made
         write(copy, {str(path.relative_to(Path(spec.origin).parent)): path.read_text()})
-    files = sorted(str(path.relative_to(tmp_path)) for path in copy.rglob("*.py"))
-    client.say(tmp_path, files)
-    answers = client.answers()
+    ours, _ = worker_says(client, tmp_path)
 
-    ours = {
-        str(tmp_path / file): (
-            {found["dag_id"] for found in answer["dags"]},
-            {error["message"].partition(":")[0] for error in answer["errors"]},
-        )
-        for file, answer in answers.items()
-    }
-    assert list(answers) != []
-    assert sorted(answers) == files
-    assert {file: told for file, told in ours.items() if any(told)} == _reference(copy, workers)
-    assert not [file for file, answer in answers.items() if answer["ended"] or answer["needs"] or answer["database"]]
+    assert kinds(ours) == kinds(dag_bag_says(copy, workers))
 
 
 # --- batches
