@@ -116,7 +116,8 @@ class Proof:
     pause: Callable[[float], None]
     progress: Callable[..., None]
     timings: Timings = field(default_factory=Timings)
-    parsed: int = 0
+    # One that is parsed again, because Airflow wrote something else meanwhile, is one file.
+    parsed: set[str] = field(default_factory=set)
     affected: set[str] = field(default_factory=set)
 
     def run(self) -> dict[str, Any]:
@@ -231,7 +232,7 @@ class Proof:
         self._asked_at: float | None = None
         parsing = self.airflow.parse(files, processes=self.request.processes, pause=self._pause_parsing)
         for done, parsed in enumerate(parsing, start=1):
-            self.parsed += 1
+            self.parsed.add(parsed.file)
             self._parsed.append(parsed)
             if len(self._parsed) >= _BATCH and self._processor_stands():
                 self._write_batch()
@@ -396,13 +397,13 @@ class Proof:
         return {
             "outcome": outcome,
             "reason": reason,
-            "parsed": self.parsed,
+            "parsed": len(self.parsed),
             "affected": len(self.affected),
             "files": len(files),
             "dags": self._dags() if finished else None,
             "import_errors": self._import_errors() if finished or outcome == "timed_out" else [],
             "silent": self._silent() if finished else [],
-            "seen": f"{self.parsed} of {len(self.affected)} affected file(s) parsed",
+            "seen": f"{len(self.parsed)} of {len(self.affected)} affected file(s) parsed",
             "not_seen": not_seen,
             "timings_ms": self.timings.to_json(),
         }
