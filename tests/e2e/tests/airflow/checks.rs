@@ -19,7 +19,7 @@ const BROKEN: &[(&str, &str, &[&str])] = &[
     ),
     (
         "hungry",
-        "X = [b'x' * (1 << 20) for _ in range(1 << 20)]\n",
+        "X = [bytearray(1 << 28) for _ in range(1 << 10)]\n",
         &["UPD602"],
     ),
     (
@@ -95,7 +95,7 @@ pub(crate) fn broken_files_are_each_told_by_their_rule(
     airflow: &Airflow,
 ) -> Result<()> {
     airflow.post("/variables", &json!({"key": "region", "value": "eu"}))?;
-    wait_for("the variable's name", Duration::from_secs(60), || {
+    wait_for("the variable's name", Duration::from_secs(180), || {
         let status = installation.updraft(&["status", "-o", "json"])?.json()?;
         let names = status["names"]["variables"].as_array().cloned();
         Ok(names
