@@ -456,8 +456,8 @@ struct Holds {
 }
 
 impl Status {
-    /// The ids of its DAGs, when this is the version that Airflow has taken in.
-    /// What Airflow itself would not take for an id is none.
+    /// The ids of its DAGs, told as those of this version: the caller knows that
+    /// Airflow has taken it in. What Airflow itself would not take for an id is none.
     pub(crate) fn dags_of(&self, version: Digest) -> Option<BundleDags> {
         let ids = self.dag_ids.as_ref()?;
         Some(BundleDags {

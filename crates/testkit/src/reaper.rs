@@ -7,8 +7,9 @@
 //! What is mounted below it, as container engines do, goes too.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// Kills the processes of one test folder when dropped, and also when the test
@@ -35,6 +36,15 @@ rm -rf "$1"
 "#;
 
 impl Reaper {
+    /// Makes a folder to watch over, which every user may enter: Airflow runs as
+    /// another one when the tests run as root.
+    pub fn folder(prefix: &str) -> io::Result<(PathBuf, Self)> {
+        let folder = tempfile::Builder::new().prefix(prefix).tempdir()?.keep();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755))?;
+        let reaper = Self::watch(&folder)?;
+        Ok((folder, reaper))
+    }
+
     /// Watches over a folder whose path is unique, as temporary ones are, and
     /// removes it at the end.
     pub fn watch(folder: &Path) -> io::Result<Self> {

@@ -132,12 +132,7 @@ impl Installation {
     }
 
     fn in_a_folder() -> Result<Self> {
-        let root = tempfile::Builder::new()
-            .prefix("updraft-e2e-")
-            .tempdir()?
-            .keep();
-        // Airflow runs as another user when the tests run as root.
-        std::fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let (root, reaper) = Reaper::folder("updraft-e2e-")?;
         Ok(Self {
             port: free_port(),
             airflow_port: free_port(),
@@ -147,7 +142,7 @@ impl Installation {
             postgres: None,
             databases: None,
             project: Project::at(root.join("project")),
-            _reaper: Reaper::watch(&root)?,
+            _reaper: reaper,
             root,
         })
     }

@@ -34,15 +34,11 @@ struct World {
 impl World {
     /// A project, and neither engine nor server.
     fn new() -> Self {
-        let root = tempfile::Builder::new()
-            .prefix("updraft-images-")
-            .tempdir()
-            .unwrap()
-            .keep();
+        let (root, reaper) = Reaper::folder("updraft-images-").unwrap();
         let world = Self {
             project: Project::at(root.join("shop")),
             engine: None,
-            _reaper: Reaper::watch(&root).unwrap(),
+            _reaper: reaper,
             root,
         };
         fs::create_dir(world.project.root()).unwrap();

@@ -22,16 +22,11 @@ struct Newcomer {
 
 impl Newcomer {
     fn new() -> Self {
-        let root = tempfile::Builder::new()
-            .prefix("updraft-quickstart-")
-            .tempdir()
-            .unwrap()
-            .keep();
-        fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let (root, reaper) = Reaper::folder("updraft-quickstart-").unwrap();
         Self {
             port: free_port(),
             airflow_port: free_port(),
-            _reaper: Reaper::watch(&root).unwrap(),
+            _reaper: reaper,
             root,
         }
     }
