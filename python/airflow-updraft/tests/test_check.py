@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from airflow.serialization.json_schema import load_dag_schema
 from conftest import AIRFLOW, wait_until
 
 from airflow_updraft import _constant, _modules, _notes, _schema
+from airflow_updraft._dag_bag import _serialise
 from airflow_updraft._project import Project
 
 if TYPE_CHECKING:
@@ -645,22 +647,15 @@ def test_the_rule_for_what_cannot_differ(source: str, constant: bool) -> None:
 
 @pytest.mark.smoke
 def test_what_surely_satisfies_the_schema_does() -> None:
+    dag_class = importlib.import_module(SDK).DAG
+    task_class = importlib.import_module(BASH).BashOperator
+    label = importlib.import_module("airflow.sdk" if AIRFLOW >= (3, 0) else "airflow.utils.edgemodifier").Label
+    with dag_class("a", schedule="@daily", start_date=datetime(2024, 1, 1), catchup=False) as made:
+        first = task_class(task_id="first", bash_command="echo", retries=1)
+        first >> label("then") >> task_class(task_id="second", bash_command="echo")
+    form = json.loads(json.dumps(_serialise.to_dict(made)))
     schema = load_dag_schema()
     accepts = _schema.acceptor(schema.schema)  # type: ignore[attr-defined]
-    task = {"task_type": "T", "_task_module": "m", "task_id": "t", "ui_color": "#fff", "ui_fgcolor": "#000"}
-    form: dict[str, Any] = {
-        "__version": 3,
-        "dag": {
-            "dag_id": "a",
-            "fileloc": "a.py",
-            "start_date": 1.5,
-            "catchup": False,
-            "timezone": "UTC",
-            "edge_info": {"a": {"b": {"label": "x"}}},
-            "dag_dependencies": [{}],
-            "tasks": [{"__var": {**task, "template_fields": ["x"], "retries": 1}, "__type": "operator"}],
-        },
-    }
     assert accepts(form)
     assert schema.is_valid(form)
 
