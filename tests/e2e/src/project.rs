@@ -4,6 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use tempfile::TempDir;
+
+use crate::copy_tree;
 
 pub struct Project {
     root: PathBuf,
@@ -16,6 +19,19 @@ impl Project {
 
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The files as they are now.
+    pub fn copy(&self) -> Result<TempDir> {
+        let copy = tempfile::tempdir()?;
+        copy_tree(&self.root, copy.path())?;
+        Ok(copy)
+    }
+
+    /// Has the files of a copy again, and no others.
+    pub fn put_back(&self, copy: &TempDir) -> Result<()> {
+        fs::remove_dir_all(&self.root)?;
+        copy_tree(copy.path(), &self.root)
     }
 
     /// Writes a file, its folders included.

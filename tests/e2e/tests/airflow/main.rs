@@ -172,8 +172,15 @@ fn trials(group: &'static Group) -> Vec<Trial> {
                 *shared = Some(begin(group).map_err(Failed::from)?);
             }
             let (installation, airflow) = shared.as_mut().unwrap();
-            scenario(installation, airflow)
-                .map_err(|error| Failed::from(format!("{error:?}\n{}", installation.logs())))
+            let before = installation.project.copy().map_err(Failed::from)?;
+            scenario(installation, airflow).map_err(|error| {
+                // What it left half done is not what the next one is about.
+                let kept = installation.project.put_back(&before);
+                let kept = kept
+                    .err()
+                    .map_or_else(String::new, |error| format!("{error:?}\n"));
+                Failed::from(format!("{error:?}\n{kept}{}", installation.logs()))
+            })
         })
     };
     group
