@@ -264,6 +264,12 @@ impl Levels {
     pub fn of(&self, rule: Rule) -> Level {
         self.0.get(&rule).copied().unwrap_or(rule.level())
     }
+
+    /// Rules that weigh less here than by default, with their level.
+    pub fn lowered(&self) -> impl Iterator<Item = (Rule, Level)> {
+        let named = self.0.iter().map(|(rule, level)| (*rule, *level));
+        named.filter(|(rule, level)| *level < rule.level())
+    }
 }
 
 /// The page `docs/reference/checks.md`.

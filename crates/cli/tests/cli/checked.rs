@@ -94,6 +94,19 @@ fn warnings_are_told_and_kept_with_the_deploy() {
         (&checked["warnings"], &checked["findings"]),
         (&json!(1), &json!([]))
     );
+
+    // What the project asks not to be told of is on the record, and not said again.
+    let settings = "[project]\nname = \"shop\"\n\n[check]\nparse = false\n\n\
+        [check.levels]\nUPD101 = \"warning\"\nUPD302 = \"off\"\n";
+    world.sandbox.write("here/updraft.toml", settings);
+    world.write_dag("orders", &format!("{text}# again\n"));
+    let quiet = world.deploy(&[]).ended_with(0);
+    assert!(!quiet.stderr.contains("UPD"), "{quiet}");
+    let shown = world.run(&["show", "-o", "json"]).ended_with(0).json();
+    assert_eq!(
+        shown["checks"]["stages"]["static"]["notes"],
+        json!(["by `updraft.toml`, UPD101 is a warning, UPD302 is off"])
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Instant;
 use updraft_api::deploy::DeployView;
 use updraft_bundle::Scan;
 use updraft_check::parse::Names;
-use updraft_check::{Checked, Finding, Installed, Level};
+use updraft_check::{Checked, Finding, Installed, Level, Levels};
 use updraft_image::{EnvironmentConfig, Stop};
 use updraft_model::{
     BundleName, CheckFinding, CheckStage, Checks, DeploymentName, Digest, StageResult,
@@ -69,6 +69,13 @@ impl Ran {
         self.stages.insert(stage, result);
         self.findings.extend(checked.findings);
         self.notes.extend(checked.notes);
+    }
+
+    /// Adds to the record what whoever deploys knows already.
+    fn record(&mut self, stage: CheckStage, note: Option<String>) {
+        if let Some(result) = self.stages.get_mut(&stage) {
+            result.notes.extend(note);
+        }
     }
 
     fn add_tests(&mut self, tests: Tests, began: Instant) {
@@ -213,7 +220,9 @@ impl Job {
     pub(super) fn run(mut self, stop: &Stop, say: &dyn Fn(&str)) -> Result<Ran> {
         let mut ran = Ran::default();
         let began = Instant::now();
-        ran.add(CheckStage::Static, self.statically(stop)?, began);
+        let (checked, lowered) = self.statically(stop)?;
+        ran.add(CheckStage::Static, checked, began);
+        ran.record(CheckStage::Static, lowered);
         if !ran.passed() || self.stages == Stages::NONE {
             self.refuse_what_changed()?;
             return Ok(ran);
@@ -272,8 +281,9 @@ impl Job {
     }
 
     /// Checks the syntax trees, for what the Release will run in; where that is
-    /// not known, for what the Dockerfile says.
-    fn statically(&mut self, stop: &Stop) -> Result<Checked> {
+    /// not known, for what the Dockerfile says. Also says which rules weigh less
+    /// than by default.
+    fn statically(&mut self, stop: &Stop) -> Result<(Checked, Option<String>)> {
         let aside = self.aside.clone();
         let elsewhere = self.elsewhere.take();
         let mut dag_check = match &self.config {
@@ -307,7 +317,7 @@ impl Job {
                 tame_line(link)
             ));
         }
-        Ok(checked)
+        Ok((checked, lowered(dag_check.levels())))
     }
 }
 
@@ -324,6 +334,17 @@ impl Stages {
             pytest: self.pytest || require.contains(&CheckStage::Pytest),
         }
     }
+}
+
+fn lowered(levels: &Levels) -> Option<String> {
+    let rules: Vec<_> = levels
+        .lowered()
+        .map(|(rule, level)| match level {
+            Level::Off => format!("{rule} is off"),
+            Level::Warning | Level::Error => format!("{rule} is a {level}"),
+        })
+        .collect();
+    (!rules.is_empty()).then(|| format!("by `updraft.toml`, {}", rules.join(", ")))
 }
 
 /// The stage that was reached: none follows one that failed.
