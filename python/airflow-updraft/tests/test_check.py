@@ -390,7 +390,7 @@ def test_what_one_file_leaves_behind_is_not_blamed_on_another(client: Client, tm
         "dags/looks.py": dag("looks", look).replace("'looks'", "f'looks{sum(left)}'"),
         "dags/loose.py": dag("loose", "BashOperator(task_id='of_no_dag', bash_command='x')"),
         "dags/uses.py": dag("uses", "import textwrap\ntextwrap.dedent('')"),
-        # Eight files for one process are two batches, so those four have shared a process.
+        # With these there are too many for each to have a process of its own.
         **{f"dags/z{number}.py": dag(f"z{number}") for number in range(4)},
     }
     answers = client.parse(tmp_path, files, processes=1)

@@ -17,7 +17,6 @@ import signal
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_updraft import _channel, _check_child
@@ -31,22 +30,23 @@ if TYPE_CHECKING:
 
 # Airflow's own time limit comes first where it can, which is everywhere but in compiled code.
 _GRACE_S = 2.0
-_LARGEST_BATCH = 50
+# So that what one child gathers stays small.
+_MOST_FILES = 250
+# Handed out at once: few enough that none waits long behind a slow one.
+_MOST_AT_ONCE = 20
 _WRONG = ("errors", "ended", "needs", "database", "loose_tasks", "differs", "again_ended")
 _AIRFLOW_IMPORT = re.compile(rb"^(?:from|import)[ \t]+(airflow\.[\w.]+)", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Batch:
-    files: list[str]
-    alone: bool
 
 
 class Check:
     def __init__(self, request: Request, asker: int, hears_more: Callable[[], bool]) -> None:
         """`asker` is where the request came from; `hears_more` reads there, and raises when nobody waits any more."""
         self._request = request
-        self._waiting = deque(self._batches(request.files))
+        # By number in the request. Where there are only a few, each may have a process from the start.
+        numbers = range(len(request.files))
+        are_few = len(numbers) <= 2 * request.processes
+        self._waiting = deque([] if are_few else numbers)
+        self._alone = deque(numbers if are_few else [])
         self._running: list[_Child] = []
         self._selector = selectors.DefaultSelector()
         _channel.keep_from_children(self._selector.fileno())
@@ -61,9 +61,9 @@ class Check:
         """Yields one answer for each file."""
         import_early(self._imports_of_airflow())
         try:
-            while self._waiting or self._running:
-                while self._waiting and len(self._running) < self._request.processes:
-                    self._running.append(_Child(self._request, self._waiting.popleft(), self._selector))
+            while self._waiting or self._alone or self._running:
+                while (self._waiting or self._alone) and len(self._running) < self._request.processes:
+                    self._running.append(self._begin())
                 self._wait()
                 while self._answers:
                     yield self._answers.popleft()
@@ -73,12 +73,15 @@ class Check:
             _channel.forget(self._selector.fileno())
             self._selector.close()
 
-    def _batches(self, files: list[str]) -> Iterator[Batch]:
-        # At least two for each process, so that one slow file does not leave the others without work.
-        size = min(_LARGEST_BATCH, max(1, -(-len(files) // (2 * self._request.processes))))
-        for start in range(0, len(files), size):
-            batch = files[start : start + size]
-            yield Batch(batch, alone=len(batch) == 1)
+    def _begin(self) -> _Child:
+        if self._alone:
+            return _Child(self._request, [self._alone.popleft()], self._selector, alone=True)
+        return _Child(self._request, self._share(), self._selector, alone=False)
+
+    def _share(self) -> list[int]:
+        """Takes a few of what waits, and fewer towards the end, so that all children end at about the same time."""
+        many = min(_MOST_AT_ONCE, max(1, len(self._waiting) // (4 * self._request.processes)))
+        return [self._waiting.popleft() for _ in range(min(many, len(self._waiting)))]
 
     def _imports_of_airflow(self) -> list[str]:
         """Finds what of Airflow the files import, which is then imported once, here, as Airflow's processor does."""
@@ -109,13 +112,15 @@ class Check:
             child.begin_second_parse(answer)
             return
         import_early([name for name in message["imported"] if isinstance(name, str)])
-        file = child.begin_next()
-        if child.batch.alone or _is_clean(answer) or _took_too_long(answer):
+        number = child.begin_next()
+        if child.alone or _is_clean(answer) or _took_too_long(answer):
             self._answers.append(answer)
         else:
-            self._waiting.appendleft(Batch([file], alone=True))
+            self._alone.append(number)
         if message.get("stops"):
-            self._continue(child.stop())
+            self._waiting.extendleft(reversed(child.stop()))
+        elif not child.alone and child.needs_more():
+            child.give(self._share() if child.given < _MOST_FILES else [])
 
     def _end(self, child: _Child, *, out_of_time: bool) -> None:
         self._running.remove(child)
@@ -126,17 +131,15 @@ class Check:
         status = child.end(self._selector)
         if child.file is None:
             return
-        if child.batch.alone and child.first is not None:
+        number, *rest = child.stop()
+        if child.alone and child.first is not None:
             self._answers.append({**child.first, "again_ended": self._why(status, out_of_time)})
-        elif child.batch.alone or (out_of_time and child.first is None):
-            self._answers.append(_ended(child.file, self._why(status, out_of_time), child.seconds))
+        elif child.alone or (out_of_time and child.first is None):
+            file = self._request.files[number]
+            self._answers.append(_ended(file, self._why(status, out_of_time), child.seconds))
         else:
-            self._waiting.appendleft(Batch([child.file], alone=True))
-        self._continue(child.batch.files[child.index + 1 :])
-
-    def _continue(self, rest: list[str]) -> None:
-        if rest:
-            self._waiting.append(Batch(rest, alone=len(rest) == 1))
+            self._alone.append(number)
+        self._waiting.extendleft(reversed(rest))
 
     def _why(self, status: int, out_of_time: bool) -> dict[str, Any]:
         if out_of_time:
@@ -160,16 +163,22 @@ def _ended(file: str, why: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 class _Child:
-    """A process that parses a batch, the leader of a group in which is also what DAG files start."""
+    """A process that parses files, the leader of a group in which is also what DAG files start."""
 
-    def __init__(self, request: Request, batch: Batch, selector: selectors.BaseSelector) -> None:
-        self.batch = batch
-        self.index = 0
+    def __init__(self, request: Request, files: list[int], selector: selectors.BaseSelector, *, alone: bool) -> None:
+        """Files are numbers in the request, which the child has too."""
+        self.alone = alone
+        self.given = len(files)
         self.first: dict[str, Any] | None = None
+        self._files = request.files
+        self._left = deque(files)
         self._limit = request.timeout_s + _GRACE_S
+        self._numbers: int | None
         self._token = secrets.token_hex(8).encode() + b" "
         self._unread = b""
         parent = os.getpid()
+        numbers, self._numbers = os.pipe()
+        _channel.keep_from_children(self._numbers)
         self._pipe, report = os.pipe()
         _channel.keep_from_children(self._pipe)
         os.set_blocking(self._pipe, False)
@@ -179,8 +188,8 @@ class _Child:
             try:
                 _check_child.run(
                     request,
-                    batch.files,
-                    alone=batch.alone,
+                    _check_child.Numbers(files, numbers),
+                    alone=alone,
                     parent=parent,
                     report=_check_child.Report(report, self._token),
                 )
@@ -189,6 +198,7 @@ class _Child:
                 traceback.print_exc()
             finally:
                 os._exit(code)
+        os.close(numbers)
         os.close(report)
         self._exit = os.pidfd_open(self._pid)
         _channel.keep_from_children(self._exit)
@@ -200,7 +210,7 @@ class _Child:
     @property
     def file(self) -> str | None:
         """The file that it is at."""
-        return self.batch.files[self.index] if self.index < len(self.batch.files) else None
+        return self._files[self._left[0]] if self._left else None
 
     @property
     def seconds(self) -> float:
@@ -214,17 +224,34 @@ class _Child:
         self.first = answer
         self._restart_clock()
 
-    def begin_next(self) -> str:
-        file = self.batch.files[self.index]
-        self.index += 1
+    def begin_next(self) -> int:
+        number = self._left.popleft()
         self.first = None
         self._restart_clock()
-        return file
+        return number
 
-    def stop(self) -> list[str]:
+    def needs_more(self) -> bool:
+        """Says so before the last file is done, so that it never waits."""
+        return len(self._left) <= 1 and self._numbers is not None
+
+    def give(self, files: list[int]) -> None:
+        """Hands it more files; none: it ends after what it has."""
+        if self._numbers is None:
+            return
+        if not files:
+            _channel.close(self._numbers)
+            self._numbers = None
+            return
+        # It may have ended, which is found out elsewhere.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._numbers, b"".join(b"%d\n" % number for number in files))
+        self._left.extend(files)
+        self.given += len(files)
+
+    def stop(self) -> list[int]:
         """Takes note that it ends by itself, and gives the files that it leaves."""
-        rest = self.batch.files[self.index :]
-        self.index = len(self.batch.files)
+        rest = list(self._left)
+        self._left.clear()
         return rest
 
     def read(self) -> None:
@@ -251,6 +278,7 @@ class _Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 group(self._pid, signal.SIGKILL)
         _, status = os.waitpid(self._pid, 0)
+        self.give([])
         for descriptor in (self._pipe, self._exit):
             with contextlib.suppress(KeyError):
                 selector.unregister(descriptor)

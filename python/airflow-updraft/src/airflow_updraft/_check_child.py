@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -28,7 +29,7 @@ from airflow_updraft._project import Project
 from airflow_updraft._values import Names, NeedsValueError, Values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import CodeType
 
     from airflow_updraft._dag_bag import Bagged
@@ -98,7 +99,30 @@ class Report:
             line = line[os.write(self._descriptor, line) :]
 
 
-def run(request: Request, files: list[str], *, alone: bool, parent: int, report: Report) -> None:
+class Numbers:
+    """The child's end of the pipe from its parent: which of the files are its own, until there are no more."""
+
+    def __init__(self, first: list[int], descriptor: int) -> None:
+        self._waiting = deque(first)
+        self._descriptor = descriptor
+        self._identity = os.fstat(descriptor).st_ino
+        self._partial = b""
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            while self._waiting:
+                yield self._waiting.popleft()
+            # DAG code may have closed it, and something else may have its number.
+            if os.fstat(self._descriptor).st_ino != self._identity:
+                raise OSError("the pipe from the parent was closed")
+            received = os.read(self._descriptor, 1 << 16)
+            if not received:
+                return
+            *lines, self._partial = (self._partial + received).split(b"\n")
+            self._waiting.extend(map(int, lines))
+
+
+def run(request: Request, numbers: Numbers, *, alone: bool, parent: int, report: Report) -> None:
     """Is the whole life of a child, from the fork on."""
     end_with(parent)
     os.setsid()
@@ -109,8 +133,9 @@ def run(request: Request, files: list[str], *, alone: bool, parent: int, report:
         os.dup2(nowhere, descriptor)
     os.close(nowhere)
     child = _Child(request, report)
+    files = (request.files[number] for number in numbers)
     if alone:
-        child.check_alone(files[0])
+        child.check_alone(next(files))
     else:
         child.check_batch(files)
 
@@ -148,7 +173,7 @@ class _Child:
         self._leftovers = Leftovers(project)
         self._plugins = project.relative(os.path.join(conf.get_mandatory_value("core", "plugins_folder"), ""))
 
-    def check_batch(self, files: list[str]) -> None:
+    def check_batch(self, files: Iterable[str]) -> None:
         originals = Originals(besides=self._leftovers.contexts())
         for file in files:
             answer, forms = self._first(file)
