@@ -457,6 +457,19 @@ def test_a_file_that_forks_goes_on_once(client: Client, tmp_path: Path) -> None:
 
 
 @pytest.mark.smoke
+def test_a_file_that_closes_what_it_did_not_open_costs_only_itself(client: Client, tmp_path: Path) -> None:
+    files = {f"dags/f{number:02}.py": dag(f"f{number:02}") for number in range(12)}
+    files["dags/f03.py"] = dag("f03", "import os; os.closerange(3, 1000)")
+    # What it opens then has the numbers of the pipes to the parent.
+    files["dags/f06.py"] = dag("f06", "import os; os.closerange(3, 1000); [open(os.devnull) for _ in range(100)]")
+    answers = client.parse(tmp_path, files, processes=1)
+
+    assert sorted(answers) == sorted(files)
+    assert {file for file, answer in answers.items() if not is_clean(answer)} <= {"dags/f03.py", "dags/f06.py"}
+    assert all(answer["dags"] for file, answer in answers.items() if file not in ("dags/f03.py", "dags/f06.py"))
+
+
+@pytest.mark.smoke
 def test_a_file_that_ends_its_process_costs_only_itself(client: Client, tmp_path: Path) -> None:
     files = {f"dags/f{number:02}.py": dag(f"f{number:02}") for number in range(12)}
     files["dags/f02.py"] = dag("f02", "import os; os._exit(3)")
