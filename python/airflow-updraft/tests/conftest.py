@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in out]
 
 
-def wait_until(what: str, check: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_until(what: str, check: Callable[[], Any], seconds: float = 180.0) -> Any:
     """Waits for a condition; its failure says which."""
     deadline = time.monotonic() + seconds
     while True:
@@ -439,7 +439,7 @@ class Site:
             run = self.api("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
             return run if run["state"] in ("success", "failed") else None
 
-        found: dict[str, Any] = wait_until(f"run {run_id} of {dag_id} has ended", check, 90)
+        found: dict[str, Any] = wait_until(f"run {run_id} of {dag_id} has ended", check)
         return found
 
 

@@ -538,7 +538,7 @@ def test_dag_code_can_neither_answer_nor_leave_processes_behind(client: Client, 
     assert is_clean(answers["dags/z.py"])
     assert answers["dags/start.py"]["seen"]["everything"] is True
     left = int(mark.read_text())
-    wait_until("what it has started has ended", lambda: (found := _notes.process(left)) is None or found.ended, 10)
+    wait_until("what it has started has ended", lambda: (found := _notes.process(left)) is None or found.ended)
 
 
 # --- the second parse
@@ -952,7 +952,7 @@ def test_one_of_two_starters_serves_and_lives_through_a_client_that_goes(
     wait_until("the slow file is parsed", lambda: mark.exists() and mark.read_text().endswith("."))
     peer.shutdown(socket.SHUT_RDWR)
     child = int(mark.read_text().rstrip("."))
-    wait_until("it is parsed no more", lambda: (found := _notes.process(child)) is None or found.ended, 10)
+    wait_until("it is parsed no more", lambda: (found := _notes.process(child)) is None or found.ended)
 
     _, client = connect(path)
     assert client.hello["event"] == "ready"
@@ -1000,4 +1000,4 @@ def test_what_ends_the_worker_ends_its_children(workers: Workers, tmp_path: Path
     process.send_signal(signal.SIGKILL)
 
     child = int(mark.read_text().rstrip("."))
-    wait_until("it is parsed no more", lambda: (found := _notes.process(child)) is None or found.ended, 10)
+    wait_until("it is parsed no more", lambda: (found := _notes.process(child)) is None or found.ended)

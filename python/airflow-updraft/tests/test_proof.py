@@ -268,7 +268,7 @@ def test_a_file_that_breaks_by_itself_does_not_fail_another_change(site: Site) -
     flag.unlink()
     # Airflow's own pace is 30 s; a new time of the file has it look at once.
     os.utime(site.disk.current / "fair.py")
-    wait_until("Airflow has noticed", lambda: site.api("GET", "/importErrors")["total_entries"] == 1, 90)
+    wait_until("Airflow has noticed", lambda: site.api("GET", "/importErrors")["total_entries"] == 1)
 
     proofs = [site.deploy({**files, "good.py": dag("good", "one", "two")})]
     proofs.append(site.proof(site.send_proof(proofs[0]["version"])))
