@@ -111,7 +111,7 @@ pub fn nearest_python(
     let mut usable = Vec::new();
     let mut others = BTreeSet::new();
     let mut closed = Vec::new();
-    for candidate in candidates(uv) {
+    for candidate in candidates(uv, Some(ask.wanted)) {
         let (path, version) = match probe(&candidate, ask.run_as) {
             Ok(found) => found,
             Err(error) => {
@@ -178,9 +178,8 @@ fn rank(version: PythonVersion, ask: &PythonRequest<'_>) -> (bool, u8, bool) {
 
 /// Any Python 3.10 or newer, to install uv with.
 pub(crate) fn any() -> Option<PathBuf> {
-    candidates(None)
-        .iter()
-        .filter_map(|candidate| probe(candidate, None).ok())
+    candidates(None, None)
+        .filter_map(|candidate| probe(&candidate, None).ok())
         .find(|(_, version)| *version >= PythonVersion::new(3, 10))
         .map(|(path, _)| path)
 }
@@ -191,8 +190,12 @@ pub(crate) fn path_folders() -> Vec<PathBuf> {
         .unwrap_or_default()
 }
 
-/// Programs that may be a Python, each once, likely ones first.
-fn candidates(uv: Option<&Uv>) -> Vec<PathBuf> {
+/// Programs that may be a Python, each once, likely ones first. What `uv` knows
+/// comes last, and it is not asked before: it tries all that it finds.
+fn candidates(
+    uv: Option<&Uv>,
+    wanted: Option<PythonVersion>,
+) -> impl Iterator<Item = PathBuf> + '_ {
     let mut folders = path_folders();
     folders.extend(["/usr/local/bin", "/usr/bin"].map(PathBuf::from));
     let home = std::env::var_os("HOME").map(PathBuf::from);
@@ -215,15 +218,22 @@ fn candidates(uv: Option<&Uv>) -> Vec<PathBuf> {
         .flat_map(|folder| names.iter().map(move |name| folder.join(name)))
         .filter(|path| path.is_file())
         .collect();
-    found.extend(uv.into_iter().flat_map(known_to_uv));
+    let wanted = wanted.map(|it| OsString::from(format!("python{it}")));
+    let is_named = |path: &Path| path.file_name() == wanted.as_deref();
+    // A shim may name what is there only for another folder.
+    found.sort_by_key(|path| (is_shim(path).is_some(), !is_named(path)));
 
     // Many names lead to one program. Links are followed only to tell.
     let mut seen = BTreeSet::new();
-    found.retain(|path| {
+    let mut is_new = move |path: &PathBuf| {
         path.canonicalize()
             .is_ok_and(|real| seen.insert((real, is_shim(path))))
-    });
+    };
+    let known = std::iter::once_with(move || uv.into_iter().flat_map(known_to_uv));
     found
+        .into_iter()
+        .chain(known.flatten())
+        .filter(move |path| is_new(path))
 }
 
 /// pyenv's shims are all one script, which looks at its own name.
