@@ -3,6 +3,7 @@
 //! A cold parse starts its own Python, as the others do each time; a warm one
 //! finds it there.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ use updraft_e2e::{Installation, Project};
 use crate::table::{Row, Table};
 use crate::{PARSE_COLD, PARSE_KNOWN, PARSE_ONE, ROUNDS, STATIC_COLD, STATIC_WARM};
 
+/// DAG files that are read, of 4 KB each.
+const READ: usize = 5000;
 /// DAG files that are imported.
 const FILES: usize = 1000;
 
@@ -22,9 +25,19 @@ pub(crate) fn measure(installation: &Installation, table: &mut Table) -> Result<
 }
 
 fn statically(installation: &Installation, table: &mut Table) -> Result<()> {
-    let dags = installation.project.root().join("dags");
     let scratch = tempfile::tempdir()?;
-    let check = |arguments: &[&str]| timed(installation.command(arguments), &[0, 17]);
+    let root = scratch.path().join("project");
+    let project = made(installation, &root)?;
+    for number in 0..READ {
+        let path = format!("dags/team_{:02}/made_{number}.py", number % 50);
+        project.write(&path, &dag(number, 30))?;
+    }
+    let dags = root.join("dags");
+    let check = |arguments: &[&str]| {
+        let mut command = installation.command(arguments);
+        command.current_dir(&root);
+        timed(command, &[0])
+    };
     // ruff is fetched once.
     check(&["dev", "check"])?;
     let mut add = |tool, what, times| table.add(Row { tool, what, times });
@@ -77,13 +90,9 @@ fn statically(installation: &Installation, table: &mut Table) -> Result<()> {
 fn parse(installation: &Installation, table: &mut Table) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let root = scratch.path().join("project");
-    let root_text = root.display().to_string();
-    installation
-        .updraft(&["dev", "init", &root_text, "--airflow-version", "3.3.2"])?
-        .expect_code(0)?;
-    let project = Project::at(root.clone());
+    let project = made(installation, &root)?;
     for number in 0..FILES {
-        project.write(&format!("dags/made_{number}.py"), &dag(number))?;
+        project.write(&format!("dags/made_{number}.py"), &dag(number, 1))?;
     }
     let parse = |zone: &str, arguments: &[&str]| {
         let mut command = installation.command(&[&["dev", "parse"], arguments].concat());
@@ -105,7 +114,7 @@ fn parse(installation: &Installation, table: &mut Table) -> Result<()> {
     let mut edits = 0;
     let one = || {
         edits += 1;
-        project.write("dags/made_7.py", &format!("{}# {edits}\n", dag(7)))?;
+        project.write("dags/made_7.py", &format!("{}# {edits}\n", dag(7, 1)))?;
         parse("UTC", &[])
     };
     add("updraft", PARSE_ONE, rounds(one)?);
@@ -141,18 +150,34 @@ fn peer(python: &Path, home: &Path, arguments: &[&str], folder: &Path) -> Comman
     command
 }
 
-fn dag(number: usize) -> String {
-    format!(
+/// The project of `dev init`.
+fn made(installation: &Installation, root: &Path) -> Result<Project> {
+    let text = root.display().to_string();
+    installation
+        .updraft(&["dev", "init", &text, "--airflow-version", "3.3.2"])?
+        .expect_code(0)?;
+    Ok(Project::at(root.to_owned()))
+}
+
+/// A DAG with one Python task after a chain of others.
+fn dag(number: usize, others: usize) -> String {
+    let mut text = format!(
         "from datetime import datetime\n\n\
          from airflow.providers.standard.operators.bash import BashOperator\n\
          from airflow.providers.standard.operators.python import PythonOperator\n\
          from airflow.sdk import DAG\n\n\n\
          def work(**context):\n    return {number}\n\n\n\
          with DAG(\"made_{number}\", start_date=datetime(2026, 1, 1), schedule=\"@daily\", tags=[\"made\"]):\n    \
-         first = BashOperator(task_id=\"first\", bash_command=\"echo {{{{ ds }}}}\", retries=1)\n    \
-         second = PythonOperator(task_id=\"second\", python_callable=work, retries=1)\n    \
-         first >> second\n"
-    )
+         last = PythonOperator(task_id=\"last\", python_callable=work, retries=1)\n"
+    );
+    for other in 0..others {
+        let _ = write!(
+            text,
+            "    step_{other} = BashOperator(task_id=\"step_{other}\", bash_command=\"echo {{{{ ds }}}}\", retries=1)\n    \
+             step_{other} >> last\n"
+        );
+    }
+    text
 }
 
 fn rounds(mut one: impl FnMut() -> Result<Duration>) -> Result<Vec<Duration>> {
