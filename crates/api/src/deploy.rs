@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use updraft_bundle::LayerTable;
 use updraft_model::{
     BundleName, CheckStage, Checks, DeployId, DeployKind, DeployState, DeploymentId,
-    DeploymentName, Digest, Failure, GitState, Proof, Release,
+    DeploymentName, Digest, Failure, GitState, Proof, Release, ReleasePart,
 };
 use utoipa::ToSchema;
 
@@ -112,6 +112,9 @@ pub struct DeployView {
     /// Counts changes of this deploy; `seen` of a long poll refers to it.
     pub revision: i64,
     pub release: Option<Release>,
+    /// The parts in which its Release differs from what was wanted before.
+    #[serde(default)]
+    pub changed: Vec<ReleasePart>,
     /// The files that it changed, by bundle; known from acceptance on.
     pub files: BTreeMap<BundleName, FileChanges>,
     pub description: String,

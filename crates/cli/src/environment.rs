@@ -36,6 +36,16 @@ impl Environment {
         self.environment.digest()
     }
 
+    /// Layers of the project's non-DAG files.
+    pub(crate) fn layers(&self) -> &[updraft_bundle::Layer] {
+        self.environment.manifest().files().layers()
+    }
+
+    /// The blob with the lock.
+    pub(crate) fn lock(&self) -> Digest {
+        self.environment.manifest().config()
+    }
+
     pub(crate) fn size(&self, digest: Digest) -> Option<u64> {
         let blobs = self.environment.manifest().blobs();
         blobs

@@ -33,13 +33,13 @@ fn a_failed_check_is_17_and_changes_nothing() {
         error: the checks failed, so nothing was deployed: `shop` stays as it is
         help: mend what is named above; `updraft dev check` looks again without deploying
         "#);
-        assert_snapshot!(world.run(&["history"]).ended_with(0), @r#"
+        assert_snapshot!(world.run(&["history"]).ended_with(0), @"
         exit code 0
         --- stdout
-        DEPLOY                STATE  WHEN      BY     FILES  CHECKS   COMMIT  DESCRIPTION
-        [dpl]  unfit  [AGO]  admin         1 error
-        [dpl]  live   [AGO]  admin  +1     passed
-        "#);
+        DEPLOY                STATE  WHEN      BY     CHANGES   CHECKS   COMMIT  DESCRIPTION
+        [dpl]  unfit  [AGO]  admin            1 error
+        [dpl]  live   [AGO]  admin  image +1  passed
+        ");
         assert_snapshot!(world.run(&["show"]).ended_with(0), @r#"
         exit code 0
         --- stdout

@@ -80,12 +80,15 @@ fn a_wrong_command_line_ends_with_2_and_says_what_there_is() {
 
         For more information, try '--help'.
         "#);
-        assert_snapshot!(sandbox.run(&["deploy", "sales"]), @r#"
+        assert_snapshot!(sandbox.run(&["deploy", "sales", "--dags", "--image"]), @"
         exit code 2
         --- stderr
-        error: this version deploys DAGs alone: give --dags
-        help: a Deployment's first deploy also makes the environment that its Airflow runs in, from all of the project
-        "#);
+        error: the argument '--dags' cannot be used with '--image'
+
+        Usage: updraft deploy --dags <DEPLOYMENT>
+
+        For more information, try '--help'.
+        ");
         assert_snapshot!(sandbox.run(&["diff", "dep_0123"]), @r#"
         exit code 2
         --- stderr

@@ -5,6 +5,7 @@
 mod checked;
 mod common;
 mod edges;
+mod halves;
 mod local;
 mod references;
 mod served;

@@ -18,22 +18,22 @@ fn a_first_deploy_brings_the_environment_and_goes_live() {
     let world = World::new();
     let _agent = world.agent(Answer::Proven);
     filters().bind(|| {
-        assert_snapshot!(world.deploy(&["--description", "first"]).ended_with(0), @r#"
+        assert_snapshot!(world.deploy(&["--description", "first"]).ended_with(0), @"
         exit code 0
         --- stdout
         [dpl]
         --- stderr
         ✓ compared 1 file with `shop` and made its Environment ([TIME])
-        ✓ sent 96 B of 96 B in 1 of 1 layer (1 of 1 file) ([TIME])
+        ✓ sent 374 B of 374 B in 2 of 2 layers (1 of 1 file) ([TIME])
         ✓ checked 1 DAG file ([TIME])
-        ✓ accepted as [dpl]: 1 file added ([TIME])
+        ✓ accepted as [dpl]: 1 file added, and the image ([TIME])
             + orders.py
         ✓ on disk, switched ([TIME])
         ✓ parsed by Airflow: 1 of 1 DAG file ([TIME])
           DAGs: 0 added, 1 changed, 0 removed; 1 in all
             ~ orders
         Live on `shop` after [TIME]
-        "#);
+        ");
         assert_snapshot!(world.deploy(&[]).ended_with(0), @r#"
         exit code 0
         --- stdout
@@ -100,14 +100,14 @@ fn a_plan_changes_nothing() {
     let world = World::new();
     let _agent = world.agent(Answer::Proven);
     filters().bind(|| {
-        assert_snapshot!(world.deploy(&["--plan"]).ended_with(0), @r#"
+        assert_snapshot!(world.deploy(&["--plan"]).ended_with(0), @"
         exit code 0
         --- stdout
-        `shop` would change: 1 file added
+        `shop` would change: 1 file added, and the image
           + orders.py
-        to send: 96 B of 96 B, in 1 of 1 layer
-        the Environment would be made too, since there is none yet
-        "#);
+        to send: 374 B of 374 B, in 2 of 2 layers
+        --- stderr
+        ");
     });
     world.deploy(&[]).ended_with(0);
     world.write_dag("orders", "# second\n");
@@ -150,7 +150,6 @@ fn an_image_half_that_differs_is_said_file_by_file() {
         warning: besides the DAGs this differs from what runs, and --dags does not send it:
           - requirements.txt: changed
           - include/sql.py: added
-          It comes with the environment, which this version makes at a Deployment's first deploy only.
         ✓ sent 98 B of 98 B in 1 of 1 layer (1 of 1 file) ([TIME])
         ✓ checked 1 DAG file ([TIME])
         ✓ accepted as [dpl]: 1 file changed ([TIME])
@@ -499,13 +498,13 @@ fn history_status_and_diff_tell_what_happened() {
         .ended_with(0)
         .stdout;
     filters().bind(|| {
-        assert_snapshot!(world.run(&["history"]).ended_with(0), @r#"
+        assert_snapshot!(world.run(&["history"]).ended_with(0), @"
         exit code 0
         --- stdout
-        DEPLOY                STATE     WHEN      BY     FILES  CHECKS  COMMIT  DESCRIPTION
-        [dpl]  live      [AGO]  admin  +1 ~1  passed          Returns
-        [dpl]  was live  [AGO]  admin  +1     passed          Orders for the first time
-        "#);
+        DEPLOY                STATE     WHEN      BY     CHANGES   CHECKS  COMMIT  DESCRIPTION
+        [dpl]  live      [AGO]  admin  +1 ~1     passed          Returns
+        [dpl]  was live  [AGO]  admin  image +1  passed          Orders for the first time
+        ");
         assert_snapshot!(world.run(&["status"]).ended_with(0), @r#"
         exit code 0
         --- stdout
@@ -560,30 +559,30 @@ fn tables_fit_a_narrow_terminal() {
         assert!(longest.unwrap() <= 40, "{printed}");
     }
     filters().bind(|| {
-        assert_snapshot!(world.run(&["history"]).ended_with(0), @r#"
+        assert_snapshot!(world.run(&["history"]).ended_with(0), @"
         exit code 0
         --- stdout
         deploy       [dpl]
         state        live
         when         [AGO]
         by           admin
-        files        +1
+        changes      image +1
         checks       passed
         description  A description that is
                      longer than the terminal is
                      wide
-        "#);
+        ");
     });
     world.sandbox.unset("COLUMNS");
     world.sandbox.set("COLUMNS", "110");
     filters().bind(|| {
-        assert_snapshot!(world.run(&["history"]).ended_with(0), @r#"
+        assert_snapshot!(world.run(&["history"]).ended_with(0), @"
         exit code 0
         --- stdout
-        DEPLOY                STATE  WHEN      BY     FILES  CHECKS  COMMIT  DESCRIPTION
-        [dpl]  live   [AGO]  admin  +1     passed          A description that is longer than the
-                                                                             terminal is wide
-        "#);
+        DEPLOY                STATE  WHEN      BY     CHANGES   CHECKS  COMMIT  DESCRIPTION
+        [dpl]  live   [AGO]  admin  image +1  passed          A description that is longer than
+                                                                                the terminal is wide
+        ");
     });
 }
 

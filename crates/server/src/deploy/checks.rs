@@ -3,7 +3,7 @@
 //! Nobody but the deployer saw the checks run: they are kept as what they are,
 //! a claim of whoever holds that token.
 
-use updraft_model::{CheckStage, Checks, Release, StageResult};
+use updraft_model::{CheckStage, Checks, Digest, Release, StageResult};
 use updraft_store::DeployParts;
 
 use super::DeployError;
@@ -81,8 +81,16 @@ pub(super) fn judge(
 ) -> Result<(), DeployError> {
     let refuse = |why: String| Err(DeployError::ChecksRefused(why));
     if let Some(checks) = checks {
-        if checks.bundles != parts.bundles {
+        let unchecked = |(name, digest): (_, &Digest)| checks.bundles.get(name) != Some(digest);
+        if parts.bundles.iter().any(unchecked) {
             return refuse("they are of other bundles than the deploy brings".into());
+        }
+        let runs = |name| release.bundles.get(name).map(|bundle| bundle.digest);
+        let mut bundles = checks.bundles.iter();
+        if let Some((name, _)) = bundles.find(|(name, digest)| runs(name) != Some(**digest)) {
+            return refuse(format!(
+                "they are of another version of the bundle `{name}` than the deploy keeps"
+            ));
         }
         for (stage, result) in &checks.stages {
             if !result.passed() {
@@ -104,12 +112,14 @@ pub(super) fn judge(
         }
     }
     // Files that stay are imported in a new Environment too.
-    let stays = |name| parts.environment.is_some() && !parts.bundles.contains_key(name);
-    let covers_all = !release.bundles.keys().any(stays);
+    let covers_all = |checks: &Checks| {
+        let mut names = release.bundles.keys();
+        parts.environment.is_none() || names.all(|name| checks.bundles.contains_key(name))
+    };
     let has = |stage: &CheckStage| {
         let claimed = checks.filter(|checks| checks.stages.contains_key(stage));
         claimed.is_some_and(|checks| {
-            !stage.needs_environment() || (checks.environment.is_some() && covers_all)
+            !stage.needs_environment() || (checks.environment.is_some() && covers_all(checks))
         })
     };
     let missing: Vec<CheckStage> = require
@@ -127,7 +137,7 @@ pub(super) fn judge(
 mod tests {
     use std::collections::BTreeMap;
 
-    use updraft_model::{BundleName, BundleRef, Digest, ImageRef, ReleaseId};
+    use updraft_model::{BundleName, BundleRef, ImageRef, ReleaseId};
 
     use super::*;
 
@@ -199,6 +209,22 @@ mod tests {
             &[],
         );
         assert!(other.is_err());
+        // An image alone: what stays is what has to have been imported in it.
+        let image = DeployParts {
+            bundles: BTreeMap::new(),
+            environment: Some(Digest::of(b"environment")),
+        };
+        let beside = |bundles: BTreeMap<BundleName, Digest>, require: &[CheckStage]| {
+            let checks = Checks {
+                bundles,
+                ..checks(&[Static, Parse], Some(b"environment"))
+            };
+            judge(Some(&checks), &image, &release(), require)
+        };
+        assert!(beside(parts(b"new").bundles, &[Parse]).is_ok());
+        assert!(beside(parts(b"old").bundles, &[]).is_err());
+        assert!(beside(BTreeMap::new(), &[]).is_ok());
+        assert!(beside(BTreeMap::new(), &[Parse]).is_err());
         assert!(judge(None, &parts(b"new"), &release(), &[]).is_ok());
         assert!(judge(None, &parts(b"new"), &release(), &[Static]).is_err());
     }

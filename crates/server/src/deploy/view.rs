@@ -61,6 +61,7 @@ pub(crate) fn view(deploy: Deploy, deployment: &Deployment, agents: &AgentsNow) 
         state: deploy.state,
         revision: deploy.revision,
         release: deploy.release,
+        changed: deploy.changed,
         files: deploy
             .files
             .into_iter()

@@ -13,53 +13,59 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
-use updraft_api::deploy::{
-    Comparison, ComparisonOutcome, CreateDeploy, DeployView, Parts, PlanRequest,
-};
-use updraft_api::{Client, ClientError, ErrorCode};
-use updraft_bundle::{Scan, ScanOptions};
+use updraft_api::deploy::{Comparison, ComparisonOutcome, CreateDeploy, DeployView};
+use updraft_api::{Client, ClientError};
+use updraft_bundle::Scan;
 use updraft_check::parse::Names;
-use updraft_image::EnvironmentConfig;
 use updraft_model::{
     BundleName, CheckStage, Checks, DeployId, DeploymentName, Digest, GitState, Release,
 };
-use updraft_project::{ImageHalf, Project, ProjectError};
+use updraft_project::{ImageHalf, Project};
 use uuid::Uuid;
 
 use super::checks::{ChecksArgs, Job, Ran, Stages};
+use super::compare::{Halves, Planned, RunsIn, to_send};
 use super::follow::{Ending, Patience, follow};
 use super::report::{
-    Outcome, Sent, Timings, merged, milliseconds, nothing_to_do, sent_text, summary, write_names,
+    Outcome, Sent, Timings, has_changed_image, is_empty, merged, milliseconds, nothing_to_do,
+    sent_text, summary, write_names, write_some,
 };
 use super::{checks, plan, upload};
 use crate::busy::busy;
 use crate::checks::elsewhere::{self, Asked};
 use crate::checks::names;
 use crate::cli::OutputArgs;
-use crate::console::{Console, DIM, Step, YELLOW};
+use crate::console::{Console, YELLOW};
 use crate::context::Context;
-use crate::environment::{self, Environment, text};
+use crate::environment;
 use crate::exit::Exit;
 use crate::failpoint::failpoint;
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
 use crate::output::deploy_ref;
 use crate::output::size::things;
-use crate::output::tame::tame_line;
-use crate::scan;
 
 /// Deploy the project here: send what differs, and wait until Airflow has it
 ///
-/// Compares content with what the Deployment should run, sends only what is missing, and ends with 0
-/// when Airflow has the new content of every file that the change can affect, or already had.
+/// Compares content with what the Deployment should run: the DAGs, and the image half, which is Airflow's
+/// version, the requirements and the project's other files. Sends only what is missing, and ends with 0 when
+/// Airflow has the new content of every file that the change can affect, or already had.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DeployArgs {
     /// Deployment, by name (default: the configured one)
     deployment: Option<DeploymentName>,
 
-    /// Deploy the DAGs; the image half stays as it is, and is made when the Deployment has none
-    #[arg(long)]
+    /// Deploy the DAGs alone; the image half stays as it is, and is made when the Deployment has none
+    #[arg(long, conflicts_with = "image")]
     dags: bool,
+
+    /// Deploy the image half alone; every bundle stays as it is
+    #[arg(long)]
+    image: bool,
+
+    /// Make the image half again also when nothing of it differs
+    #[arg(long, conflicts_with = "dags")]
+    rebuild: bool,
 
     /// Only show what would change
     #[arg(long, conflicts_with_all = ["no_wait", "timeout", "description"])]
@@ -87,6 +93,16 @@ pub(crate) struct DeployArgs {
 
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+impl DeployArgs {
+    const fn halves(&self) -> Halves {
+        match (self.dags, self.image) {
+            (true, _) => Halves::Dags,
+            (false, true) => Halves::Image,
+            (false, false) => Halves::Both,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -131,13 +147,6 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
 
 pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let started = Instant::now();
-    if !args.dags {
-        return Err(
-            Failure::new(Exit::Usage, "this version deploys DAGs alone: give --dags").help(
-                "a Deployment's first deploy also makes the environment that its Airflow runs in, from all of the project",
-            ),
-        );
-    }
     let interrupt = Interrupt::listen()?;
     let project = cx.project()?;
     for section in project.settings().not_used_yet() {
@@ -152,6 +161,8 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         project,
         deployment: &name,
         description: &args.description,
+        halves: args.halves(),
+        rebuild: args.rebuild,
         allow_empty: args.allow_empty,
         stages: args.checks.stages(project),
         patience: (!args.patience.no_wait).then(|| args.patience.read()),
@@ -174,6 +185,9 @@ pub(crate) struct Deploy<'a> {
     pub(crate) project: &'a Project,
     pub(crate) deployment: &'a DeploymentName,
     pub(crate) description: &'a str,
+    pub(crate) halves: Halves,
+    /// Make the image half also when nothing of it differs.
+    pub(crate) rebuild: bool,
     pub(crate) allow_empty: bool,
     /// None: do not wait for the proof.
     pub(crate) patience: Option<Patience>,
@@ -183,21 +197,6 @@ pub(crate) struct Deploy<'a> {
     pub(crate) started: Instant,
 }
 
-/// The project as it is on disk now.
-struct Read {
-    scan: Arc<Scan>,
-    /// Still being read; small, and needed late.
-    half: JoinHandle<Result<ImageHalf, ProjectError>>,
-    took: Duration,
-}
-
-/// The image half of the Release that a deploy makes.
-struct RunsIn {
-    image: Digest,
-    /// Not known where the control plane has lost it.
-    config: Option<EnvironmentConfig>,
-}
-
 /// What the checks of a deploy are about, and which there have to be.
 struct Claim {
     bundles: BTreeMap<BundleName, Digest>,
@@ -205,53 +204,31 @@ struct Claim {
     require: Vec<CheckStage>,
 }
 
-/// A comparison with what went into it.
-struct Planned {
-    parts: Parts,
-    /// What the Release will run in.
-    runs_in: RunsIn,
-    environment: Option<Environment>,
-    comparison: Comparison,
-    /// What differs in the image half, which stays as it is.
-    image_differs: Vec<String>,
-    /// The image half, where it was not made into the Environment.
-    half: Option<ImageHalf>,
-}
-
 impl Deploy<'_> {
-    /// Where a scan is remembered: one file per project and part.
-    fn scan_cache(&self, part: &str) -> Option<PathBuf> {
-        let cache = self.cache.as_deref()?;
-        Some(scan::cache_file(cache, self.project, part))
-    }
-
     async fn show_plan(&self, out: &mut Console) -> Result<Exit> {
+        let mut step = out.step(format!("comparing with `{}`", self.deployment));
         let read = self.read().await?;
         let (scan, took) = (Arc::clone(&read.scan), read.took);
-        // A plan does not need the environment itself, only that there is none.
-        let parts = dags_part(&scan)?;
-        let comparison = self.compare(&parts, &scan).await?;
-        let image = match &comparison.wanted {
-            Some(wanted) => {
-                let half = read.half.await?;
-                environment::differences(&self.runs(wanted).await, &half)
-            }
-            None => Vec::new(),
+        let planned = self.plan(read, &mut step, out).await?;
+        out.abandon(step);
+        let files = plan::files(self.client, self.deployment, &scan, &planned).await?;
+        // What of a new image half is there already was not asked yet.
+        let missing = match &planned.environment {
+            Some(_) => self.compare(&planned.parts, &scan).await?.missing,
+            None => planned.comparison.missing.clone(),
         };
-        let files = plan::files(self.client, self.deployment, &scan, &comparison).await?;
+        let environment = planned.environment.as_ref();
+        let sent = to_send(&planned.parts, &scan, environment, &missing);
         let mut outcome = Outcome::new("planned", Exit::Success, self.deployment.clone());
-        if comparison.outcome == ComparisonOutcome::NothingToDo {
+        if planned.comparison.outcome == ComparisonOutcome::NothingToDo {
             outcome.outcome = "nothing_to_do";
         }
         outcome.files = files;
-        outcome.sent = Some(to_send(&scan, &comparison));
+        outcome.sent = Some(sent);
         outcome.timings_ms.scanned = Some(milliseconds(took));
         outcome.timings_ms.total = milliseconds(self.started.elapsed());
-        outcome.image_differs = image;
-        if comparison.wanted.is_none() {
-            outcome.environment = "made";
-        }
-        plan::print(&outcome, &comparison, out)?;
+        outcome.image(planned.environment.is_some(), planned.image_differs);
+        plan::print(&outcome, &planned.comparison, out)?;
         Ok(Exit::Success)
     }
 
@@ -273,9 +250,9 @@ impl Deploy<'_> {
             mut deploy,
             next,
             lost,
+            made_image,
             image_differs,
             sent,
-            made_environment,
             checks,
         } = begun;
         let checked = checks.as_ref().map(|checks| checks.stages.clone());
@@ -314,12 +291,9 @@ impl Deploy<'_> {
         }
         timings.total = milliseconds(self.started.elapsed());
         outcome.timings_ms = timings;
-        outcome.image_differs = image_differs;
+        outcome.image(made_image, image_differs);
         outcome.sent = sent;
         outcome.checks = checked;
-        if made_environment {
-            outcome.environment = "made";
-        }
         Ok((outcome, ending))
     }
 
@@ -346,7 +320,7 @@ impl Deploy<'_> {
             step,
             &format!("compared {files} with `{}`{made}", self.deployment),
         );
-        say_image_differs(&planned.image_differs, out)?;
+        say_image(planned.environment.is_some(), &planned.image_differs, out)?;
 
         let comparison = match planned.comparison.outcome {
             ComparisonOutcome::NothingToDo | ComparisonOutcome::RollingOut => {
@@ -361,13 +335,14 @@ impl Deploy<'_> {
         if let Some(text) = next_text(comparison.outcome) {
             writeln!(out.status(), "{text}")?;
         }
-        let to_send = to_send(&scan, &comparison);
+        let environment = planned.environment.as_ref();
+        let to_send = to_send(&planned.parts, &scan, environment, &comparison.missing);
         let mut begun = Begun {
             deploy: comparison.deploy.ok_or_else(no_deploy)?,
             next,
+            made_image: planned.environment.is_some(),
             image_differs: planned.image_differs,
             sent: None,
-            made_environment: planned.environment.is_some(),
             checks: None,
             lost: Lost {
                 digests: comparison.missing,
@@ -382,7 +357,7 @@ impl Deploy<'_> {
                 environment: planned.environment,
             };
             let claim = Claim {
-                bundles: bundles(&planned.parts),
+                bundles: planned.bundles,
                 runs_in: planned.runs_in,
                 require: comparison.require,
             };
@@ -404,12 +379,19 @@ impl Deploy<'_> {
         let (new, lost): (Vec<_>, _) = digests.into_iter().partition(|it| source.has(*it));
         begun.lost.digests = lost;
         let started = Instant::now();
+        if claim.bundles.is_empty() {
+            out.warn(&format!(
+                "the DAGs here are not those of `{}`, which stay, so they are not checked in the new image",
+                self.deployment
+            ));
+        }
         let mut job = self.job(&claim, &begun.lost.scan, out).await?;
         let tell = stay_beside(&claim, begun.lost.wanted.as_ref()).then(|| {
             let (tell, asked) = Asked::by_caller();
             job.elsewhere = Some(asked);
             tell
         });
+        let has_files = !claim.bundles.is_empty();
         let mut step = out.step(format!("sending {}", things(to_send.layers, "layer")));
         let id = begun.deploy.id;
         let sending = async {
@@ -418,6 +400,9 @@ impl Deploy<'_> {
             Ok(started.elapsed())
         };
         let checking = async {
+            if !has_files {
+                return Ok(Ran::default());
+            }
             let ran = busy(&mut step, out, move |stop, say| job.run(stop, say)).await;
             match ran.map_err(Ended::Failed)? {
                 ran if ran.passed() => Ok(ran),
@@ -445,9 +430,12 @@ impl Deploy<'_> {
             out.mark(&sent_text(&to_send), took);
             begun.sent = Some(to_send);
         }
+        if !has_files {
+            return Ok(());
+        }
         ran.say(started, out)?;
         // What ran beside other files than the Release has, ran elsewhere.
-        let is_same = begun.image_differs.is_empty();
+        let is_same = begun.made_image || begun.image_differs.is_empty();
         let checks = ran.claim(claim.bundles, is_same.then_some(claim.runs_in.image));
         if sent.is_none() {
             begun.next = Next::Refuse;
@@ -539,97 +527,6 @@ impl Deploy<'_> {
         Ok(())
     }
 
-    /// Reads the DAGs, and begins to read the rest.
-    async fn read(&self) -> Result<Read> {
-        let started = Instant::now();
-        let (project, cache) = (self.project.clone(), self.scan_cache("dags"));
-        let allow_empty = self.allow_empty;
-        let scan = tokio::task::spawn_blocking(move || scan_dags(&project, cache, allow_empty));
-        let (project, cache) = (self.project.clone(), self.scan_cache("image"));
-        let half = tokio::task::spawn_blocking(move || project.image_half(cache));
-        let scan = scan.await??;
-        Ok(Read {
-            scan: Arc::new(scan),
-            half,
-            took: started.elapsed(),
-        })
-    }
-
-    /// Compares; makes the Environment where the Deployment has no image yet.
-    async fn plan(&self, read: Read, step: &mut Step, out: &mut Console) -> Result<Planned> {
-        let mut parts = dags_part(&read.scan)?;
-        let comparison = self.compare(&parts, &read.scan).await?;
-        let half = read.half.await?;
-        if let Some(wanted) = &comparison.wanted {
-            let runs = self.runs(wanted).await;
-            let config = runs.as_ref().ok().cloned();
-            return Ok(Planned {
-                parts,
-                runs_in: RunsIn {
-                    image: wanted.image.digest(),
-                    config,
-                },
-                environment: None,
-                comparison,
-                image_differs: environment::differences(&runs, &half),
-                half: half.ok(),
-            });
-        }
-        let half = half?;
-        for note in &half.notes {
-            out.warn(note);
-        }
-        out.update(step, "making the Environment");
-        let environment = environment::make(half, self.cache.clone(), step, out).await?;
-        parts.environment = Some(environment.manifest()?);
-        Ok(Planned {
-            parts,
-            runs_in: RunsIn {
-                image: environment.digest(),
-                config: Some(environment.config().clone()),
-            },
-            environment: Some(environment),
-            comparison,
-            image_differs: vec![],
-            half: None,
-        })
-    }
-
-    /// Compares the DAGs with what is wanted. Where nothing ever was, everything is new.
-    async fn compare(&self, parts: &Parts, scan: &Scan) -> Result<Comparison> {
-        match self
-            .client
-            .plan(
-                self.deployment,
-                &PlanRequest {
-                    parts: parts.clone(),
-                },
-            )
-            .await
-        {
-            Err(error) if error.code() == Some(ErrorCode::ImageMissing) => Ok(Comparison {
-                outcome: ComparisonOutcome::Changes,
-                wanted: None,
-                deploy: None,
-                missing: scan
-                    .manifest()
-                    .layers()
-                    .iter()
-                    .map(|layer| layer.digest)
-                    .collect(),
-                replaced: BTreeMap::new(),
-                require: Vec::new(),
-            }),
-            answer => Ok(answer?),
-        }
-    }
-
-    /// What the wanted Release's image half was made from.
-    async fn runs(&self, wanted: &Release) -> Result<EnvironmentConfig> {
-        let image = wanted.image.digest();
-        environment::config(self.client, self.deployment, image, self.cache.as_deref()).await
-    }
-
     async fn create(&self, planned: &Planned, git: Option<GitState>) -> Result<Comparison> {
         let ask = CreateDeploy {
             parts: planned.parts.clone(),
@@ -665,7 +562,12 @@ impl Deploy<'_> {
 fn say_accepted(deploy: &DeployView, took: Duration, out: &mut Console) -> Result<()> {
     let files = merged(deploy.files.values());
     let id = deploy_ref::short(deploy.id);
-    out.mark(&format!("accepted as {id}: {}", summary(&files)), took);
+    let what = match (has_changed_image(deploy), is_empty(&files)) {
+        (true, true) => "the image".to_owned(),
+        (true, false) => format!("{}, and the image", summary(&files)),
+        (false, _) => summary(&files),
+    };
+    out.mark(&format!("accepted as {id}: {what}"), took);
     let mut names = Vec::new();
     write_names(
         &files.added,
@@ -717,9 +619,9 @@ struct Begun {
     next: Next,
     /// What can be sent once the deploy is accepted.
     lost: Lost,
+    made_image: bool,
     image_differs: Vec<String>,
     sent: Option<Sent>,
-    made_environment: bool,
     checks: Option<Checks>,
 }
 
@@ -764,69 +666,6 @@ pub(super) fn perhaps_accepted(error: ClientError, deployment: &DeploymentName) 
     failure
 }
 
-/// Scans `dags/`; an empty one is refused, because it takes all DAGs away.
-fn scan_dags(project: &Project, cache: Option<PathBuf>, allow_empty: bool) -> Result<Scan> {
-    let refuse = |what: &str| {
-        Failure::new(
-            Exit::Refused,
-            format!("`{}` {what}", project.dags().display()),
-        )
-        .code("dags_empty")
-        .help("to take all DAGs away on purpose, give --allow-empty")
-    };
-    let options = ScanOptions {
-        limits: project.limits(),
-        cache,
-        ignore: Vec::new(),
-    };
-    if !project.dags().is_dir() {
-        if !allow_empty {
-            return Err(refuse("does not exist"));
-        }
-        let empty = tempfile::tempdir()?;
-        return Ok(updraft_bundle::scan(
-            empty.path(),
-            &ScanOptions {
-                cache: None,
-                ..options
-            },
-        )?);
-    }
-    let scan = updraft_bundle::scan(&project.dags(), &options)?;
-    if scan.entries().is_empty() && !allow_empty {
-        return Err(refuse("has no files"));
-    }
-    if let Some(link) = scan.circular().first() {
-        return Err(Failure::new(
-            Exit::Refused,
-            format!(
-                "the link `{}` in `{}` leads to a folder that it is in, which ends Airflow's DAG processor",
-                tame_line(link),
-                project.dags().display()
-            ),
-        )
-        .code("link_circular")
-        .help("remove it, or name it in `.updraftignore`"));
-    }
-    Ok(scan)
-}
-
-fn dags_part(scan: &Scan) -> Result<Parts> {
-    let manifest = text(scan.manifest().to_bytes())?;
-    Ok(Parts {
-        bundles: [(BundleName::dags(), manifest)].into(),
-        environment: None,
-    })
-}
-
-/// The bundles that a deploy brings.
-fn bundles(parts: &Parts) -> BTreeMap<BundleName, Digest> {
-    let bundles = parts.bundles.iter();
-    bundles
-        .map(|(name, manifest)| (name.clone(), Digest::of(manifest.as_bytes())))
-        .collect()
-}
-
 /// Whether bundles of the wanted Release stay as they are.
 fn stay_beside(claim: &Claim, wanted: Option<&Release>) -> bool {
     let bundles = wanted.into_iter().flat_map(|wanted| wanted.bundles.keys());
@@ -835,38 +674,21 @@ fn stay_beside(claim: &Claim, wanted: Option<&Release>) -> bool {
         .any(|it| !claim.bundles.contains_key(it))
 }
 
-/// How much of the DAGs goes over the wire, of how much there is.
-fn to_send(scan: &Scan, comparison: &Comparison) -> Sent {
-    let mut sent = Sent::default();
-    for layer in scan.manifest().layers() {
-        sent.of_layers += 1;
-        sent.of_files += layer.files;
-        sent.of_bytes += layer.size;
-        if comparison.missing.contains(&layer.digest) {
-            sent.layers += 1;
-            sent.files += layer.files;
-            sent.bytes += layer.size;
-        }
-    }
-    sent
-}
-
-fn say_image_differs(differences: &[String], out: &mut Console) -> Result<()> {
+/// Names what differs in the image half: why it changes, or what is not sent.
+fn say_image(is_made: bool, differences: &[String], out: &mut Console) -> Result<()> {
     if differences.is_empty() {
         return Ok(());
     }
     let mut status = out.status();
-    writeln!(
-        status,
-        "{YELLOW}warning{YELLOW:#}: besides the DAGs this differs from what runs, and --dags does not send it:"
-    )?;
-    for difference in differences {
-        writeln!(status, "  {DIM}-{DIM:#} {difference}")?;
+    if is_made {
+        writeln!(status, "the image changes:")?;
+    } else {
+        writeln!(
+            status,
+            "{YELLOW}warning{YELLOW:#}: besides the DAGs this differs from what runs, and --dags does not send it:"
+        )?;
     }
-    writeln!(
-        status,
-        "  It comes with the environment, which this version makes at a Deployment's first deploy only."
-    )?;
+    write_some(differences, &mut status)?;
     Ok(())
 }
 

@@ -58,7 +58,7 @@ fn write(diff: &DiffView, to: &mut impl Write) -> std::io::Result<()> {
         write_names(&files.added, &files.changed, &files.removed, "  ", to)?;
     }
     if diff.image_changed {
-        writeln!(to, "environment: changed")?;
+        writeln!(to, "image: changed")?;
     }
     let dags = &diff.dags;
     if !(dags.added.is_empty() && dags.changed.is_empty() && dags.removed.is_empty()) {

@@ -4,7 +4,7 @@ use updraft_api::Client;
 use updraft_api::deploy::{DeployView, Deploys};
 use updraft_model::{DeployId, DeployKind, DeploymentName, StageResult, Timestamp};
 
-use super::report::merged;
+use super::report::{has_changed_image, merged};
 use crate::cli::OutputArgs;
 use crate::console::{Console, DIM};
 use crate::context::Context;
@@ -91,7 +91,7 @@ fn table(history: &Deploys, now: Timestamp) -> Table {
         "state",
         "when",
         "by",
-        "files",
+        "changes",
         "checks",
         "commit",
         "description",
@@ -103,7 +103,7 @@ fn table(history: &Deploys, now: Timestamp) -> Table {
             names::state_of(deploy).to_owned(),
             ago(deploy.created_at, now),
             deploy.created_by.clone(),
-            files(deploy),
+            changes(deploy),
             checks(deploy),
             commit(deploy),
             description(deploy),
@@ -112,18 +112,19 @@ fn table(history: &Deploys, now: Timestamp) -> Table {
     table
 }
 
-/// `+1 ~2 -3`
-fn files(deploy: &DeployView) -> String {
+/// `image +1 ~2 -3`
+fn changes(deploy: &DeployView) -> String {
     let files = merged(deploy.files.values());
     let counts = [
         ("+", files.added.len()),
         ("~", files.changed.len()),
         ("-", files.removed.len()),
     ];
-    let shown: Vec<_> = counts
-        .iter()
-        .filter(|(_, many)| *many > 0)
-        .map(|(mark, many)| format!("{mark}{many}"))
+    let image = has_changed_image(deploy).then(|| "image".to_owned());
+    let counts = counts.iter().filter(|(_, many)| *many > 0);
+    let shown: Vec<_> = image
+        .into_iter()
+        .chain(counts.map(|(mark, many)| format!("{mark}{many}")))
         .collect();
     shown.join(" ")
 }

@@ -1,6 +1,7 @@
 //! Deploys: making one, following it, looking back, undoing.
 
 pub(crate) mod checks;
+pub(crate) mod compare;
 pub(crate) mod create;
 pub(crate) mod diff;
 pub(crate) mod follow;

@@ -8,8 +8,9 @@ use updraft_api::deploy::{Comparison, ComparisonOutcome, FileChanges};
 use updraft_bundle::{LayerTable, Manifest, Scan, diff};
 use updraft_model::{BundleName, DeploymentName};
 
-use super::report::{Outcome, summary, write_names};
-use crate::console::{Console, DIM};
+use super::compare::Planned;
+use super::report::{Outcome, is_empty, summary, write_names, write_some};
+use crate::console::Console;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::output::deploy_ref;
@@ -21,10 +22,11 @@ pub(super) async fn files(
     client: &Client,
     deployment: &DeploymentName,
     scan: &Scan,
-    comparison: &Comparison,
+    planned: &Planned,
 ) -> Result<FileChanges> {
     let name = BundleName::dags();
-    if comparison.outcome != ComparisonOutcome::Changes {
+    let comparison = &planned.comparison;
+    if comparison.outcome != ComparisonOutcome::Changes || planned.parts.bundles.is_empty() {
         return Ok(FileChanges::default());
     }
     let wanted = comparison
@@ -92,7 +94,12 @@ pub(super) fn print(outcome: &Outcome, comparison: &Comparison, out: &mut Consol
         }
         ComparisonOutcome::Changes => {
             let files = &outcome.files;
-            writeln!(text, "`{name}` would change: {}", summary(files))?;
+            let what = match (outcome.environment, is_empty(files)) {
+                ("made", true) => "the image".to_owned(),
+                ("made", false) => format!("{}, and the image", summary(files)),
+                _ => summary(files),
+            };
+            writeln!(text, "`{name}` would change: {what}")?;
             write_names(
                 &files.added,
                 &files.changed,
@@ -112,20 +119,16 @@ pub(super) fn print(outcome: &Outcome, comparison: &Comparison, out: &mut Consol
             }
         }
     }
-    if comparison.wanted.is_none() {
-        writeln!(
-            text,
-            "the Environment would be made too, since there is none yet"
-        )?;
+    if !outcome.image_changes.is_empty() {
+        writeln!(text, "the image would change:")?;
+        write_some(&outcome.image_changes, &mut text)?;
     }
     if !outcome.image_differs.is_empty() {
         writeln!(
             text,
             "besides the DAGs this differs, and --dags does not send it:"
         )?;
-        for difference in &outcome.image_differs {
-            writeln!(text, "  {DIM}-{DIM:#} {difference}")?;
-        }
+        write_some(&outcome.image_differs, &mut text)?;
     }
     out.data().write_all(&text)?;
     Ok(())

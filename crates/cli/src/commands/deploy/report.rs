@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 use updraft_api::deploy::{DeployView, FileChanges};
 use updraft_model::{
-    CheckStage, DagChanges, DeployState, DeploymentName, Failure, ImportError, Proof, StageResult,
+    CheckStage, DagChanges, DeployState, DeploymentName, Failure, ImportError, Proof, ReleasePart,
+    StageResult,
 };
 
 use super::follow::Ending;
@@ -36,8 +37,10 @@ pub(crate) struct Outcome {
     /// DAGs as Airflow counts them; only where there is a proof.
     pub(crate) dags: Option<DagChanges>,
     pub(crate) import_errors: Vec<ImportError>,
-    /// `kept`, or `made` where the Deployment had none.
+    /// `kept`, or `made` from this project.
     pub(crate) environment: &'static str,
+    /// Why it was made; empty for a Deployment's first one.
+    pub(crate) image_changes: Vec<String>,
     /// What differs in the image half, which a DAG deploy leaves as it is.
     pub(crate) image_differs: Vec<String>,
     pub(crate) sent: Option<Sent>,
@@ -101,11 +104,22 @@ impl Outcome {
             dags: None,
             import_errors: Vec::new(),
             environment: "kept",
+            image_changes: Vec::new(),
             image_differs: Vec::new(),
             sent: None,
             checks: BTreeMap::new(),
             timings_ms: Timings::default(),
             deploy: None,
+        }
+    }
+
+    /// Says what becomes of the image half.
+    pub(super) fn image(&mut self, is_made: bool, differs: Vec<String>) {
+        if is_made {
+            self.environment = "made";
+            self.image_changes = differs;
+        } else {
+            self.image_differs = differs;
         }
     }
 
@@ -176,6 +190,14 @@ pub(crate) fn nothing_to_do(
     });
     outcome.deploy = Some(deploy);
     Ok(outcome)
+}
+
+pub(crate) fn has_changed_image(deploy: &DeployView) -> bool {
+    deploy.changed.contains(&ReleasePart::Image)
+}
+
+pub(crate) fn is_empty(files: &FileChanges) -> bool {
+    files.added.is_empty() && files.changed.is_empty() && files.removed.is_empty()
 }
 
 /// Changes of several bundles in one list.
@@ -461,6 +483,18 @@ pub(crate) fn write_names(
             let more = count((names.len() - MOST_NAMES) as u64);
             writeln!(to, "{indent}{colour}{mark}{colour:#} … and {more} more")?;
         }
+    }
+    Ok(())
+}
+
+/// `- include/a.py: changed`, up to a number of them.
+pub(crate) fn write_some(differences: &[String], to: &mut impl Write) -> std::io::Result<()> {
+    for difference in differences.iter().take(MOST_NAMES) {
+        writeln!(to, "  {DIM}-{DIM:#} {}", tame_line(difference))?;
+    }
+    if differences.len() > MOST_NAMES {
+        let more = count((differences.len() - MOST_NAMES) as u64);
+        writeln!(to, "  {DIM}-{DIM:#} … and {more} more")?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@ use std::io::Write;
 use updraft_api::deploy::DeployView;
 use updraft_model::{CheckFinding, Checks, DeployState, DeploymentName, StageResult};
 
-use super::report::{merged, proof, summary, write_failure, write_names};
+use super::report::{has_changed_image, merged, proof, summary, write_failure, write_names};
 use crate::cli::OutputArgs;
 use crate::console::{Console, DIM, RED, YELLOW};
 use crate::context::Context;
@@ -79,6 +79,9 @@ fn write(deploy: &DeployView, to: &mut impl Write) -> std::io::Result<()> {
     }
     if let Some(release) = &deploy.release {
         writeln!(to, "release      {}", names::release(release))?;
+    }
+    if has_changed_image(deploy) {
+        writeln!(to, "image        changed")?;
     }
     let files = merged(deploy.files.values());
     if deploy.release.is_some() {

@@ -16,6 +16,7 @@ use updraft_project::{Project, ProjectError, Scaffold, scaffold};
 
 use self::stage::Stage;
 use crate::commands::deploy::checks::Stages;
+use crate::commands::deploy::compare::Halves;
 use crate::commands::deploy::create::Deploy;
 use crate::commands::deploy::follow::Patience;
 use crate::config::{ConnectionArgs, LOCAL_FILE, LocalFile, Settings};
@@ -213,6 +214,8 @@ async fn bring_up(
         project,
         deployment,
         description: "quickstart",
+        halves: Halves::Both,
+        rebuild: false,
         allow_empty: false,
         // The agent is in this process; the proof has a limit of its own.
         patience: Some(Patience {

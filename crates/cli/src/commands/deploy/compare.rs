@@ -1,0 +1,310 @@
+//! What a deploy brings: each half of the project, compared with the wanted Release.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+use updraft_api::ErrorCode;
+use updraft_api::deploy::{Comparison, ComparisonOutcome, Parts, PlanRequest};
+use updraft_bundle::{Scan, ScanOptions};
+use updraft_image::EnvironmentConfig;
+use updraft_model::{BundleName, Digest, Release};
+use updraft_project::{ImageHalf, Project, ProjectError};
+
+use super::create::Deploy;
+use super::report::Sent;
+use crate::console::{Console, Step};
+use crate::environment::{self, Environment, text};
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+use crate::output::tame::tame_line;
+use crate::scan;
+
+/// The halves of a Release that a deploy may bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Halves {
+    /// Whichever differs.
+    Both,
+    Dags,
+    Image,
+}
+
+/// The project as it is on disk now.
+pub(super) struct Read {
+    pub(super) scan: Arc<Scan>,
+    /// Still being read; small, and needed late.
+    half: JoinHandle<Result<ImageHalf, ProjectError>>,
+    pub(super) took: Duration,
+}
+
+/// The image half of the Release that a deploy makes.
+pub(super) struct RunsIn {
+    pub(super) image: Digest,
+    /// Not known where the control plane has lost it.
+    pub(super) config: Option<EnvironmentConfig>,
+}
+
+/// A comparison with what went into it.
+pub(super) struct Planned {
+    pub(super) parts: Parts,
+    /// The bundles of the new Release that lie here, whether or not they are sent.
+    pub(super) bundles: BTreeMap<BundleName, Digest>,
+    /// What the Release will run in.
+    pub(super) runs_in: RunsIn,
+    /// Made from this project; otherwise the wanted one is kept.
+    pub(super) environment: Option<Environment>,
+    pub(super) comparison: Comparison,
+    /// What differs in the image half: why it was made, or what is not sent.
+    pub(super) image_differs: Vec<String>,
+    /// The image half, where it was not made into the Environment.
+    pub(super) half: Option<ImageHalf>,
+}
+
+impl Deploy<'_> {
+    /// Reads the DAGs, and begins to read the rest.
+    pub(super) async fn read(&self) -> Result<Read> {
+        let started = Instant::now();
+        let (project, cache) = (self.project.clone(), self.scan_cache("dags"));
+        let allow_empty = self.allow_empty || self.halves == Halves::Image;
+        let scan = tokio::task::spawn_blocking(move || scan_dags(&project, cache, allow_empty));
+        let (project, cache) = (self.project.clone(), self.scan_cache("image"));
+        let half = tokio::task::spawn_blocking(move || project.image_half(cache));
+        let scan = scan.await??;
+        Ok(Read {
+            scan: Arc::new(scan),
+            half,
+            took: started.elapsed(),
+        })
+    }
+
+    /// Where a scan is remembered: one file per project and part.
+    fn scan_cache(&self, part: &str) -> Option<PathBuf> {
+        let cache = self.cache.as_deref()?;
+        Some(scan::cache_file(cache, self.project, part))
+    }
+
+    /// Compares both halves, and makes the image half where it has to change.
+    pub(super) async fn plan(
+        &self,
+        read: Read,
+        step: &mut Step,
+        out: &mut Console,
+    ) -> Result<Planned> {
+        let dags = dags_part(&read.scan)?;
+        let mut comparison = self.compare(&dags, &read.scan).await?;
+        let dags_differ = comparison.outcome == ComparisonOutcome::Changes;
+        let half = read.half.await?;
+        let runs = match &comparison.wanted {
+            Some(wanted) => Some(self.runs(wanted).await),
+            None if self.halves == Halves::Image => return Err(self.nothing_to_keep()),
+            None => None,
+        };
+        let image_differs = runs
+            .as_ref()
+            .map(|runs| environment::differences(runs, &half));
+        let makes_image = match (&image_differs, self.halves) {
+            (None, _) => true,
+            (Some(_), Halves::Dags) => false,
+            (Some(differs), Halves::Both | Halves::Image) => self.rebuild || !differs.is_empty(),
+        };
+        let image_differs = image_differs.unwrap_or_default();
+        let bundles = match self.halves {
+            Halves::Image if dags_differ => BTreeMap::new(),
+            Halves::Both | Halves::Dags | Halves::Image => bundles(&dags),
+        };
+        if let (false, Some(wanted)) = (makes_image, &comparison.wanted) {
+            let runs_in = RunsIn {
+                image: wanted.image.digest(),
+                config: runs.and_then(Result::ok),
+            };
+            let mut parts = dags;
+            if self.halves == Halves::Image {
+                parts = self.image_as_it_is(wanted).await?;
+                comparison = self.compare(&parts, &read.scan).await?;
+            }
+            return Ok(Planned {
+                parts,
+                bundles,
+                runs_in,
+                environment: None,
+                comparison,
+                image_differs,
+                half: half.ok(),
+            });
+        }
+        let half = half?;
+        for note in &half.notes {
+            out.warn(note);
+        }
+        out.update(step, "making the Environment");
+        let environment = environment::make(half, self.cache.clone(), step, out).await?;
+        comparison.outcome = ComparisonOutcome::Changes;
+        // What does not differ is not touched: somebody else may be changing it.
+        let sends_dags = dags_differ && self.halves == Halves::Both || comparison.wanted.is_none();
+        Ok(Planned {
+            parts: Parts {
+                bundles: if sends_dags {
+                    dags.bundles
+                } else {
+                    BTreeMap::new()
+                },
+                environment: Some(environment.manifest()?),
+            },
+            bundles,
+            runs_in: RunsIn {
+                image: environment.digest(),
+                config: Some(environment.config().clone()),
+            },
+            environment: Some(environment),
+            comparison,
+            image_differs,
+            half: None,
+        })
+    }
+
+    /// Compares parts with what is wanted. Where nothing ever was, everything is new.
+    pub(super) async fn compare(&self, parts: &Parts, scan: &Scan) -> Result<Comparison> {
+        let ask = PlanRequest {
+            parts: parts.clone(),
+        };
+        match self.client.plan(self.deployment, &ask).await {
+            Err(error) if error.code() == Some(ErrorCode::ImageMissing) => Ok(Comparison {
+                outcome: ComparisonOutcome::Changes,
+                wanted: None,
+                deploy: None,
+                missing: scan
+                    .manifest()
+                    .layers()
+                    .iter()
+                    .map(|layer| layer.digest)
+                    .collect(),
+                replaced: BTreeMap::new(),
+                require: Vec::new(),
+            }),
+            answer => Ok(answer?),
+        }
+    }
+
+    /// What the wanted Release's image half was made from.
+    async fn runs(&self, wanted: &Release) -> Result<EnvironmentConfig> {
+        let image = wanted.image.digest();
+        environment::config(self.client, self.deployment, image, self.cache.as_deref()).await
+    }
+
+    /// The image half that is wanted already, to ask what became of it.
+    async fn image_as_it_is(&self, wanted: &Release) -> Result<Parts> {
+        let manifest = self.client.blob(self.deployment, wanted.image.digest());
+        Ok(Parts {
+            bundles: BTreeMap::new(),
+            environment: Some(text(manifest.await?.into())?),
+        })
+    }
+
+    fn nothing_to_keep(&self) -> Failure {
+        let message = format!(
+            "nothing was deployed to `{}` yet, so there are no bundles to keep",
+            self.deployment
+        );
+        Failure::new(Exit::Refused, message)
+            .code("nothing_deployed")
+            .help("the first deploy brings both halves: leave out --image")
+    }
+}
+
+/// Scans `dags/`; an empty one is refused, because it takes all DAGs away.
+fn scan_dags(project: &Project, cache: Option<PathBuf>, allow_empty: bool) -> Result<Scan> {
+    let refuse = |what: &str| {
+        Failure::new(
+            Exit::Refused,
+            format!("`{}` {what}", project.dags().display()),
+        )
+        .code("dags_empty")
+        .help("to take all DAGs away on purpose, give --allow-empty")
+    };
+    let options = ScanOptions {
+        limits: project.limits(),
+        cache,
+        ignore: Vec::new(),
+    };
+    if !project.dags().is_dir() {
+        if !allow_empty {
+            return Err(refuse("does not exist"));
+        }
+        let empty = tempfile::tempdir()?;
+        return Ok(updraft_bundle::scan(
+            empty.path(),
+            &ScanOptions {
+                cache: None,
+                ..options
+            },
+        )?);
+    }
+    let scan = updraft_bundle::scan(&project.dags(), &options)?;
+    if scan.entries().is_empty() && !allow_empty {
+        return Err(refuse("has no files"));
+    }
+    if let Some(link) = scan.circular().first() {
+        return Err(Failure::new(
+            Exit::Refused,
+            format!(
+                "the link `{}` in `{}` leads to a folder that it is in, which ends Airflow's DAG processor",
+                tame_line(link),
+                project.dags().display()
+            ),
+        )
+        .code("link_circular")
+        .help("remove it, or name it in `.updraftignore`"));
+    }
+    Ok(scan)
+}
+
+fn dags_part(scan: &Scan) -> Result<Parts> {
+    let manifest = text(scan.manifest().to_bytes())?;
+    Ok(Parts {
+        bundles: [(BundleName::dags(), manifest)].into(),
+        environment: None,
+    })
+}
+
+fn bundles(parts: &Parts) -> BTreeMap<BundleName, Digest> {
+    let bundles = parts.bundles.iter();
+    bundles
+        .map(|(name, manifest)| (name.clone(), Digest::of(manifest.as_bytes())))
+        .collect()
+}
+
+/// How much of the parts goes over the wire, of how much there is.
+pub(super) fn to_send(
+    parts: &Parts,
+    scan: &Scan,
+    environment: Option<&Environment>,
+    missing: &[Digest],
+) -> Sent {
+    let mut sent = Sent::default();
+    let mut count = |digest: &Digest, files: u64, size: u64| {
+        sent.of_layers += 1;
+        sent.of_files += files;
+        sent.of_bytes += size;
+        if missing.contains(digest) {
+            sent.layers += 1;
+            sent.files += files;
+            sent.bytes += size;
+        }
+    };
+    let dags = if parts.bundles.is_empty() {
+        &[]
+    } else {
+        scan.manifest().layers()
+    };
+    let files = environment.map_or(&[][..], Environment::layers);
+    for layer in dags.iter().chain(files) {
+        count(&layer.digest, layer.files, layer.size);
+    }
+    if let Some(environment) = environment {
+        let lock = environment.lock();
+        count(&lock, 0, environment.size(lock).unwrap_or(0));
+    }
+    sent
+}

@@ -1,0 +1,218 @@
+//! Deploys of both halves of a project: the DAGs, and the image that they run in.
+
+use insta::assert_snapshot;
+use serde_json::{Value, json};
+
+use crate::common::filters;
+use crate::common::stand_in::Answer;
+use crate::common::world::World;
+
+/// What the Deployment should run: the image and the bundle `dags`.
+fn wanted(world: &World) -> (Value, Value) {
+    let status = world.run(&["status", "-o", "json"]).ended_with(0).json();
+    let release = &status["deployment"]["wanted"];
+    (
+        release["image"]["digest"].clone(),
+        release["bundles"]["dags"]["digest"].clone(),
+    )
+}
+
+fn live() -> (World, crate::common::stand_in::Agent) {
+    let world = World::new();
+    let agent = world.agent(Answer::Proven);
+    world.run(&["deploy"]).ended_with(0);
+    (world, agent)
+}
+
+#[test]
+fn without_a_flag_it_deploys_what_differs_and_just_that() {
+    let (world, _agent) = live();
+    let (image, dags) = wanted(&world);
+
+    world.sandbox.write("here/include/sql.py", "ONE = 1\n");
+    world.sandbox.write("here/requirements.txt", "pandas\n");
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["deploy", "--plan"]).ended_with(0), @"
+        exit code 0
+        --- stdout
+        `shop` would change: the image
+        to send: 614 B of 614 B, in 2 of 2 layers
+        the image would change:
+          - requirements.txt: changed
+          - include/sql.py: added
+        --- stderr
+        ");
+    });
+    assert_eq!(
+        wanted(&world),
+        (image.clone(), dags.clone()),
+        "a plan changes nothing"
+    );
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["deploy"]).ended_with(0), @"
+        exit code 0
+        --- stdout
+        [dpl]
+        --- stderr
+        ✓ compared 1 file with `shop` and made its Environment ([TIME])
+        the image changes:
+          - requirements.txt: changed
+          - include/sql.py: added
+        ✓ sent 614 B of 614 B in 2 of 2 layers (1 of 1 file) ([TIME])
+        ✓ checked 1 DAG file ([TIME])
+        ✓ accepted as [dpl]: the image ([TIME])
+        ✓ on disk, switched ([TIME])
+        ✓ parsed by Airflow: 1 of 1 DAG file ([TIME])
+          DAGs: 0 added, 1 changed, 0 removed; 1 in all
+            ~ orders
+        Live on `shop` after [TIME]
+        ");
+    });
+    let (second, same) = wanted(&world);
+    assert_ne!(second, image);
+    assert_eq!(same, dags);
+
+    let again = world.run(&["deploy", "-o", "json"]).ended_with(0).json();
+    assert_eq!(again["outcome"], "nothing_to_do");
+    assert_eq!(again["environment"], "kept");
+
+    world.write_dag("orders", "# second\n");
+    let alone = world.run(&["deploy", "-o", "json"]).ended_with(0).json();
+    assert_eq!(
+        (&alone["environment"], &alone["image_changes"]),
+        (&json!("kept"), &json!([]))
+    );
+    assert_eq!(wanted(&world).0, second);
+
+    world.write_dag("orders", "# third\n");
+    world.sandbox.write("here/include/sql.py", "TWO = 2\n");
+    let both = world.run(&["deploy", "-o", "json"]).ended_with(0).json();
+    assert_eq!(both["image_changes"], json!(["include/sql.py: changed"]));
+    assert_eq!(both["files"]["changed"], json!(["orders.py"]));
+    // The lock is another blob, because it names the files too; the DAGs are one layer, as are the files.
+    assert_eq!(both["sent"]["layers"], 3, "{both:#}");
+    let (third, both_dags) = wanted(&world);
+    assert!(third != second && both_dags != dags);
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["history"]).ended_with(0), @"
+        exit code 0
+        --- stdout
+        DEPLOY                STATE     WHEN      BY     CHANGES   CHECKS  COMMIT  DESCRIPTION
+        [dpl]  live      [AGO]  admin  image ~1  passed
+        [dpl]  was live  [AGO]  admin  ~1        passed
+        [dpl]  was live  [AGO]  admin  image     passed
+        [dpl]  was live  [AGO]  admin  image +1  passed
+        ");
+        let id = both["deploy"]["id"].as_str().unwrap();
+        assert_snapshot!(world.run(&["diff", id]).ended_with(0), @"
+        exit code 0
+        --- stdout
+        from [dpl] to [dpl]
+        dags: 1 file changed
+          ~ orders.py
+        image: changed
+        DAGs:
+          ~ orders
+        ");
+    });
+}
+
+#[test]
+fn one_half_alone_leaves_the_other_as_it_is() {
+    let (world, _agent) = live();
+    let (image, dags) = wanted(&world);
+    world.write_dag("orders", "# second\n");
+    world.sandbox.write("here/include/sql.py", "ONE = 1\n");
+
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["deploy", "--image"]).ended_with(0), @"
+        exit code 0
+        --- stdout
+        [dpl]
+        --- stderr
+        ✓ compared 1 file with `shop` and made its Environment ([TIME])
+        the image changes:
+          - include/sql.py: added
+        warning: the DAGs here are not those of `shop`, which stay, so they are not checked in the new image
+        ✓ sent 496 B of 496 B in 2 of 2 layers (1 of 1 file) ([TIME])
+        ✓ accepted as [dpl]: the image ([TIME])
+        ✓ on disk, switched ([TIME])
+        ✓ parsed by Airflow: 1 of 1 DAG file ([TIME])
+          DAGs: 0 added, 1 changed, 0 removed; 1 in all
+            ~ orders
+        Live on `shop` after [TIME]
+        ");
+    });
+    let (second, same) = wanted(&world);
+    assert_ne!(second, image);
+    assert_eq!(same, dags);
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["deploy", "--image"]).ended_with(0), @"
+        exit code 0
+        --- stdout
+        [dpl]
+        --- stderr
+        ✓ compared 1 file with `shop` ([TIME])
+        Nothing to do: `shop` runs exactly this since [dpl]
+        ");
+    });
+
+    world.sandbox.write("here/include/sql.py", "TWO = 2\n");
+    world.run(&["deploy", "--dags"]).ended_with(0);
+    let (same, other) = wanted(&world);
+    assert_eq!(same, second);
+    assert_ne!(other, dags);
+}
+
+#[test]
+fn a_rebuild_that_comes_to_the_same_is_nothing_to_do() {
+    let (world, _agent) = live();
+    let before = wanted(&world);
+    let again = world.run(&["deploy", "--rebuild", "-o", "json"]);
+    assert_eq!(again.ended_with(0).json()["outcome"], "nothing_to_do");
+    assert_eq!(wanted(&world), before);
+}
+
+#[test]
+fn a_first_deploy_of_an_image_alone_has_nothing_to_keep() {
+    let world = World::new();
+    let _agent = world.agent(Answer::Proven);
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["deploy", "--image"]).ended_with(3), @"
+        exit code 3
+        --- stderr
+        error: nothing was deployed to `shop` yet, so there are no bundles to keep
+        help: the first deploy brings both halves: leave out --image
+        ");
+    });
+}
+
+#[test]
+fn what_is_required_counts_also_for_an_image_alone() {
+    let (world, _agent) = live();
+    world
+        .run(&["deployment", "update", "--require", "static"])
+        .ended_with(0);
+    world.sandbox.write("here/include/sql.py", "ONE = 1\n");
+    // The DAGs that stay are those here, so they can be checked with it.
+    let made = world.run(&["deploy", "-o", "json"]).ended_with(0).json();
+    assert_eq!(made["checks"]["static"]["errors"], 0, "{made:#}");
+
+    world.sandbox.write("here/include/sql.py", "TWO = 2\n");
+    world.write_dag("orders", "# not deployed\n");
+    let before = wanted(&world);
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["deploy", "--image"]), @"
+        exit code 17
+        --- stderr
+        ✓ compared 1 file with `shop` and made its Environment ([TIME])
+        the image changes:
+          - include/sql.py: changed
+        warning: the DAGs here are not those of `shop`, which stay, so they are not checked in the new image
+        ✓ sent 496 B of 496 B in 2 of 2 layers (1 of 1 file) ([TIME])
+        error: the Deployment accepts no deploy without the checks: static
+        help: deploy with `updraft deploy`, which runs them; what imports files counts only where the project's other files are those of the Release
+        ");
+    });
+    assert_eq!(wanted(&world), before);
+}
