@@ -31,7 +31,7 @@ use crate::folder;
 use crate::observed::{Board, Observed};
 use crate::runtime::identity::Sign;
 use crate::runtime::record::Record;
-use crate::runtime::supervisor::{Launcher, Supervisor, stop_all};
+use crate::runtime::supervisor::{Launcher, Names, Supervisor, stop_all};
 use crate::runtime::user::{Isolation, UserError, WantedUser};
 use crate::socket::{AgentSocket, Asked};
 use crate::worker::Worker;
@@ -298,10 +298,13 @@ impl Start {
             run: disk.run(),
             logs: disk.logs(),
         };
-        let supervisor = Arc::new(Mutex::new(Supervisor::new(
-            launcher.clone(),
-            components::LONG_RUNNING,
-        )));
+        let names = Names {
+            all: components::LONG_RUNNING,
+            with_tasks: components::WITH_TASKS,
+        };
+        let limit = self.config.drain_timeout;
+        let supervisor = Supervisor::new(launcher.clone(), names, limit);
+        let supervisor = Arc::new(Mutex::new(supervisor));
         let made = Prepared {
             disk: disk.clone(),
             launcher: launcher.clone(),

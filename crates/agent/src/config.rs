@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use updraft_api::client::Connect;
 
@@ -29,10 +30,14 @@ pub struct AgentConfig {
     /// Where the tools and caches that the agent gets for itself lie; `None`
     /// is a folder in the root.
     pub tools: Option<PathBuf>,
+    /// How long tasks may take to end when what they run in is replaced.
+    pub drain_timeout: Duration,
     pub external: Option<ExternalConfig>,
 }
 
 impl AgentConfig {
+    pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
     /// The usual: this very binary is the wrapper.
     pub fn new(root: PathBuf, connect: Connect, token: TokenSource) -> io::Result<Self> {
         let wrapper = vec![
@@ -54,6 +59,7 @@ impl AgentConfig {
             pass_environment: Vec::new(),
             wrapper,
             tools: None,
+            drain_timeout: Self::DRAIN_TIMEOUT,
             external: None,
         })
     }

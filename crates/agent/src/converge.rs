@@ -124,6 +124,7 @@ impl Passes for Converge {
         let records = components::ALL
             .iter()
             .filter_map(|name| Record::read_alive(&self.launcher.files(name).record))
+            .chain(self.supervisor().draining())
             .collect();
         self.deliver
             .collect(Some(&self.worker), wanted, live, &self.asked, records)
@@ -233,15 +234,15 @@ impl Converge {
         for bundle in next.release.bundles.keys() {
             prove::hold_processor(&self.deliver.disk, bundle);
         }
-        self.deliver.switch(&next).await?;
-        let Some(before) = before else {
+        let other_image = |before: &Live| before.release.image != next.release.image;
+        let Some(before) = before.filter(other_image) else {
+            self.deliver.switch(&next).await?;
             self.keep_airflow(&next, wanted).await?;
             return Ok(next);
         };
-        if before.release.image == next.release.image {
-            self.keep_airflow(&next, wanted).await?;
-            return Ok(next);
-        }
+        self.quiet_down(&before, &next).await?;
+        failpoint("agent.switch.quiet");
+        self.deliver.switch(&next).await?;
         let came_up = match self.keep_airflow(&next, wanted).await {
             Ok(()) => self.wait_until_up(COME_UP).await,
             Err(PassError::Retry(text) | PassError::DiskFull(text) | PassError::Stalled(text)) => {
@@ -268,6 +269,36 @@ impl Converge {
         self.deliver.switch(&back).await?;
         self.keep_airflow(&back, wanted).await?;
         Err(PassError::Stalled(message))
+    }
+
+    /// Has the old environment begin nothing more: what is new must not run in it.
+    async fn quiet_down(&mut self, before: &Live, next: &Live) -> Result<(), PassError> {
+        const BEGIN_WORK: [&str; 2] = [SCHEDULER, DAG_PROCESSOR];
+        let old = self.environment(before.release.image.digest()).await?;
+        let new = self.environment(next.release.image.digest()).await?;
+        self.supervisor().pause(&BEGIN_WORK);
+        self.wait_until_stopped(&BEGIN_WORK).await?;
+        // Airflow 2's tasks write to the database themselves, and its tables will change.
+        if old.is_airflow_2() && old.airflow_version != new.airflow_version {
+            self.wait_until_drained().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the tasks of what was replaced, until something else is wanted.
+    async fn wait_until_drained(&self) -> Result<(), PassError> {
+        let mut newer = self.deliver.wanted.clone();
+        newer.mark_unchanged();
+        while !self.supervisor().draining().is_empty() {
+            self.deliver
+                .board
+                .busy("waiting for tasks of the old Airflow to end");
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(500)) => {}
+                _ = newer.changed() => return Err(PassError::Overtaken),
+            }
+        }
+        Ok(())
     }
 
     fn refused(&self, target: &Target) -> Result<Option<Refused>, PassError> {
@@ -434,7 +465,7 @@ impl Converge {
         }
         // Components of another version must not write while tables change.
         self.supervisor().want(&[]);
-        self.wait_until_stopped().await?;
+        self.wait_until_stopped(components::LONG_RUNNING).await?;
         self.deliver.board.busy("preparing Airflow's database");
         self.launcher
             .run_to_end(&common.migrate())
@@ -456,10 +487,10 @@ impl Converge {
             })
     }
 
-    async fn wait_until_stopped(&self) -> Result<(), PassError> {
+    async fn wait_until_stopped(&self, names: &[&str]) -> Result<(), PassError> {
         let end = Instant::now() + STOPPED;
         loop {
-            let alive = components::LONG_RUNNING.iter().find_map(|name| {
+            let alive = names.iter().find_map(|name| {
                 let record = Record::read_alive(&self.launcher.files(name).record)?;
                 Some((name, record.process.pid))
             });
@@ -468,7 +499,7 @@ impl Converge {
             };
             if Instant::now() > end {
                 return Err(PassError::Retry(format!(
-                    "Airflow's {name} (process {pid}) does not end, so its database cannot be prepared; see what it waits for"
+                    "Airflow's {name} (process {pid}) does not end, so no other can take its place; see what it waits for"
                 )));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -12,6 +12,7 @@ pub const FAILPOINTS: &[&str] = &[
     "agent.materialize.end",
     "agent.environment.end",
     "agent.staged",
+    "agent.switch.quiet",
     "agent.switch.start",
     "agent.switch.after_release",
     "agent.switch.after_rename",

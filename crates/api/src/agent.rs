@@ -138,6 +138,8 @@ pub enum ComponentState {
     /// Crashed; started again after a pause.
     Waiting,
     Stopped,
+    /// Replaced: it takes no new work and ends with its tasks.
+    Draining,
     /// One that a later release has.
     #[serde(other)]
     Unknown,

@@ -37,6 +37,9 @@ pub(crate) const ALL: &[&str] = &[
 pub(crate) const LONG_RUNNING: &[&str] =
     &[SCHEDULER, DAG_PROCESSOR, API_SERVER, WEBSERVER, TRIGGERER];
 
+/// Those whose children are tasks.
+pub(crate) const WITH_TASKS: &[&str] = &[SCHEDULER];
+
 /// What all components of an Airflow have in common.
 pub(crate) struct Common<'a> {
     pub(crate) disk: &'a Disk,
@@ -102,11 +105,11 @@ sys.exit(subprocess.run(
     }
 
     pub(crate) fn components(&self) -> Vec<Spec> {
-        // It ends when its tasks have; those that take longer are cut off.
-        let scheduler = |arguments: &[&str]| Spec {
-            grace: Duration::from_secs(30),
+        // Airflow's, but for how it ends.
+        let scheduler = ["-m", "airflow_updraft.scheduler", "--skip-serve-logs"];
+        let scheduler = Spec {
             leaves_tasks: true,
-            ..self.airflow(SCHEDULER, arguments)
+            ..self.spec(SCHEDULER, &scheduler, self.variables.clone())
         };
         // Loads no bundle, so a bundle that comes or goes leaves it alone.
         let triggerer = Spec {
@@ -116,7 +119,7 @@ sys.exit(subprocess.run(
         };
         if self.environment.is_airflow_2() {
             let mut components = vec![
-                scheduler(&["scheduler", "--skip-serve-logs"]),
+                scheduler,
                 self.airflow(WEBSERVER, &["webserver"]),
                 triggerer,
             ];
@@ -129,7 +132,7 @@ sys.exit(subprocess.run(
             vec![
                 self.airflow(DAG_PROCESSOR, &["dag-processor"]),
                 self.airflow(API_SERVER, &["api-server"]),
-                scheduler(&["scheduler", "--skip-serve-logs"]),
+                scheduler,
                 triggerer,
             ]
         }

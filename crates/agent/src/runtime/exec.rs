@@ -190,6 +190,7 @@ pub fn exec_component(args: impl IntoIterator<Item = OsString>) -> Result<Infall
         fingerprint: exec.fingerprint.clone(),
         started_at: chrono::Utc::now(),
         log_offset,
+        draining_since: None,
     };
     record
         .write(&files.record)

@@ -1,8 +1,9 @@
 //! Processes that outlive the agent: started once, found again, stopped whole.
 //!
 //! [`exec`] says why nothing is started twice, [`supervisor`] keeps components
-//! up, [`identity`] and [`record`] are how they are recognised.
+//! up, [`drains`] sees those to their end that still have tasks, [`identity`] and [`record`] are how they are recognised.
 
+mod drains;
 pub(crate) mod exec;
 pub(crate) mod identity;
 pub(crate) mod logs;

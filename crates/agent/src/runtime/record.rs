@@ -22,6 +22,9 @@ pub(crate) struct Record {
     pub(crate) started_at: Timestamp,
     /// Where its own output begins in its log.
     pub(crate) log_offset: u64,
+    /// When it was told to take no new work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) draining_since: Option<Timestamp>,
 }
 
 /// The files that belong to a component.

@@ -20,6 +20,7 @@ use updraft_api::agent::{ComponentState, ComponentView};
 use updraft_image::RunAs;
 use updraft_model::Digest;
 
+use super::drains::Drains;
 use super::exec::{self, ALREADY_RUNNING, Exec};
 use super::identity::{ProcessIdentity, Sign, family, left_in_session};
 use super::logs::{self, Hidden};
@@ -42,7 +43,8 @@ pub(crate) struct Spec {
     pub(crate) hidden: Hidden,
     /// How long it may take to stop by itself, when it has to be replaced.
     pub(crate) grace: Duration,
-    /// Whether what it started is work to be done also after it has crashed.
+    /// Whether what it started is work to be done also after it has crashed, or
+    /// was replaced.
     pub(crate) leaves_tasks: bool,
 }
 
@@ -179,21 +181,48 @@ pub(crate) struct NotUp {
 /// The components of one Airflow.
 pub(crate) struct Supervisor {
     launcher: Launcher,
-    /// Every component that there can be: also one that an earlier agent started
-    /// and nobody wants now has to be stopped.
-    names: &'static [&'static str],
+    names: Names,
+    drains: Drains,
     components: BTreeMap<&'static str, Handle>,
     /// Told of every change of a component, so that reports go out at once.
     changed: Arc<watch::Sender<u64>>,
 }
 
+/// Which components there can be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Names {
+    /// Also one that an earlier agent started and nobody wants now has to be stopped.
+    pub(crate) all: &'static [&'static str],
+    /// Those that tasks are children of: they are not stopped but drained.
+    pub(crate) with_tasks: &'static [&'static str],
+}
+
 impl Supervisor {
-    pub(crate) fn new(launcher: Launcher, names: &'static [&'static str]) -> Self {
+    /// `limit`: how long tasks of what was replaced may take to end.
+    pub(crate) fn new(launcher: Launcher, names: Names, limit: Duration) -> Self {
+        let changed = Arc::new(watch::Sender::new(0));
         Self {
+            drains: Drains::new(&launcher.run, limit, &changed),
             launcher,
             names,
             components: BTreeMap::new(),
-            changed: Arc::new(watch::Sender::new(0)),
+            changed,
+        }
+    }
+
+    /// What was replaced and still has tasks.
+    pub(crate) fn draining(&self) -> Vec<Record> {
+        self.drains.records()
+    }
+
+    /// Says of these alone that they are not wanted for now.
+    pub(crate) fn pause(&mut self, names: &[&str]) {
+        for name in names {
+            if let Some(handle) = self.components.get(name) {
+                handle
+                    .spec
+                    .send_if_modified(|wanted| wanted.take().is_some());
+            }
         }
     }
 
@@ -204,7 +233,7 @@ impl Supervisor {
     /// Says which components there should be. Those that run as wanted are left
     /// alone, whoever started them.
     pub(crate) fn want(&mut self, specs: &[Spec]) {
-        for name in self.names {
+        for name in self.names.all {
             let spec = specs.iter().find(|spec| spec.component == *name).cloned();
             if let Some(handle) = self.components.get(name) {
                 handle.spec.send_if_modified(|wanted| {
@@ -213,7 +242,9 @@ impl Supervisor {
                     differs
                 });
             } else {
-                let handle = start_task(name, spec, &self.launcher, &self.changed);
+                let drains = self.names.with_tasks.contains(name);
+                let drains = drains.then(|| self.drains.clone());
+                let handle = start_task(name, spec, &self.launcher, drains, &self.changed);
                 self.components.insert(name, handle);
             }
         }
@@ -226,6 +257,7 @@ impl Supervisor {
                 handle.spec.borrow().is_some() || handle.view.borrow().view.pid.is_some()
             })
             .map(|handle| handle.view.borrow().view.clone())
+            .chain(self.drains.records().iter().map(draining_view))
             .collect()
     }
 
@@ -265,6 +297,17 @@ impl Supervisor {
         for handle in std::mem::take(&mut self.components).into_values() {
             handle.task.abort();
         }
+        self.drains.abandon();
+    }
+}
+
+fn draining_view(record: &Record) -> ComponentView {
+    ComponentView {
+        name: record.component.clone(),
+        state: ComponentState::Draining,
+        pid: Some(record.process.pid),
+        restarts: 0,
+        last_error: None,
     }
 }
 
@@ -272,6 +315,7 @@ fn start_task(
     name: &'static str,
     spec: Option<Spec>,
     launcher: &Launcher,
+    drains: Option<Drains>,
     changed: &Arc<watch::Sender<u64>>,
 ) -> Handle {
     // What is wanted is said first: a task that did not know would stop what runs.
@@ -292,6 +336,7 @@ fn start_task(
     let component = Component {
         name,
         launcher: launcher.clone(),
+        drains,
         specs,
         seen,
         changed: Arc::clone(changed),
@@ -307,6 +352,8 @@ fn start_task(
 struct Component {
     name: &'static str,
     launcher: Launcher,
+    /// Where it goes when it is replaced and has tasks.
+    drains: Option<Drains>,
     specs: watch::Receiver<Option<Spec>>,
     seen: watch::Sender<Seen>,
     changed: Arc<watch::Sender<u64>>,
@@ -339,6 +386,7 @@ impl Component {
                 (Some(spec), Some(record)) if record.fingerprint == spec.fingerprint() => {
                     self.attend(&files, &spec, record).await;
                 }
+                (_, Some(record)) if self.drains.is_some() => self.drain(&files, record).await,
                 (wanted, Some(record)) => {
                     let state = if wanted.is_some() {
                         ComponentState::Starting
@@ -352,6 +400,14 @@ impl Component {
                 }
                 (Some(spec), None) => self.start(&files, &spec).await,
             }
+        }
+    }
+
+    async fn drain(&self, files: &ComponentFiles, record: Record) {
+        let Some(drains) = &self.drains else { return };
+        if let Err(error) = drains.begin(files, record) {
+            tracing::error!(component = self.name, %error, "could not be replaced");
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
@@ -596,6 +652,24 @@ mod tests {
         launcher: Launcher,
     }
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn supervisor(place: &Place) -> Supervisor {
+        let names = Names {
+            all: &["part"],
+            with_tasks: &[],
+        };
+        Supervisor::new(place.launcher.clone(), names, HOUR)
+    }
+
+    fn with_tasks(place: &Place, limit: Duration) -> Supervisor {
+        let names = Names {
+            all: &["part"],
+            with_tasks: &["part"],
+        };
+        Supervisor::new(place.launcher.clone(), names, limit)
+    }
+
     impl Place {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
@@ -671,12 +745,12 @@ mod tests {
     async fn the_next_agent_adopts_what_runs() {
         let place = Place::new();
         let spec = place.spec("exec sleep 300");
-        let mut first = Supervisor::new(place.launcher.clone(), &["part"]);
+        let mut first = supervisor(&place);
         first.want(std::slice::from_ref(&spec));
         let record = place.running(&first).await;
         first.abandon();
 
-        let mut second = Supervisor::new(place.launcher.clone(), &["part"]);
+        let mut second = supervisor(&place);
         second.want(&[spec]);
         assert_eq!(place.running(&second).await, record);
         assert_eq!(family(&[], Some(&place.sign())).len(), 1);
@@ -686,7 +760,7 @@ mod tests {
     async fn another_agent_with_other_defaults_adopts_too_and_starts_its_own_way() {
         let place = Place::new();
         let spec = place.spec("exec sleep 300");
-        let mut first = Supervisor::new(place.launcher.clone(), &["part"]);
+        let mut first = supervisor(&place);
         first.want(std::slice::from_ref(&spec));
         let record = place.running(&first).await;
         first.abandon();
@@ -695,7 +769,7 @@ mod tests {
         let mut upgraded = spec.clone();
         upgraded.command = vec!["/bin/sh".into(), "-c".into(), "exec sleep 400".into()];
         upgraded.variables.insert("LANG".into(), "C".into());
-        let mut second = Supervisor::new(place.launcher.clone(), &["part"]);
+        let mut second = supervisor(&place);
         second.want(&[upgraded]);
         assert_eq!(place.running(&second).await, record);
         assert_eq!(family(&[], Some(&place.sign())).len(), 1);
@@ -724,7 +798,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_being_replaced_is_not_up_and_old_crashes_do_not_count() {
         let place = Place::new();
-        let mut supervisor = Supervisor::new(place.launcher.clone(), &["part"]);
+        let mut supervisor = supervisor(&place);
         supervisor.want(&[place.spec("exit 3")]);
         let mut changes = supervisor.changes();
         while supervisor.not_up().unwrap().crashes < 2 {
@@ -757,12 +831,12 @@ mod tests {
     #[tokio::test]
     async fn what_an_earlier_agent_started_and_nobody_wants_is_stopped() {
         let place = Place::new();
-        let mut first = Supervisor::new(place.launcher.clone(), &["part"]);
+        let mut first = supervisor(&place);
         first.want(&[place.spec("exec sleep 300")]);
         let record = place.running(&first).await;
         first.abandon();
 
-        let mut second = Supervisor::new(place.launcher.clone(), &["part"]);
+        let mut second = supervisor(&place);
         second.want(&[]);
         tokio::time::timeout(Duration::from_secs(20), record.process.ended())
             .await
@@ -773,7 +847,7 @@ mod tests {
     async fn a_component_that_crashed_leaves_nothing_but_tasks() {
         for leaves_tasks in [false, true] {
             let place = Place::new();
-            let mut supervisor = Supervisor::new(place.launcher.clone(), &["part"]);
+            let mut supervisor = supervisor(&place);
             let spec = Spec {
                 leaves_tasks,
                 ..place.spec("env -i sleep 300 & exec sleep 301")
@@ -825,9 +899,7 @@ mod tests {
     async fn however_many_ask_one_starts() {
         let place = Place::new();
         let spec = place.spec("exec sleep 300");
-        let mut agents: Vec<Supervisor> = (0..4)
-            .map(|_| Supervisor::new(place.launcher.clone(), &["part"]))
-            .collect();
+        let mut agents: Vec<Supervisor> = (0..4).map(|_| supervisor(&place)).collect();
         for agent in &mut agents {
             agent.want(std::slice::from_ref(&spec));
         }
@@ -842,7 +914,7 @@ mod tests {
     #[tokio::test]
     async fn another_spec_replaces_what_runs_and_the_same_one_does_not() {
         let place = Place::new();
-        let mut supervisor = Supervisor::new(place.launcher.clone(), &["part"]);
+        let mut supervisor = supervisor(&place);
         supervisor.want(&[place.spec("exec sleep 300")]);
         let first = place.running(&supervisor).await;
         supervisor.want(&[place.spec("exec sleep 300")]);
@@ -861,7 +933,7 @@ mod tests {
     #[tokio::test]
     async fn a_crash_is_shown_with_its_last_lines_and_mended() {
         let place = Place::new();
-        let mut supervisor = Supervisor::new(place.launcher.clone(), &["part"]);
+        let mut supervisor = supervisor(&place);
         let once =
             "if [ -e seen ]; then exec sleep 300; fi; touch seen; echo about to fall >&2; exit 3";
         supervisor.want(&[place.spec(once)]);
@@ -885,7 +957,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_crash_quotes_of_a_secret_is_its_name() {
         let place = Place::new();
-        let mut supervisor = Supervisor::new(place.launcher.clone(), &["part"]);
+        let mut supervisor = supervisor(&place);
         let mut spec = place.spec("echo \"no such login: $LOGIN\" >&2; exit 3");
         spec.variables.insert("LOGIN".into(), "open sesame".into());
         spec.hidden = Hidden::new([("LOGIN", "open sesame"), ("DEBUG", "1")]);
@@ -927,7 +999,7 @@ mod tests {
             let left = Record::read(&place.launcher.files("part").record).is_some();
             assert_eq!(left, point == "agent.exec.after_record");
 
-            let mut supervisor = Supervisor::new(place.launcher.clone(), &["part"]);
+            let mut supervisor = supervisor(&place);
             supervisor.want(&[spec]);
             place.running(&supervisor).await;
             assert_eq!(family(&[], Some(&place.sign())).len(), 1);
@@ -937,7 +1009,7 @@ mod tests {
     #[tokio::test]
     async fn stopping_reaches_what_left_the_session_and_what_ignores_requests() {
         let place = Place::new();
-        let mut supervisor = Supervisor::new(place.launcher.clone(), &["part"]);
+        let mut supervisor = supervisor(&place);
         let script = "setsid sleep 300 & (trap '' TERM; sleep 301) & exec sleep 302";
         supervisor.want(&[place.spec(script)]);
         place.running(&supervisor).await;
@@ -980,5 +1052,67 @@ mod tests {
         let mut backoff = Backoff::default();
         let pauses: Vec<u64> = (0..8).map(|_| backoff.next().as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+
+    /// Ends when it was told and its task has ended.
+    const HAS_A_TASK: &str = "trap 'touch told' TERM; while [ ! -e done ]; do sleep 0.02; done";
+
+    async fn becomes(what: &str, check: impl Fn() -> bool) {
+        for _ in 0..1500 {
+            if check() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("waited in vain until {what}");
+    }
+
+    #[tokio::test]
+    async fn what_has_tasks_is_replaced_at_once_and_ends_with_them() {
+        let place = Place::new();
+        let mut first = with_tasks(&place, HOUR);
+        first.want(&[place.spec(HAS_A_TASK)]);
+        let old = place.running(&first).await;
+        first.want(&[place.spec("sleep 100")]);
+        let new = place.running(&first).await;
+        assert_ne!(new.process, old.process);
+        becomes("it was told", || place.folder.path().join("told").exists()).await;
+        assert!(old.process.is_alive());
+        let states = |supervisor: &Supervisor| -> Vec<_> {
+            let views = supervisor.views().into_iter();
+            views.map(|view| (view.state, view.pid)).collect()
+        };
+        let draining = (ComponentState::Draining, Some(old.process.pid));
+        assert_eq!(states(&first)[1], draining);
+        assert!(first.not_up().is_none_or(|it| it.view.pid != draining.1));
+        first.abandon();
+
+        // The next agent sees it to its end, and tells it nothing twice.
+        std::fs::remove_file(place.folder.path().join("told")).unwrap();
+        let mut second = with_tasks(&place, HOUR);
+        second.want(&[place.spec("sleep 100")]);
+        assert_eq!(place.running(&second).await.process, new.process);
+        assert_eq!(states(&second)[1], draining);
+        std::fs::write(place.folder.path().join("done"), "").unwrap();
+        becomes("it has ended", || second.draining().is_empty()).await;
+        assert!(!old.process.is_alive());
+        assert!(!place.folder.path().join("told").exists());
+        let run = std::fs::read_dir(&place.launcher.run).unwrap();
+        let left: Vec<_> = run.map(|it| it.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 2, "a record and its lock: {left:?}");
+        stop_all(&place.launcher, &["part"], &place.sign()).await;
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_with_its_tasks_is_ended() {
+        let place = Place::new();
+        let mut supervisor = with_tasks(&place, Duration::from_millis(300));
+        supervisor.want(&[place.spec(HAS_A_TASK)]);
+        let old = place.running(&supervisor).await;
+        supervisor.want(&[]);
+        becomes("it was ended", || !old.process.is_alive()).await;
+        becomes("that is seen", || supervisor.draining().is_empty()).await;
+        assert!(place.folder.path().join("told").exists());
+        stop_all(&place.launcher, &["part"], &place.sign()).await;
     }
 }

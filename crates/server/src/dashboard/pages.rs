@@ -238,6 +238,7 @@ impl AgentCard {
                             ComponentState::Running => ("running", "good"),
                             ComponentState::Waiting => ("crashed, starting again", "bad"),
                             ComponentState::Stopped => ("stopped", "past"),
+                            ComponentState::Draining => ("replaced, ends with its tasks", "past"),
                             ComponentState::Unknown => ("unknown", "past"),
                         };
                         ComponentItem {

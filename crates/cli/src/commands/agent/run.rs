@@ -1,11 +1,13 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use updraft_agent::{Agent, AgentConfig, ExternalAirflow, ExternalConfig, StartError, TokenSource};
 use updraft_api::client::Connect;
 
 use super::airflow;
 use super::enroll::{Enrolled, RootArgs, enrolled_file, token_file};
+use crate::commands::deploy::create::seconds;
 use crate::config::{Source, variable};
 use crate::console::Console;
 use crate::context::{Context, read_ca};
@@ -36,6 +38,10 @@ pub(crate) struct RunArgs {
     /// A further variable of this environment that Airflow gets
     #[arg(long, value_name = "NAME")]
     pass_environment: Vec<String>,
+
+    /// How long tasks may take to end when what they run in is replaced, such as 90s, 10m or 2h
+    #[arg(long, env = "UPDRAFT_DRAIN_TIMEOUT", value_name = "TIME", value_parser = seconds, default_value = "24h")]
+    drain_timeout: Duration,
 
     /// Stop Airflow too when the agent is stopped
     #[arg(long)]
@@ -82,6 +88,7 @@ pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Resu
     config.airflow_user.clone_from(&args.airflow_user);
     config.metadata_db_url = variable("UPDRAFT_AIRFLOW_DATABASE_URL")?.map(|(url, _)| url);
     config.pass_environment.clone_from(&args.pass_environment);
+    config.drain_timeout = args.drain_timeout;
     config.external = external(args)?;
 
     // What listens there may be the Airflow of the agent before this one.

@@ -47,10 +47,7 @@ fn write(status: &StatusView, now: Timestamp, to: &mut impl Write) -> std::io::R
     let deployment = &status.deployment;
     writeln!(to, "{BOLD}{}{BOLD:#}", deployment.name)?;
     match &status.wanted_deploy {
-        None => writeln!(
-            to,
-            "  nothing was deployed yet; `updraft deploy --dags` is next"
-        )?,
+        None => writeln!(to, "  nothing was deployed yet; `updraft deploy` is next")?,
         Some(deploy) => write_wanted(deploy, now, to)?,
     }
     let wanted = deployment.wanted.as_ref();
@@ -215,6 +212,7 @@ fn write_agent(
         let (colour, state) = match component.state {
             ComponentState::Starting => (YELLOW, "starting"),
             ComponentState::Running => (GREEN, "running"),
+            ComponentState::Draining => (DIM, "replaced, ends with its tasks"),
             ComponentState::Waiting => (RED, "crashed, starting again soon"),
             ComponentState::Stopped => (DIM, "stopped"),
             ComponentState::Unknown => (DIM, "in a state that a later version knows"),
