@@ -53,6 +53,25 @@ pub fn files_below(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// What folders of this name hold, wherever they lie.
+pub fn folders_below(root: &Path, name: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let is_it = folder.file_name().is_some_and(|it| it == name);
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if is_it {
+                found.push(entry.path());
+            } else if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// Copies a folder's Python files and what lies beside them.
 pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;

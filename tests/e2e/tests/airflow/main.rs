@@ -9,6 +9,7 @@
 mod checks;
 mod deploys;
 mod external;
+mod halves;
 mod kill;
 mod processes;
 mod releases;
@@ -95,6 +96,18 @@ const GROUPS: &[Group] = &[
         ]],
     },
     Group {
+        name: "halves",
+        start: || Installation::start("3.3.2"),
+        scenarios: &[scenarios![
+            halves::a_task_runs_on_across_an_image_deploy,
+            halves::a_rollback_brings_both_halves_back,
+            halves::a_changed_file_of_the_image_reinstalls_nothing,
+            halves::a_requirement_that_cannot_be_had_changes_nothing,
+            halves::an_image_in_which_airflow_does_not_come_up_is_taken_back,
+            halves::the_agent_may_end_at_any_step_of_an_image_deploy,
+        ]],
+    },
+    Group {
         name: "killed",
         start: start_on_postgres,
         scenarios: &[scenarios![
@@ -129,7 +142,10 @@ const GROUPS: &[Group] = &[
         start: || Installation::start("2.11.2"),
         scenarios: &[
             ON_EACH_RELEASE,
-            scenarios![releases::an_upgrade_is_tried_before_it_is_made],
+            scenarios![
+                releases::an_upgrade_is_tried_before_it_is_made,
+                halves::a_task_runs_on_across_an_image_deploy,
+            ],
         ],
     },
     Group {

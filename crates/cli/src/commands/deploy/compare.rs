@@ -31,6 +31,31 @@ pub(crate) enum Halves {
     Image,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct HalvesArgs {
+    /// Deploy the DAGs alone; the image half stays as it is, and is made when the Deployment has none
+    #[arg(long, conflicts_with = "image")]
+    dags: bool,
+
+    /// Deploy the image half alone; every bundle stays as it is
+    #[arg(long)]
+    image: bool,
+
+    /// Make the image half again also when nothing of it differs
+    #[arg(long, conflicts_with = "dags")]
+    pub(super) rebuild: bool,
+}
+
+impl HalvesArgs {
+    pub(super) const fn read(&self) -> Halves {
+        match (self.dags, self.image) {
+            (true, _) => Halves::Dags,
+            (false, true) => Halves::Image,
+            (false, false) => Halves::Both,
+        }
+    }
+}
+
 /// The project as it is on disk now.
 pub(super) struct Read {
     pub(super) scan: Arc<Scan>,

@@ -24,7 +24,7 @@ use updraft_project::{ImageHalf, Project};
 use uuid::Uuid;
 
 use super::checks::{ChecksArgs, Job, Ran, Stages};
-use super::compare::{Halves, Planned, RunsIn, to_send};
+use super::compare::{Halves, HalvesArgs, Planned, RunsIn, to_send};
 use super::follow::{Ending, Patience, follow};
 use super::report::{
     Outcome, Sent, Timings, has_changed_image, is_empty, merged, milliseconds, nothing_to_do,
@@ -55,17 +55,8 @@ pub(crate) struct DeployArgs {
     /// Deployment, by name (default: the configured one)
     deployment: Option<DeploymentName>,
 
-    /// Deploy the DAGs alone; the image half stays as it is, and is made when the Deployment has none
-    #[arg(long, conflicts_with = "image")]
-    dags: bool,
-
-    /// Deploy the image half alone; every bundle stays as it is
-    #[arg(long)]
-    image: bool,
-
-    /// Make the image half again also when nothing of it differs
-    #[arg(long, conflicts_with = "dags")]
-    rebuild: bool,
+    #[command(flatten)]
+    halves: HalvesArgs,
 
     /// Only show what would change
     #[arg(long, conflicts_with_all = ["no_wait", "timeout", "description"])]
@@ -93,16 +84,6 @@ pub(crate) struct DeployArgs {
 
     #[command(flatten)]
     pub(crate) output: OutputArgs,
-}
-
-impl DeployArgs {
-    const fn halves(&self) -> Halves {
-        match (self.dags, self.image) {
-            (true, _) => Halves::Dags,
-            (false, true) => Halves::Image,
-            (false, false) => Halves::Both,
-        }
-    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -161,8 +142,8 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         project,
         deployment: &name,
         description: &args.description,
-        halves: args.halves(),
-        rebuild: args.rebuild,
+        halves: args.halves.read(),
+        rebuild: args.halves.rebuild,
         allow_empty: args.allow_empty,
         stages: args.checks.stages(project),
         patience: (!args.patience.no_wait).then(|| args.patience.read()),
@@ -170,7 +151,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         started,
     };
     if args.plan {
-        return interrupt.ends(ask.show_plan(out)).await;
+        return Box::pin(interrupt.ends(ask.show_plan(out))).await;
     }
     let (outcome, ending) = ask.run(&interrupt, out).await?;
     match ending {

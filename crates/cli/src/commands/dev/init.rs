@@ -59,7 +59,7 @@ pub(crate) fn run(args: &InitArgs, cx: &Context, out: &mut Console) -> Result<Ex
     print(&done, out)?;
     writeln!(
         out.status(),
-        "Next: `updraft quickstart` runs it here; `updraft login URL` and `updraft deploy DEPLOYMENT --dags` send it to a control plane"
+        "Next: `updraft quickstart` runs it here; `updraft login URL` and `updraft deploy DEPLOYMENT` send it to a control plane"
     )?;
     Ok(Exit::Success)
 }

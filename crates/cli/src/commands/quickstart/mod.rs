@@ -428,7 +428,7 @@ fn summary(
         "edit a DAG, then send it".to_owned()
     };
     for (command, why) in [
-        (command("deploy", " --dags"), edit.as_str()),
+        (command("deploy", ""), edit.as_str()),
         (
             command("history", ""),
             "what was deployed, by whom, how it ended",

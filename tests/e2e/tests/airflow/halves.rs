@@ -1,0 +1,257 @@
+//! Deploys that bring another image half, with or without DAGs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use updraft_e2e::{Airflow, Installation, wait_for};
+
+/// The DAGs `waiting`, whose task ends when a file is there, and `quick`: both
+/// return what they import from either half.
+const DAGS: &str = "\
+import os
+import time
+from datetime import datetime
+
+try:
+    from airflow.sdk import dag, task
+except ImportError:
+    from airflow.decorators import dag, task
+from importlib.metadata import version
+
+from include.halves import ONE
+
+
+def what():
+    return [version('tinydb'), ONE]
+
+
+@dag(schedule=None, start_date=datetime(2024, 1, 1), catchup=False)
+def waiting():
+    @task
+    def step():
+        before = what()
+        while not os.path.exists(GO):
+            time.sleep(0.1)
+        return before
+
+    step()
+
+
+@dag(schedule=None, start_date=datetime(2024, 1, 1), catchup=False)
+def quick():
+    task(what, task_id='step')()
+
+
+waiting()
+quick()
+";
+
+fn write_halves(installation: &Installation, tinydb: &str, one: u32) -> Result<()> {
+    let project = &installation.project;
+    project.write("requirements.txt", &format!("tinydb=={tinydb}\n"))?;
+    project.write("include/halves.py", &format!("ONE = {one}\n"))
+}
+
+fn write_dags(installation: &Installation, go: &Path) -> Result<()> {
+    let text = format!("GO = {}\n{DAGS}", json!(go));
+    installation.project.write("dags/both_halves.py", &text)
+}
+
+/// `updraft deploy`, without saying which half.
+fn deploy(installation: &Installation, code: i32) -> Result<Value> {
+    let printed = installation.updraft(&["deploy", "-o", "json"])?;
+    printed.expect_code(code)?.json()
+}
+
+fn wanted(installation: &Installation) -> Result<Value> {
+    let status = installation.updraft(&["status", "-o", "json"])?.json()?;
+    Ok(status["deployment"]["wanted"].clone())
+}
+
+/// What a run of `quick` came to.
+fn quick(airflow: &Airflow) -> Result<Value> {
+    let run = airflow.trigger("quick")?;
+    airflow.wait_for_success("quick", &run)?;
+    returned(airflow, "quick", &run)
+}
+
+fn returned(airflow: &Airflow, dag: &str, run: &str) -> Result<Value> {
+    let value = airflow.returned(dag, run, "step")?;
+    // Airflow's API gives it as text in some releases.
+    Ok(match value.as_str() {
+        Some(text) => serde_json::from_str(&text.replace('\'', "\""))?,
+        None => value,
+    })
+}
+
+pub(crate) fn a_task_runs_on_across_an_image_deploy(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let go = installation.folder_for_airflow("across")?.join("go");
+    write_halves(installation, "4.8.1", 1)?;
+    write_dags(installation, &go)?;
+    let made = deploy(installation, 0)?;
+    ensure!(made["environment"] == "made", "{made:#}");
+    ensure!(quick(airflow)? == json!(["4.8.1", 1]));
+
+    let run = airflow.trigger("waiting")?;
+    airflow.wait_for_a_running_task("waiting", &run)?;
+    write_halves(installation, "4.8.2", 2)?;
+    let changed = deploy(installation, 0)?;
+    ensure!(
+        changed["image_changes"]
+            == json!(["requirements.txt: changed", "include/halves.py: changed"]),
+        "{changed:#}"
+    );
+    ensure!(changed["files"]["changed"] == json!([]), "{changed:#}");
+    // The new one works while the old task goes on.
+    ensure!(quick(airflow)? == json!(["4.8.2", 2]));
+    let said = installation.updraft(&["status"])?.expect_code(0)?;
+    ensure!(
+        said.stdout.contains("replaced, ends with its tasks"),
+        "{}",
+        said.stdout
+    );
+    // Longer than after which Airflow takes a scheduler for lost.
+    let lost = Duration::from_secs(40);
+    let begun = std::time::Instant::now();
+    wait_for("Airflow to look for lost tasks", 3 * lost, || {
+        Ok((begun.elapsed() > lost).then_some(()))
+    })?;
+    std::fs::write(&go, "")?;
+    airflow.wait_for_success("waiting", &run)?;
+    ensure!(returned(airflow, "waiting", &run)? == json!(["4.8.1", 1]));
+    let tasks = airflow.get(&format!("/dags/waiting/dagRuns/{run}/taskInstances"))?;
+    ensure!(tasks["task_instances"][0]["try_number"] == 1, "{tasks:#}");
+    wait_for("the old scheduler to end", Duration::from_secs(60), || {
+        let said = installation.updraft(&["status"])?.expect_code(0)?;
+        Ok((!said.stdout.contains("replaced")).then_some(()))
+    })
+}
+
+pub(crate) fn a_rollback_brings_both_halves_back(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let before = wanted(installation)?;
+    write_halves(installation, "4.8.1", 3)?;
+    installation
+        .project
+        .write_dag("with_the_image", &["step"])?;
+    let both = deploy(installation, 0)?;
+    ensure!(
+        both["files"]["added"] == json!(["with_the_image.py"]),
+        "{both:#}"
+    );
+    ensure!(quick(airflow)? == json!(["4.8.1", 3]));
+
+    installation.updraft(&["rollback"])?.expect_code(0)?;
+    let after = wanted(installation)?;
+    ensure!(
+        (&after["image"], &after["bundles"]) == (&before["image"], &before["bundles"]),
+        "{after:#}"
+    );
+    ensure!(quick(airflow)? == json!(["4.8.2", 2]));
+    ensure!(!airflow.dags()?.contains(&"with_the_image".to_owned()));
+    let history = installation.updraft(&["history"])?.expect_code(0)?;
+    let newest = history.stdout.lines().nth(1).context("no deploys")?;
+    ensure!(newest.contains("image -1"), "{}", history.stdout);
+    installation.project.remove("dags/with_the_image.py")
+}
+
+pub(crate) fn a_changed_file_of_the_image_reinstalls_nothing(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let environments = || -> Result<Vec<_>> {
+        let folders = updraft_e2e::folders_below(&installation.agent_root(), "environments")?;
+        Ok(folders)
+    };
+    write_halves(installation, "4.8.2", 4)?;
+    deploy(installation, 0)?;
+    let before = environments()?;
+    write_halves(installation, "4.8.2", 5)?;
+    let changed = deploy(installation, 0)?;
+    ensure!(
+        changed["image_changes"] == json!(["include/halves.py: changed"]),
+        "{changed:#}"
+    );
+    ensure!(environments()? == before, "{before:?}");
+    ensure!(quick(airflow)? == json!(["4.8.2", 5]));
+    Ok(())
+}
+
+pub(crate) fn a_requirement_that_cannot_be_had_changes_nothing(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let before = wanted(installation)?;
+    write_halves(installation, "0.0.0.1", 5)?;
+    let refused = installation.updraft(&["deploy"])?.expect_code(3)?;
+    ensure!(refused.stderr.contains("tinydb==0.0.0.1"), "{refused:?}");
+    ensure!(wanted(installation)? == before);
+    write_halves(installation, "4.8.2", 5)?;
+    ensure!(deploy(installation, 0)?["outcome"] == "nothing_to_do");
+    ensure!(quick(airflow)? == json!(["4.8.2", 5]));
+    Ok(())
+}
+
+pub(crate) fn an_image_in_which_airflow_does_not_come_up_is_taken_back(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let dockerfile = std::fs::read_to_string(installation.project.root().join("Dockerfile"))?;
+    let broken =
+        format!("{dockerfile}\nENV AIRFLOW__LOGGING__LOGGING_CONFIG_CLASS=nowhere.LOGGING\n");
+    installation.project.write("Dockerfile", &broken)?;
+    let failed = installation
+        .updraft(&["deploy", "--no-parse"])?
+        .expect_code(10)?;
+    ensure!(failed.stderr.contains("nowhere"), "{failed:?}");
+    // It runs on what it had, once that has come up again.
+    wait_for("Airflow to answer", Duration::from_secs(180), || {
+        Ok(airflow.get("/dags/quick").is_ok().then_some(()))
+    })?;
+    ensure!(quick(airflow)? == json!(["4.8.2", 5]));
+    installation.project.write("Dockerfile", &dockerfile)?;
+    let back = deploy(installation, 0)?;
+    ensure!(back["outcome"] == "live", "{back:#}");
+    ensure!(quick(airflow)? == json!(["4.8.2", 5]));
+    Ok(())
+}
+
+/// Points that an agent passes when the image changes.
+const ON_THE_WAY: &[&str] = &[
+    "agent.environment.end",
+    "agent.switch.quiet",
+    "agent.switch.after_release",
+    "agent.switch.end",
+];
+
+pub(crate) fn the_agent_may_end_at_any_step_of_an_image_deploy(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    for (number, point) in (10..).zip(ON_THE_WAY) {
+        installation.end_agent_at(point)?;
+        write_halves(installation, "4.8.2", number)?;
+        installation
+            .updraft(&["deploy", "--no-wait"])?
+            .expect_code(0)?;
+        wait_for(
+            &format!("the agent to end at {point}"),
+            Duration::from_secs(120),
+            || Ok(installation.agent_ended()?.then_some(())),
+        )?;
+        installation.start_agent()?;
+        let again = installation.updraft(&["deploy", "--wait-for-agent", "60s"])?;
+        again
+            .expect_code(0)
+            .with_context(|| format!("after {point}"))?;
+        ensure!(quick(airflow)? == json!(["4.8.2", number]), "after {point}");
+    }
+    Ok(())
+}
