@@ -478,14 +478,14 @@ fn history_status_and_diff_tell_what_happened() {
         --- stderr
         Nothing was deployed to `shop` yet
         "#);
-        assert_snapshot!(world.run(&["status"]).ended_with(0), @r#"
+        assert_snapshot!(world.run(&["status"]).ended_with(0), @"
         exit code 0
         --- stdout
         shop
-          nothing was deployed yet; `updraft deploy --dags` is next
+          nothing was deployed yet; `updraft deploy` is next
           Airflow    1 DAG, no import errors
           agent      stand-in ([VERSION]), connected, serves nothing yet
-        "#);
+        ");
     });
     let first = world
         .deploy(&["--description", "Orders for the first time"])
