@@ -262,7 +262,8 @@ async fn describe(
     let manifest = blobs.get(client, image).await?;
     let parsed = updraft_image::EnvironmentManifest::parse(&manifest).map_err(stalled)?;
     let config = blobs.get(client, parsed.config()).await?;
-    updraft_image::Environment::read(&manifest, &config).map_err(stalled)
+    let lock = blobs.get(client, parsed.lock()).await?;
+    updraft_image::Environment::read(&manifest, &config, &lock).map_err(stalled)
 }
 
 /// The folder of the project's non-DAG files.
@@ -276,7 +277,8 @@ pub(crate) fn parts(disk: &Disk, image: Digest) -> Option<(Digest, Digest)> {
     let blobs = Blobs::new(disk);
     let manifest = blobs.read(&image)?;
     let parsed = updraft_image::EnvironmentManifest::parse(&manifest).ok()?;
-    let config = updraft_image::EnvironmentConfig::parse(&blobs.read(&parsed.config())?).ok()?;
+    let (config, lock) = (blobs.read(&parsed.config())?, blobs.read(&parsed.lock())?);
+    let config = updraft_image::EnvironmentConfig::parse(&config, &lock).ok()?;
     Some((realised_key(&config), parsed.files().digest()))
 }
 

@@ -41,9 +41,10 @@ impl Environment {
         self.environment.manifest().files().layers()
     }
 
-    /// The blob with the lock.
-    pub(crate) fn lock(&self) -> Digest {
-        self.environment.manifest().config()
+    /// What it was made from, and the lock.
+    pub(crate) fn own_blobs(&self) -> [Digest; 2] {
+        let manifest = self.environment.manifest();
+        [manifest.config(), manifest.lock()]
     }
 
     pub(crate) fn size(&self, digest: Digest) -> Option<u64> {
@@ -57,6 +58,10 @@ impl Environment {
     pub(crate) fn bytes(&self, digest: Digest) -> Result<Bytes> {
         if digest == self.environment.manifest().config() {
             return Ok(Bytes::copy_from_slice(self.environment.config_bytes()));
+        }
+        if digest == self.environment.manifest().lock() {
+            let lock = &self.environment.config().lock.text;
+            return Ok(Bytes::copy_from_slice(lock.as_bytes()));
         }
         Ok(self.files.layer_bytes(&digest)?)
     }
@@ -130,23 +135,31 @@ pub(crate) async fn config(
     cache: Option<&Path>,
 ) -> Result<EnvironmentConfig> {
     let kept = cache.map(|dir| {
-        dir.join("environments")
-            .join(format!("{}.json", digest.hex()))
+        let file = |ending| {
+            dir.join("environments")
+                .join(format!("{}.{ending}", digest.hex()))
+        };
+        (file("json"), file("lock"))
     });
-    if let Some(path) = &kept
-        && let Ok(bytes) = std::fs::read(path)
-        && let Ok(config) = EnvironmentConfig::parse(&bytes)
+    if let Some((config, lock)) = &kept
+        && let (Ok(config), Ok(lock)) = (std::fs::read(config), std::fs::read(lock))
+        && let Ok(config) = EnvironmentConfig::parse(&config, &lock)
     {
         return Ok(config);
     }
     let manifest = EnvironmentManifest::parse(&client.blob(deployment, digest).await?)?;
-    let text = text(client.blob(deployment, manifest.config()).await?.into())?;
-    let config = EnvironmentConfig::parse(text.as_bytes())?;
-    if let Some(path) = &kept {
-        // Without it the next deploy asks again.
-        let _ = crate::files::write_private(path, &text);
+    let (config, lock) = tokio::try_join!(
+        client.blob(deployment, manifest.config()),
+        client.blob(deployment, manifest.lock())
+    )?;
+    let (config, lock) = (text(config.into())?, text(lock.into())?);
+    let read = EnvironmentConfig::parse(config.as_bytes(), lock.as_bytes())?;
+    if let Some((config_file, lock_file)) = &kept {
+        // Without them the next deploy asks again.
+        let _ = crate::files::write_private(config_file, &config);
+        let _ = crate::files::write_private(lock_file, &lock);
     }
-    Ok(config)
+    Ok(read)
 }
 
 /// Manifests are JSON, so they are text.

@@ -1,12 +1,13 @@
-//! The Environment as an OCI artifact: a manifest, a config blob that says
-//! what to install, and the project's files in the layers of a bundle.
+//! The Environment as an OCI artifact: a manifest, a config blob that says what
+//! it was made from, the lock as the first layer, and the project's files in the
+//! layers of a bundle. So an edited file leaves the lock where it is.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use updraft_bundle::{ARTIFACT_TYPE, EMPTY_BLOB, EMPTY_MEDIA_TYPE, Manifest, ManifestError};
 use updraft_model::Digest;
-use updraft_project::{ImageFingerprint, ImageHalf, Requirements};
+use updraft_project::{ImageFingerprint, ImageHalf, PythonVersion, Requirements};
 
 use crate::lock::Lock;
 
@@ -14,14 +15,15 @@ pub const ENVIRONMENT_ARTIFACT_TYPE: &str = "application/vnd.updraft.environment
 pub const ENVIRONMENT_CONFIG_MEDIA_TYPE: &str =
     "application/vnd.updraft.environment.config.v1+json";
 
+const ENVIRONMENT_LOCK_MEDIA_TYPE: &str = "application/vnd.updraft.environment.lock.v1+text";
+
 /// A lock of a thousand packages has about 3 MB.
 pub const MAX_CONFIG_BYTES: usize = 16 << 20;
 
 /// Everything an agent needs to make the environment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvironmentConfig {
     /// Versions, and digests of what it was made from.
-    #[serde(flatten)]
     pub fingerprint: ImageFingerprint,
     /// Where the lock holds; `any`, since it is universal.
     pub platform: String,
@@ -32,11 +34,13 @@ pub struct EnvironmentConfig {
     pub env: BTreeMap<String, String>,
 }
 
-/// The manifest by itself: which config, which layers.
+/// The manifest by itself: which config, which lock, which layers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvironmentManifest {
     config: Digest,
     config_size: u64,
+    lock: Digest,
+    lock_size: u64,
     files: Manifest,
 }
 
@@ -56,10 +60,16 @@ pub enum EnvironmentError {
     Json(#[source] serde_json::Error),
     #[error("the layers of the Environment are not those of Updraft")]
     Layers(#[source] ManifestError),
-    #[error("the config of the Environment has the digest {actual} instead of {expected}")]
-    WrongConfig { expected: Digest, actual: Digest },
-    #[error("the config of the Environment is larger than {MAX_CONFIG_BYTES} bytes")]
+    #[error("the {what} of the Environment has the digest {actual} instead of {expected}")]
+    WrongBlob {
+        what: &'static str,
+        expected: Digest,
+        actual: Digest,
+    },
+    #[error("the config or the lock of the Environment is larger than {MAX_CONFIG_BYTES} bytes")]
     TooLarge,
+    #[error("the lock of the Environment is not text")]
+    Lock(#[source] std::str::Utf8Error),
     #[error("the config of the Environment cannot be read")]
     Config(#[source] serde_json::Error),
 }
@@ -70,7 +80,7 @@ impl EnvironmentError {
             Self::NotAnEnvironment | Self::Json(_) | Self::Layers(_) => {
                 "Environments are made by `updraft deploy`; another artifact may have been pushed instead"
             }
-            Self::WrongConfig { .. } => {
+            Self::WrongBlob { .. } | Self::Lock(_) => {
                 "it was damaged on the way or where it is stored; fetch or send it again"
             }
             Self::TooLarge => "require fewer packages",
@@ -80,15 +90,35 @@ impl EnvironmentError {
 }
 
 impl EnvironmentConfig {
-    pub fn parse(bytes: &[u8]) -> Result<Self, EnvironmentError> {
-        if bytes.len() > MAX_CONFIG_BYTES {
+    /// Reads the two blobs that it is kept in.
+    pub fn parse(config: &[u8], lock: &[u8]) -> Result<Self, EnvironmentError> {
+        if config.len().max(lock.len()) > MAX_CONFIG_BYTES {
             return Err(EnvironmentError::TooLarge);
         }
-        serde_json::from_slice(bytes).map_err(EnvironmentError::Config)
+        let wire: WireConfig = serde_json::from_slice(config).map_err(EnvironmentError::Config)?;
+        let lock = std::str::from_utf8(lock).map_err(EnvironmentError::Lock)?;
+        Ok(Self {
+            fingerprint: wire.fingerprint,
+            platform: wire.platform,
+            lock: Lock {
+                python_from: wire.lock_python_from,
+                text: lock.to_owned(),
+            },
+            requirements_text: wire.requirements_text,
+            env: wire.env,
+        })
     }
 
-    pub fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("text and numbers always serialise")
+    /// The config blob: all but the lock's text.
+    fn to_bytes(&self) -> Vec<u8> {
+        let wire = WireConfig {
+            fingerprint: self.fingerprint.clone(),
+            platform: self.platform.clone(),
+            lock_python_from: self.lock.python_from,
+            requirements_text: self.requirements_text.clone(),
+            env: self.env.clone(),
+        };
+        serde_json::to_vec(&wire).expect("text and numbers always serialise")
     }
 
     /// Names the files, requirements and versions in which this differs from
@@ -113,10 +143,15 @@ impl EnvironmentManifest {
         {
             return Err(EnvironmentError::NotAnEnvironment);
         }
-        if config.size > MAX_CONFIG_BYTES as u64 {
+        let is_lock = |layer: &WireDescriptor| layer.media_type == ENVIRONMENT_LOCK_MEDIA_TYPE;
+        if !wire.layers.first().is_some_and(is_lock) {
+            return Err(EnvironmentError::NotAnEnvironment);
+        }
+        let lock = wire.layers.remove(0);
+        if config.size.max(lock.size) > MAX_CONFIG_BYTES as u64 {
             return Err(EnvironmentError::TooLarge);
         }
-        // But for these two fields it is a bundle's manifest, down to the
+        // But for these three fields it is a bundle's manifest, down to the
         // bytes, so the bundle's reader checks the rest.
         wire.artifact_type = Some(ARTIFACT_TYPE.to_owned());
         wire.config = WireDescriptor {
@@ -129,6 +164,8 @@ impl EnvironmentManifest {
         let manifest = Self {
             config: config.digest,
             config_size: config.size,
+            lock: lock.digest,
+            lock_size: lock.size,
             files,
         };
         if manifest.to_bytes() != bytes {
@@ -148,6 +185,13 @@ impl EnvironmentManifest {
             size: self.config_size,
             annotations: None,
         };
+        let lock = WireDescriptor {
+            media_type: ENVIRONMENT_LOCK_MEDIA_TYPE.to_owned(),
+            digest: self.lock,
+            size: self.lock_size,
+            annotations: None,
+        };
+        wire.layers.insert(0, lock);
         wire.to_bytes()
     }
 
@@ -161,6 +205,11 @@ impl EnvironmentManifest {
         self.config
     }
 
+    /// Digest of the blob with the lock's text.
+    pub fn lock(&self) -> Digest {
+        self.lock
+    }
+
     /// The project's files as a bundle, to fetch, check and put on disk like
     /// any other.
     pub fn files(&self) -> &Manifest {
@@ -169,7 +218,7 @@ impl EnvironmentManifest {
 
     /// Every blob besides the manifest, with its size, each once.
     pub fn blobs(&self) -> Vec<(Digest, u64)> {
-        let mut blobs = vec![(self.config, self.config_size)];
+        let mut blobs = vec![(self.config, self.config_size), (self.lock, self.lock_size)];
         if self.files.layers().is_empty() {
             blobs.push((Digest::of(EMPTY_BLOB), EMPTY_BLOB.len() as u64));
         }
@@ -197,6 +246,8 @@ impl Environment {
         let manifest = EnvironmentManifest {
             config: Digest::of(&config_bytes),
             config_size: config_bytes.len() as u64,
+            lock: Digest::of(config.lock.text.as_bytes()),
+            lock_size: config.lock.text.len() as u64,
             files: half.scan.manifest().clone(),
         };
         Self {
@@ -207,17 +258,23 @@ impl Environment {
     }
 
     /// Reads what another machine made, and checks that it belongs together.
-    pub fn read(manifest: &[u8], config: &[u8]) -> Result<Self, EnvironmentError> {
+    pub fn read(manifest: &[u8], config: &[u8], lock: &[u8]) -> Result<Self, EnvironmentError> {
         let manifest = EnvironmentManifest::parse(manifest)?;
-        let actual = Digest::of(config);
-        if actual != manifest.config {
-            return Err(EnvironmentError::WrongConfig {
-                expected: manifest.config,
-                actual,
-            });
+        for (what, expected, blob) in [
+            ("config", manifest.config, config),
+            ("lock", manifest.lock, lock),
+        ] {
+            let actual = Digest::of(blob);
+            if actual != expected {
+                return Err(EnvironmentError::WrongBlob {
+                    what,
+                    expected,
+                    actual,
+                });
+            }
         }
         Ok(Self {
-            config: EnvironmentConfig::parse(config)?,
+            config: EnvironmentConfig::parse(config, lock)?,
             manifest,
             config_bytes: config.to_vec(),
         })
@@ -239,6 +296,16 @@ impl Environment {
     pub fn config_bytes(&self) -> &[u8] {
         &self.config_bytes
     }
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireConfig {
+    #[serde(flatten)]
+    fingerprint: ImageFingerprint,
+    platform: String,
+    lock_python_from: PythonVersion,
+    requirements_text: Requirements,
+    env: BTreeMap<String, String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -271,7 +338,7 @@ impl WireManifest {
 mod tests {
     use super::*;
     use std::fs;
-    use updraft_project::{Project, PythonVersion};
+    use updraft_project::Project;
 
     fn environment(include: &str) -> Environment {
         let dir = tempfile::tempdir().unwrap();
@@ -298,7 +365,9 @@ mod tests {
     fn the_same_project_gives_the_same_digest() {
         let (one, two) = (environment("1"), environment("1"));
         assert_eq!(one.digest(), two.digest());
-        assert_ne!(one.digest(), environment("2").digest());
+        let other = environment("2");
+        assert_ne!(one.digest(), other.digest());
+        assert_eq!(one.manifest().lock(), other.manifest().lock());
         assert_eq!(
             environment("2").config().differences(one.config()),
             ["include/a.py: changed"]
@@ -309,7 +378,13 @@ mod tests {
     fn reads_what_it_writes_and_refuses_the_rest() {
         for environment in [environment("1"), environment("")] {
             let manifest = environment.manifest().to_bytes();
-            let read = Environment::read(&manifest, environment.config_bytes()).unwrap();
+            let lock = environment.config().lock.text.clone();
+            let read =
+                |config: &[u8], lock: &str| Environment::read(&manifest, config, lock.as_bytes());
+            let (config, wrong) = (environment.config_bytes(), read(b"{}", &lock));
+            assert!(matches!(wrong, Err(EnvironmentError::WrongBlob { .. })));
+            assert!(read(config, "another").is_err());
+            let read = read(config, &lock).unwrap();
             assert_eq!(read, environment);
             let digests: Vec<_> = read
                 .manifest()
@@ -318,11 +393,8 @@ mod tests {
                 .map(|(digest, _)| *digest)
                 .collect();
             assert_eq!(digests[0], read.manifest().config());
-            assert_eq!(digests.len(), 2);
-            assert!(matches!(
-                Environment::read(&manifest, b"{}"),
-                Err(EnvironmentError::WrongConfig { .. })
-            ));
+            assert_eq!(digests[1], read.manifest().lock());
+            assert_eq!(digests.len(), 3);
             let bundle = environment.manifest().files().to_bytes();
             assert!(matches!(
                 EnvironmentManifest::parse(&bundle),

@@ -11,7 +11,7 @@ use updraft_api::deploy::{Comparison, ComparisonOutcome, Parts, PlanRequest};
 use updraft_bundle::{Scan, ScanOptions};
 use updraft_image::EnvironmentConfig;
 use updraft_model::{BundleName, Digest, Release};
-use updraft_project::{ImageHalf, Project, ProjectError};
+use updraft_project::{ImageFingerprint, ImageHalf, Project, ProjectError};
 
 use super::create::Deploy;
 use super::report::Sent;
@@ -160,6 +160,9 @@ impl Deploy<'_> {
             });
         }
         let half = half?;
+        if let Some(Ok(runs)) = &runs {
+            refuse_older(&half.fingerprint, &runs.fingerprint)?;
+        }
         for note in &half.notes {
             out.warn(note);
         }
@@ -236,6 +239,20 @@ impl Deploy<'_> {
             .code("nothing_deployed")
             .help("the first deploy brings both halves: leave out --image")
     }
+}
+
+/// Refuses an Airflow that cannot use the database of the one that runs.
+fn refuse_older(here: &ImageFingerprint, runs: &ImageFingerprint) -> Result<()> {
+    let (here, runs) = (&here.airflow_version, &runs.airflow_version);
+    if here >= runs {
+        return Ok(());
+    }
+    let message = format!("Airflow {here} cannot use a database that Airflow {runs} has migrated");
+    Err(Failure::new(Exit::Refused, message)
+        .code("airflow_older")
+        .help(format!(
+            "name {runs} or a later one in the Dockerfile, or deploy to another Deployment"
+        )))
 }
 
 /// Scans `dags/`; an empty one is refused, because it takes all DAGs away.
@@ -328,8 +345,14 @@ pub(super) fn to_send(
         count(&layer.digest, layer.files, layer.size);
     }
     if let Some(environment) = environment {
-        let lock = environment.lock();
+        let [config, lock] = environment.own_blobs();
         count(&lock, 0, environment.size(lock).unwrap_or(0));
+        // No layer, and always another.
+        let size = environment.size(config).unwrap_or(0);
+        sent.of_bytes += size;
+        if missing.contains(&config) {
+            sent.bytes += size;
+        }
     }
     sent
 }
