@@ -11,7 +11,7 @@
 //!        ─▶ Airflow on the new environment, or go back ─▶ prove ─▶ tidy up
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,11 +26,11 @@ use updraft_model::{
 use crate::airflow::components::{self, Common, DAG_PROCESSOR, SCHEDULER};
 use crate::airflow::rest::{AirflowRest, AirflowRestError};
 use crate::airflow::secrets::Secrets;
-use crate::airflow::settings::{self, SettingsFor};
+use crate::airflow::settings::{self, AskedFor, SettingsFor, Variables};
 use crate::config::AgentConfig;
 use crate::control::explain;
 use crate::deliver::{Deliver, PassError, Passes};
-use crate::disk::Live;
+use crate::disk::{Disk, Live};
 use crate::environment::{self, Environment, EnvironmentAsk, Environments};
 use crate::failpoint::failpoint;
 use crate::fetch::blocking;
@@ -55,7 +55,6 @@ const COME_UP: Duration = Duration::from_secs(120);
 const STOPPED: Duration = Duration::from_secs(60);
 
 const REFUSED: &str = "refused.json";
-const MIGRATED: &str = "migrated.json";
 
 /// A Release that was tried and taken back, so that it is not tried for ever.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +62,28 @@ struct Refused {
     release: ReleaseId,
     attempt: u32,
     message: String,
+}
+
+/// What all of an Airflow's processes are started with.
+struct Setup {
+    environment: Environment,
+    isolation: Isolation,
+    variables: Variables,
+    asked: AskedFor,
+    hidden: Hidden,
+}
+
+impl Setup {
+    fn common<'a>(&'a self, disk: &'a Disk) -> Common<'a> {
+        Common {
+            disk,
+            environment: &self.environment,
+            variables: &self.variables,
+            asked: self.asked,
+            hidden: self.hidden.clone(),
+            user: self.isolation.user,
+        }
+    }
 }
 
 pub(crate) struct Converge {
@@ -240,6 +261,12 @@ impl Converge {
             self.keep_airflow(&next, wanted).await?;
             return Ok(next);
         };
+        let environment = self.environment(next.release.image.digest()).await?;
+        if let Some(message) = self.too_old(&environment) {
+            self.refuse(target, &message)?;
+            return Err(PassError::Stalled(message));
+        }
+        self.try_out(&next, wanted, target).await?;
         self.quiet_down(&before, &next).await?;
         failpoint("agent.switch.quiet");
         self.deliver.switch(&next).await?;
@@ -255,20 +282,69 @@ impl Converge {
             "Airflow did not come up in the new environment, so the Release before was taken back: {why}"
         );
         // Kept before going back: a kill in between must not try it again.
-        let refused = Refused {
-            release: target.release.id,
-            attempt: target.attempt,
-            message: message.clone(),
-        };
-        self.deliver.keep(REFUSED, &refused)?;
+        self.refuse(target, &message)?;
         let judged = before.judged;
         let back = Live {
             judged,
             ..Live::next(Some(&next), None, before.release, before.deploy)
         };
         self.deliver.switch(&back).await?;
+        let (newer, older) = (
+            self.setup(&next, wanted).await?,
+            self.setup(&back, wanted).await?,
+        );
+        let disk = &self.deliver.disk;
+        self.migrate_back(&newer.common(disk), &older.common(disk))
+            .await?;
         self.keep_airflow(&back, wanted).await?;
         Err(PassError::Stalled(message))
+    }
+
+    /// Imports Airflow and the Release's DAG files in its environment, while the
+    /// old one works. What fails there is not switched to.
+    async fn try_out(
+        &mut self,
+        next: &Live,
+        wanted: &Wanted,
+        target: &Target,
+    ) -> Result<(), PassError> {
+        let hidden = self.memory.hidden.clone();
+        let setup = self.setup(next, wanted).await?;
+        // What is said of the live one still quotes its variables.
+        self.memory.hidden = hidden;
+        let mut bundles = BTreeMap::new();
+        for (name, bundle) in &next.release.bundles {
+            let folder = self.deliver.disk.bundle(name)?;
+            bundles.insert(name, folder.version_path(&bundle.digest));
+        }
+        let errors = self.deliver.board.read().import_errors;
+        let known: Vec<String> = errors.into_iter().map(|error| error.file).collect();
+        let request = self.deliver.disk.run().join("trial.request");
+        let text = serde_json::json!({ "bundles": bundles, "known": known }).to_string();
+        let owner = setup.isolation.user.map(|ids| (ids.uid, ids.gid));
+        files::write_for(&request, text.as_bytes(), 0o600, owner)?;
+        self.deliver
+            .board
+            .busy("trying the DAG files in the new environment");
+        let common = setup.common(&self.deliver.disk);
+        let tried = self.launcher.run_to_end(&common.trial(&request)).await;
+        failpoint("agent.switch.tried");
+        let Err(why) = tried else { return Ok(()) };
+        let message = format!(
+            "the new environment was tried and does not work, so nothing was switched: {why}"
+        );
+        self.refuse(target, &message)?;
+        Err(PassError::Stalled(message))
+    }
+
+    /// Keeps that a Release does not work here.
+    fn refuse(&self, target: &Target, message: &str) -> Result<(), PassError> {
+        let refused = Refused {
+            release: target.release.id,
+            attempt: target.attempt,
+            message: message.to_owned(),
+        };
+        self.deliver.keep(REFUSED, &refused)
     }
 
     /// Has the old environment begin nothing more: what is new must not run in it.
@@ -308,14 +384,9 @@ impl Converge {
         }))
     }
 
-    /// Has Airflow run on a Release: starts what does not run, restarts what
-    /// runs otherwise, leaves the rest alone.
-    async fn keep_airflow(&mut self, live: &Live, wanted: &Arc<Wanted>) -> Result<(), PassError> {
+    /// What Airflow's processes are started with for a Release.
+    async fn setup(&mut self, live: &Live, wanted: &Wanted) -> Result<Setup, PassError> {
         let environment = self.environment(live.release.image.digest()).await?;
-        let made = environment.made();
-        if self.deliver.read(environment::MADE).unwrap_or_default() != Some(made) {
-            self.deliver.keep(environment::MADE, &made)?;
-        }
         let isolation = self.isolation(&environment).await?;
         self.make_home(&isolation)?;
         let files = self.files(live).await?;
@@ -336,16 +407,32 @@ impl Converge {
             pass: &self.config.pass_environment,
             ours: &ours,
         };
-        let variables = settings::variables(&settings);
-        self.memory.hidden = settings::hidden(&settings);
-        let common = Common {
-            disk: &self.deliver.disk,
-            environment: &environment,
-            variables: &variables,
-            asked: settings::asked(&settings),
-            hidden: self.memory.hidden.clone(),
-            user: isolation.user,
-        };
+        let (variables, hidden) = (settings::variables(&settings), settings::hidden(&settings));
+        let asked = settings::asked(&settings);
+        self.memory.hidden = hidden.clone();
+        Ok(Setup {
+            environment,
+            isolation,
+            variables,
+            asked,
+            hidden,
+        })
+    }
+
+    /// Has Airflow run on a Release: starts what does not run, restarts what
+    /// runs otherwise, leaves the rest alone.
+    async fn keep_airflow(&mut self, live: &Live, wanted: &Arc<Wanted>) -> Result<(), PassError> {
+        let setup = self.setup(live, wanted).await?;
+        let Setup {
+            environment,
+            isolation,
+            ..
+        } = &setup;
+        let made = environment.made();
+        if self.deliver.read(environment::MADE).unwrap_or_default() != Some(made) {
+            self.deliver.keep(environment::MADE, &made)?;
+        }
+        let common = setup.common(&self.deliver.disk);
         // Its imports take seconds, so they overlap with everything else.
         self.worker.want(common.worker());
         self.migrate(&common).await?;
@@ -375,7 +462,7 @@ impl Converge {
         Ok(())
     }
 
-    fn supervisor(&self) -> std::sync::MutexGuard<'_, Supervisor> {
+    pub(crate) fn supervisor(&self) -> std::sync::MutexGuard<'_, Supervisor> {
         self.supervisor
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -445,49 +532,7 @@ impl Converge {
         Ok(files)
     }
 
-    /// Brings Airflow's database to the environment's version, once.
-    async fn migrate(&self, common: &Common<'_>) -> Result<(), PassError> {
-        #[derive(PartialEq, Serialize, Deserialize)]
-        struct Migrated {
-            airflow: String,
-            database: Digest,
-        }
-        let database = common.variables.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN");
-        let migrated = Migrated {
-            airflow: common.environment.airflow_version.clone(),
-            database: Digest::of(database.map_or("", String::as_str).as_bytes()),
-        };
-        let sqlite_is_gone =
-            database.is_none() && !self.deliver.disk.airflow_home().join("airflow.db").exists();
-        let before = self.deliver.read::<Migrated>(MIGRATED).unwrap_or_default();
-        if before.as_ref() == Some(&migrated) && !sqlite_is_gone {
-            return Ok(());
-        }
-        // Components of another version must not write while tables change.
-        self.supervisor().want(&[]);
-        self.wait_until_stopped(components::LONG_RUNNING).await?;
-        self.deliver.board.busy("preparing Airflow's database");
-        self.launcher
-            .run_to_end(&common.migrate())
-            .await
-            .map_err(|text| PassError::Retry(format!("`airflow db migrate` failed: {text}")))?;
-        if common.environment.is_airflow_2() {
-            self.make_airflow_2_admin(common).await?;
-        }
-        self.deliver.keep(MIGRATED, &migrated)?;
-        Ok(())
-    }
-
-    async fn make_airflow_2_admin(&self, common: &Common<'_>) -> Result<(), PassError> {
-        self.launcher
-            .run_to_end(&common.airflow_2_admin(&self.secrets.admin_password))
-            .await
-            .map_err(|text| {
-                PassError::Retry(format!("could not make Airflow's admin user: {text}"))
-            })
-    }
-
-    async fn wait_until_stopped(&self, names: &[&str]) -> Result<(), PassError> {
+    pub(crate) async fn wait_until_stopped(&self, names: &[&str]) -> Result<(), PassError> {
         let end = Instant::now() + STOPPED;
         loop {
             let alive = names.iter().find_map(|name| {

@@ -20,6 +20,7 @@ mod failpoint;
 mod fetch;
 mod files;
 mod folder;
+mod migrate;
 mod observed;
 mod prove;
 mod rest_proof;

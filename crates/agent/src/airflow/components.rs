@@ -1,6 +1,7 @@
 //! Which processes make up an Airflow, and how each is started.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::time::Duration;
 
 use updraft_image::RunAs;
@@ -18,6 +19,8 @@ pub(crate) const API_SERVER: &str = "api-server";
 pub(crate) const WEBSERVER: &str = "webserver";
 pub(crate) const TRIGGERER: &str = "triggerer";
 pub(crate) const MIGRATE: &str = "migrate";
+pub(crate) const TRIAL: &str = "trial";
+const COPY: &str = "copy-database";
 
 const ADMIN: &str = "admin-user";
 
@@ -29,6 +32,8 @@ pub(crate) const ALL: &[&str] = &[
     WEBSERVER,
     TRIGGERER,
     MIGRATE,
+    TRIAL,
+    COPY,
     ADMIN,
     WORKER,
 ];
@@ -80,6 +85,40 @@ impl Common<'_> {
             variables: settings::without_bundles(self.variables.clone()),
             ..self.airflow(MIGRATE, &["db", "migrate"])
         }
+    }
+
+    /// Takes the database back to what an older Airflow knows.
+    pub(crate) fn downgrade(&self, version: &str) -> Spec {
+        let arguments = ["db", "downgrade", "--yes", "--to-version", version];
+        Spec {
+            variables: settings::without_bundles(self.variables.clone()),
+            ..self.airflow(MIGRATE, &arguments)
+        }
+    }
+
+    /// Copies a SQLite database in Airflow's home, whole also while it is written to.
+    pub(crate) fn copy_database(&self, from: &str, to: &str) -> Spec {
+        const SCRIPT: &str = "\
+import os, sqlite3, sys
+old, new = sqlite3.connect(sys.argv[1]), sqlite3.connect(sys.argv[2] + '.new')
+old.backup(new)
+new.close()
+for left in ('-wal', '-shm', '-journal'):
+    if os.path.exists(sys.argv[2] + left):
+        os.remove(sys.argv[2] + left)
+os.replace(sys.argv[2] + '.new', sys.argv[2])";
+        self.spec(COPY, &["-I", "-c", SCRIPT, from, to], Variables::new())
+    }
+
+    /// Imports Airflow and every DAG file that the request names.
+    pub(crate) fn trial(&self, request: &Path) -> Spec {
+        let request = request.display().to_string();
+        let arguments = ["-m", "airflow_updraft.trial", &request];
+        self.spec(
+            TRIAL,
+            &arguments,
+            settings::for_worker(self.variables.clone()),
+        )
     }
 
     /// Makes Airflow 2's admin user. The password goes by environment: command

@@ -85,7 +85,7 @@ pub(crate) struct SettingsFor<'a> {
 }
 
 /// What was asked for, told apart from how this agent goes about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AskedFor {
     /// For those that load bundles.
     pub(crate) with_bundles: Digest,

@@ -133,7 +133,7 @@ fn one_half_alone_leaves_the_other_as_it_is() {
         ✓ compared 1 file with `shop` and made its Environment ([TIME])
         the image changes:
           - include/sql.py: added
-        warning: the DAGs here are not those of `shop`, which stay, so they are not checked in the new image
+        warning: the DAGs here are not those of `shop`, which stay, so the checks leave them to its agent
         ✓ sent 496 B of 496 B in 2 of 2 layers (1 of 1 file) ([TIME])
         ✓ accepted as [dpl]: the image ([TIME])
         ✓ on disk, switched ([TIME])
@@ -208,7 +208,7 @@ fn what_is_required_counts_also_for_an_image_alone() {
         ✓ compared 1 file with `shop` and made its Environment ([TIME])
         the image changes:
           - include/sql.py: changed
-        warning: the DAGs here are not those of `shop`, which stay, so they are not checked in the new image
+        warning: the DAGs here are not those of `shop`, which stay, so the checks leave them to its agent
         ✓ sent 496 B of 496 B in 2 of 2 layers (1 of 1 file) ([TIME])
         error: the Deployment accepts no deploy without the checks: static
         help: deploy with `updraft deploy`, which runs them; what imports files counts only where the project's other files are those of the Release

@@ -199,24 +199,62 @@ pub(crate) fn a_requirement_that_cannot_be_had_changes_nothing(
     Ok(())
 }
 
+/// Deploys a Dockerfile with one more line, which fails, and gives what was said.
+fn deploy_with_line(installation: &Installation, line: &str) -> Result<String> {
+    let dockerfile = std::fs::read_to_string(installation.project.root().join("Dockerfile"))?;
+    let more = format!("{dockerfile}\n{line}\n");
+    installation.project.write("Dockerfile", &more)?;
+    let failed = installation.updraft(&["deploy", "--no-parse"])?;
+    installation.project.write("Dockerfile", &dockerfile)?;
+    Ok(failed.expect_code(10)?.stderr)
+}
+
+pub(crate) fn an_image_is_tried_before_anything_is_switched(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let processes = || -> Result<Vec<String>> {
+        let said = installation.updraft(&["status"])?.expect_code(0)?.stdout;
+        let lines = said.lines().filter(|line| line.contains("process "));
+        Ok(lines.map(str::to_owned).collect())
+    };
+    let before = processes()?;
+    let line = "ENV AIRFLOW__LOGGING__LOGGING_CONFIG_CLASS=nowhere.LOGGING";
+    let said = deploy_with_line(installation, line)?;
+    ensure!(
+        said.contains("nothing was switched") && said.contains("nowhere"),
+        "{said}"
+    );
+    // A requirement that DAGs of the Release import is no longer there.
+    installation.project.write("requirements.txt", "")?;
+    let failed = installation.updraft(&["deploy", "--image", "--no-parse"])?;
+    write_halves(installation, "4.8.2", 5)?;
+    let said = failed.expect_code(10)?.stderr;
+    ensure!(
+        said.contains("nothing was switched") && said.contains("both_halves.py"),
+        "{said}"
+    );
+    ensure!(processes()? == before, "{before:?}");
+    ensure!(quick(airflow)? == json!(["4.8.2", 5]));
+    ensure!(deploy(installation, 0)?["outcome"] == "live");
+    Ok(())
+}
+
 pub(crate) fn an_image_in_which_airflow_does_not_come_up_is_taken_back(
     installation: &mut Installation,
     airflow: &Airflow,
 ) -> Result<()> {
-    let dockerfile = std::fs::read_to_string(installation.project.root().join("Dockerfile"))?;
-    let broken =
-        format!("{dockerfile}\nENV AIRFLOW__LOGGING__LOGGING_CONFIG_CLASS=nowhere.LOGGING\n");
-    installation.project.write("Dockerfile", &broken)?;
-    let failed = installation
-        .updraft(&["deploy", "--no-parse"])?
-        .expect_code(10)?;
-    ensure!(failed.stderr.contains("nowhere"), "{failed:?}");
+    let line = "ENV AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC=never";
+    let said = deploy_with_line(installation, line)?;
+    ensure!(
+        said.contains("was taken back") && said.contains("never"),
+        "{said}"
+    );
     // It runs on what it had, once that has come up again.
     wait_for("Airflow to answer", Duration::from_secs(180), || {
         Ok(airflow.get("/dags/quick").is_ok().then_some(()))
     })?;
     ensure!(quick(airflow)? == json!(["4.8.2", 5]));
-    installation.project.write("Dockerfile", &dockerfile)?;
     let back = deploy(installation, 0)?;
     ensure!(back["outcome"] == "live", "{back:#}");
     ensure!(quick(airflow)? == json!(["4.8.2", 5]));
@@ -226,6 +264,7 @@ pub(crate) fn an_image_in_which_airflow_does_not_come_up_is_taken_back(
 /// Points that an agent passes when the image changes.
 const ON_THE_WAY: &[&str] = &[
     "agent.environment.end",
+    "agent.switch.tried",
     "agent.switch.quiet",
     "agent.switch.after_release",
     "agent.switch.end",
@@ -253,5 +292,68 @@ pub(crate) fn the_agent_may_end_at_any_step_of_an_image_deploy(
             .with_context(|| format!("after {point}"))?;
         ensure!(quick(airflow)? == json!(["4.8.2", number]), "after {point}");
     }
+    Ok(())
+}
+
+/// Puts another Airflow into the Dockerfile, and gives its text as it was.
+fn name_airflow(installation: &Installation, version: &str, more: &str) -> Result<String> {
+    let before = std::fs::read_to_string(installation.project.root().join("Dockerfile"))?;
+    let rest = before.lines().filter(|line| !line.starts_with("FROM"));
+    let rest: Vec<_> = rest.collect();
+    let text = format!(
+        "FROM apache/airflow:{version}-python3.12\n{}\n{more}\n",
+        rest.join("\n")
+    );
+    installation.project.write("Dockerfile", &text)?;
+    Ok(before)
+}
+
+pub(crate) fn another_version_of_airflow_takes_the_database_along(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let go = installation.folder_for_airflow("upgrade")?.join("go");
+    write_halves(installation, "4.8.1", 1)?;
+    write_dags(installation, &go)?;
+    deploy(installation, 0)?;
+    let run = airflow.trigger("waiting")?;
+    airflow.wait_for_a_running_task("waiting", &run)?;
+
+    // One that does not come up leaves no migrated database behind.
+    let line = "ENV AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC=never";
+    let before = name_airflow(installation, "3.3.2", line)?;
+    let failed = installation.updraft(&["deploy"])?.expect_code(10)?;
+    ensure!(failed.stderr.contains("was taken back"), "{failed:?}");
+    wait_for("Airflow to answer", Duration::from_secs(180), || {
+        Ok(airflow.get("/dags/quick").is_ok().then_some(()))
+    })?;
+    ensure!(quick(airflow)? == json!(["4.8.1", 1]));
+
+    installation.project.write("Dockerfile", &before)?;
+    name_airflow(installation, "3.3.2", "")?;
+    deploy(installation, 0)?;
+    let said = installation.updraft(&["status"])?.expect_code(0)?.stdout;
+    ensure!(said.contains("3.3.2 on Python"), "{said}");
+    ensure!(quick(airflow)? == json!(["4.8.1", 1]));
+    // What ran before, and what runs since then, is in the same database.
+    std::fs::write(&go, "")?;
+    airflow.wait_for_success("waiting", &run)?;
+    let files = updraft_e2e::files_below(&installation.agent_root())?;
+    let copies = files.iter().filter(|file| {
+        let name = file.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with("airflow.db.before-migration-from-3.2"))
+    });
+    ensure!(copies.count() == 1, "no copy was made: {files:?}");
+
+    let back = installation.updraft(&["rollback"])?.expect_code(10)?;
+    ensure!(back.stderr.contains("cannot use it"), "{back:?}");
+    ensure!(quick(airflow)? == json!(["4.8.1", 1]));
+    ensure!(deploy(installation, 0)?["outcome"] == "live");
+    installation.project.write("Dockerfile", &before)?;
+    let refused = installation.updraft(&["deploy"])?.expect_code(3)?;
+    ensure!(
+        refused.stderr.contains("cannot use a database"),
+        "{refused:?}"
+    );
     Ok(())
 }

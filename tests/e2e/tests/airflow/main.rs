@@ -103,6 +103,7 @@ const GROUPS: &[Group] = &[
             halves::a_rollback_brings_both_halves_back,
             halves::a_changed_file_of_the_image_reinstalls_nothing,
             halves::a_requirement_that_cannot_be_had_changes_nothing,
+            halves::an_image_is_tried_before_anything_is_switched,
             halves::an_image_in_which_airflow_does_not_come_up_is_taken_back,
             halves::the_agent_may_end_at_any_step_of_an_image_deploy,
         ]],
@@ -125,7 +126,10 @@ const GROUPS: &[Group] = &[
     Group {
         name: "airflow-3.2",
         start: || Installation::start("3.2.2"),
-        scenarios: &[ON_EACH_RELEASE],
+        scenarios: &[
+            ON_EACH_RELEASE,
+            scenarios![halves::another_version_of_airflow_takes_the_database_along],
+        ],
     },
     Group {
         name: "airflow-3.1",

@@ -362,7 +362,7 @@ impl Deploy<'_> {
         let started = Instant::now();
         if claim.bundles.is_empty() {
             out.warn(&format!(
-                "the DAGs here are not those of `{}`, which stay, so they are not checked in the new image",
+                "the DAGs here are not those of `{}`, which stay, so the checks leave them to its agent",
                 self.deployment
             ));
         }
