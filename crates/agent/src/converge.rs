@@ -51,10 +51,32 @@ const COLLECT: Duration = Duration::from_secs(30);
 /// one is taken back.
 const COME_UP: Duration = Duration::from_secs(120);
 
+/// A component that runs for so long in a new environment has come up: some crash
+/// only when they have begun to work.
+const SETTLED: Duration = Duration::from_secs(10);
+
 /// How long components may take to stop: more than being polite and then firm.
 const STOPPED: Duration = Duration::from_secs(60);
 
+const TRYING: &str = "trying.json";
 const REFUSED: &str = "refused.json";
+
+/// A Release in another environment, that Airflow has not come up in yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Trying {
+    release: ReleaseId,
+    /// What was live; none: it has come up.
+    before: Option<Box<Live>>,
+}
+
+impl Trying {
+    const fn nothing(target: &Target) -> Self {
+        Self {
+            release: target.release.id,
+            before: None,
+        }
+    }
+}
 
 /// A Release that was tried and taken back, so that it is not tried for ever.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +84,9 @@ struct Refused {
     release: ReleaseId,
     attempt: u32,
     message: String,
+    /// What was live before, where that has to be taken back.
+    #[serde(default)]
+    back: Option<Box<Live>>,
 }
 
 /// What all of an Airflow's processes are started with.
@@ -173,13 +198,32 @@ impl Converge {
         };
         // What is live may not run; what is wanted instead may mend that.
         let is_live = |live: &Live| live.release.id == target.release.id;
+        let refused = self.refused(target)?;
+        if let (
+            Some(Refused {
+                back: Some(back), ..
+            }),
+            Some(tried),
+        ) = (&refused, &live)
+            && is_live(tried)
+        {
+            // Cut off before it was taken back.
+            self.go_back(tried, back, wanted).await?;
+        }
+        if let Some(refused) = refused {
+            return Err(PassError::Stalled(refused.message));
+        }
+        if let Some(tried) = live.as_ref().filter(|live| is_live(live))
+            && let Some(before) = self.tried_instead_of(tried)?
+        {
+            // Cut off before it was known to work.
+            self.come_up_or_go_back(tried, &before, wanted, target)
+                .await?;
+        }
         if live.as_ref().is_some_and(is_live) {
             kept?;
         } else if let Err(error) = kept {
             tracing::warn!(?error, "what is live is not as it should be");
-        }
-        if let Some(refused) = self.refused(target)? {
-            return Err(PassError::Stalled(refused.message));
         }
         self.deliver.stage(live.as_ref(), target).await?;
         let environment = self.environment(target.release.image.digest()).await?;
@@ -262,42 +306,93 @@ impl Converge {
             return Ok(next);
         };
         let environment = self.environment(next.release.image.digest()).await?;
-        if let Some(message) = self.too_old(&environment) {
-            self.refuse(target, &message)?;
+        if let Some(message) = self
+            .too_old(&environment)
+            .filter(|_| !target.allow_downgrade)
+        {
+            self.refuse(target, &message, None)?;
             return Err(PassError::Stalled(message));
         }
         self.try_out(&next, wanted, target).await?;
         self.quiet_down(&before, &next).await?;
         failpoint("agent.switch.quiet");
+        self.take_database_back(&before, &next, wanted).await?;
+        let trying = Trying {
+            before: Some(Box::new(before.clone())),
+            ..Trying::nothing(target)
+        };
+        self.deliver.keep(TRYING, &trying)?;
         self.deliver.switch(&next).await?;
-        let came_up = match self.keep_airflow(&next, wanted).await {
-            Ok(()) => self.wait_until_up(COME_UP).await,
+        self.come_up_or_go_back(&next, &before, wanted, target)
+            .await?;
+        Ok(next)
+    }
+
+    /// Has Airflow come up in another environment; where it does not, the Release
+    /// before is taken back.
+    async fn come_up_or_go_back(
+        &mut self,
+        next: &Live,
+        before: &Live,
+        wanted: &Arc<Wanted>,
+        target: &Target,
+    ) -> Result<(), PassError> {
+        let came_up = match self.keep_airflow(next, wanted).await {
+            Ok(()) => self.wait_until_up(COME_UP, SETTLED).await,
             Err(PassError::Retry(text) | PassError::DiskFull(text) | PassError::Stalled(text)) => {
                 Err(text)
             }
             Err(PassError::Overtaken) => return Err(PassError::Overtaken),
         };
-        let Err(why) = came_up else { return Ok(next) };
+        let Err(why) = came_up else {
+            return self.deliver.keep(TRYING, &Trying::nothing(target));
+        };
         let message = format!(
             "Airflow did not come up in the new environment, so the Release before was taken back: {why}"
         );
         // Kept before going back: a kill in between must not try it again.
-        self.refuse(target, &message)?;
-        let judged = before.judged;
+        self.refuse(target, &message, Some(before))?;
+        failpoint("agent.switch.refused");
+        self.go_back(next, before, wanted).await?;
+        Err(PassError::Stalled(message))
+    }
+
+    /// Makes the Release live again that was so before another was tried.
+    async fn go_back(
+        &mut self,
+        tried: &Live,
+        before: &Live,
+        wanted: &Arc<Wanted>,
+    ) -> Result<(), PassError> {
+        let (release, deploy) = (before.release.clone(), before.deploy);
         let back = Live {
-            judged,
-            ..Live::next(Some(&next), None, before.release, before.deploy)
+            judged: before.judged.clone(),
+            ..Live::next(Some(tried), None, release, deploy)
         };
+        self.take_database_back(tried, &back, wanted).await?;
         self.deliver.switch(&back).await?;
+        self.keep_airflow(&back, wanted).await?;
+        // Whoever reads that it was taken back wants to look at Airflow.
+        if let Err(why) = self.wait_until_up(COME_UP, SETTLED).await {
+            tracing::error!(why, "Airflow does not come up as it was before either");
+        }
+        Ok(())
+    }
+
+    /// Takes the database back where what comes is an older Airflow.
+    async fn take_database_back(
+        &mut self,
+        from: &Live,
+        to: &Live,
+        wanted: &Wanted,
+    ) -> Result<(), PassError> {
         let (newer, older) = (
-            self.setup(&next, wanted).await?,
-            self.setup(&back, wanted).await?,
+            self.setup(from, wanted).await?,
+            self.setup(to, wanted).await?,
         );
         let disk = &self.deliver.disk;
-        self.migrate_back(&newer.common(disk), &older.common(disk))
-            .await?;
-        self.keep_airflow(&back, wanted).await?;
-        Err(PassError::Stalled(message))
+        let (newer, older) = (newer.common(disk), older.common(disk));
+        self.migrate_back(&newer, &older).await
     }
 
     /// Imports Airflow and the Release's DAG files in its environment, while the
@@ -333,16 +428,17 @@ impl Converge {
         let message = format!(
             "the new environment was tried and does not work, so nothing was switched: {why}"
         );
-        self.refuse(target, &message)?;
+        self.refuse(target, &message, None)?;
         Err(PassError::Stalled(message))
     }
 
     /// Keeps that a Release does not work here.
-    fn refuse(&self, target: &Target, message: &str) -> Result<(), PassError> {
+    fn refuse(&self, target: &Target, message: &str, back: Option<&Live>) -> Result<(), PassError> {
         let refused = Refused {
             release: target.release.id,
             attempt: target.attempt,
             message: message.to_owned(),
+            back: back.cloned().map(Box::new),
         };
         self.deliver.keep(REFUSED, &refused)
     }
@@ -375,6 +471,15 @@ impl Converge {
             }
         }
         Ok(())
+    }
+
+    /// What was live before a Release that Airflow has not come up in yet.
+    fn tried_instead_of(&self, live: &Live) -> Result<Option<Live>, PassError> {
+        let trying: Option<Trying> = self.deliver.read(TRYING)?;
+        let trying = trying.filter(|trying| trying.release == live.release.id);
+        Ok(trying
+            .and_then(|trying| trying.before)
+            .map(|before| *before))
     }
 
     fn refused(&self, target: &Target) -> Result<Option<Refused>, PassError> {
@@ -551,13 +656,13 @@ impl Converge {
         }
     }
 
-    /// Waits until every component runs and the API answers.
-    async fn wait_until_up(&self, limit: Duration) -> Result<(), String> {
+    /// Waits until every component has run for so long, and the API answers.
+    async fn wait_until_up(&self, limit: Duration, for_long: Duration) -> Result<(), String> {
         let rest = self.rest().map_err(|error| explain(&error))?;
         let end = Instant::now() + limit;
         let mut is_said = false;
         loop {
-            let not_up = self.supervisor().not_up();
+            let not_up = self.supervisor().not_up(for_long);
             if not_up.is_none() && rest.is_up().await {
                 self.deliver
                     .board
@@ -624,7 +729,7 @@ impl Converge {
         // Content in the database is no use to anyone while Airflow is down.
         if proof.outcome == ProofOutcome::Proven {
             let left = timeout.saturating_sub(begun.elapsed());
-            if let Err(why) = self.wait_until_up(left).await {
+            if let Err(why) = self.wait_until_up(left, Duration::ZERO).await {
                 proof.outcome = ProofOutcome::TimedOut;
                 proof.reason = "Airflow has the new content, but is not up".into();
                 proof.seen = format!("{} DAGs in Airflow's database", proof.dags.total);

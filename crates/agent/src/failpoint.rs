@@ -12,10 +12,6 @@ pub const FAILPOINTS: &[&str] = &[
     "agent.materialize.end",
     "agent.environment.end",
     "agent.staged",
-    "agent.switch.tried",
-    "agent.switch.quiet",
-    "agent.migrate.backed_up",
-    "agent.migrate.end",
     "agent.switch.start",
     "agent.switch.after_release",
     "agent.switch.after_rename",
@@ -29,4 +25,13 @@ pub const FAILPOINTS: &[&str] = &[
     "agent.prove.end",
     "agent.collect.start",
     "agent.collect.end",
+];
+
+/// Those that only a deploy of another image passes.
+pub const IMAGE_FAILPOINTS: &[&str] = &[
+    "agent.switch.tried",
+    "agent.switch.quiet",
+    "agent.migrate.backed_up",
+    "agent.migrate.end",
+    "agent.switch.refused",
 ];

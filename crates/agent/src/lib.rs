@@ -32,7 +32,7 @@ pub use agent::{Agent, RunningAgent, StartError};
 pub use airflow::rest::{AirflowRest, AirflowRestError, DagRun};
 pub use config::{AgentConfig, ExternalAirflow, ExternalConfig, TokenSource};
 pub use disk::RootError;
-pub use failpoint::FAILPOINTS;
+pub use failpoint::{FAILPOINTS, IMAGE_FAILPOINTS};
 pub use folder::{admin_password, is_installed, listens};
 pub use observed::Observed;
 pub use runtime::exec::{ExecError, exec_component};

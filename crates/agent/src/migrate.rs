@@ -42,7 +42,7 @@ impl Converge {
         is_older(older, &newer).then(|| {
             format!(
                 "Airflow's database was migrated to {newer}, and Airflow {older} cannot use it; nothing was switched. \
-                 Deploy {newer} or a later one"
+                 Deploy {newer} or a later one, or give --allow-downgrade"
             )
         })
     }
@@ -98,6 +98,11 @@ impl Converge {
         self.deliver
             .board
             .busy(format!("taking Airflow's database back to {version}"));
+        if settings::uses_sqlite(older.variables) {
+            let copy =
+                newer.copy_database("airflow.db", &kept_as(&newer.environment.airflow_version));
+            self.run(&copy, "a copy of Airflow's database").await?;
+        }
         let downgrade = newer.downgrade(version);
         if let Err(error) = self.run(&downgrade, "`airflow db downgrade`").await {
             if !settings::uses_sqlite(older.variables) {

@@ -48,6 +48,9 @@ pub struct Target {
     pub may_switch: bool,
     /// Seconds that are left for the proof.
     pub proof_timeout_s: u32,
+    /// Whether Airflow's database may be taken back to what an older Airflow knows.
+    #[serde(default)]
+    pub allow_downgrade: bool,
 }
 
 /// What an agent sees, whole: a lost report costs nothing, the next one says

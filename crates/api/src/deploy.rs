@@ -38,6 +38,9 @@ pub struct CreateDeploy {
     pub description: String,
     #[serde(default)]
     pub git: Option<GitState>,
+    /// Whether Airflow's database may be taken back to what an older Airflow knows.
+    #[serde(default)]
+    pub allow_downgrade: bool,
     /// Made once per command, so that a repeated request finds its deploy
     /// instead of making a second one.
     pub key: String,
@@ -162,6 +165,9 @@ pub struct RollbackRequest {
     pub to: Option<DeployId>,
     #[serde(default)]
     pub description: String,
+    /// Whether Airflow's database may be taken back to what an older Airflow knows.
+    #[serde(default)]
+    pub allow_downgrade: bool,
     pub key: String,
 }
 

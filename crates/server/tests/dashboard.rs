@@ -148,6 +148,7 @@ async fn a_viewer_sees_a_failed_deploy_and_a_version_link_leads_to_it() {
     assert_eq!(location(&link), format!("/deploys/{brought}"));
     let ask = updraft_api::deploy::RollbackRequest {
         to: Some(mended.id),
+        allow_downgrade: false,
         key: "back".into(),
         description: String::new(),
     };

@@ -116,6 +116,7 @@ impl World {
     ) -> Result<DeployView, updraft_api::ClientError> {
         let ask = RollbackRequest {
             to,
+            allow_downgrade: false,
             key: DeployId::new().to_string(),
             description: String::new(),
         };
@@ -223,6 +224,7 @@ async fn asking_twice_with_one_key_makes_one_deploy() {
         parts: parts(Some(&dags), None),
         description: "why".into(),
         git: None,
+        allow_downgrade: false,
         key: "the same".into(),
     };
     let admin = world.admin();

@@ -313,6 +313,7 @@ async fn garbage_is_what_no_deploy_in_the_retention_period_names() {
     assert_eq!(token.retention_days, 90);
     let ask = updraft_api::deploy::RollbackRequest {
         to: Some(history.last().unwrap().id),
+        allow_downgrade: false,
         key: "back".into(),
         description: String::new(),
     };

@@ -64,6 +64,7 @@ async fn a_deploy_goes_live_when_its_agent_has_proven_it() {
         .roll_back(
             &deployment.name,
             &RollbackRequest {
+                allow_downgrade: false,
                 key: "back".into(),
                 ..RollbackRequest::default()
             },
@@ -115,6 +116,7 @@ async fn a_first_deploy_without_an_environment_can_be_planned_and_is_refused() {
         parts: ask.parts,
         description: String::new(),
         git: None,
+        allow_downgrade: false,
         key: "first".into(),
     };
     let refused = admin

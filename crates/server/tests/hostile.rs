@@ -103,6 +103,7 @@ impl World {
             parts,
             description: String::new(),
             git: None,
+            allow_downgrade: false,
             key: DeployId::new().to_string(),
         };
         self.admin.create_deploy(&self.shop, &ask).await
@@ -543,6 +544,7 @@ async fn naming_a_blob_of_another_deployment_does_not_make_it_readable() {
         parts: parts(Some(&secret), Some(&naming)),
         description: String::new(),
         git: None,
+        allow_downgrade: false,
         key: "mine".into(),
     };
     let plan = PlanRequest {
@@ -573,6 +575,7 @@ async fn naming_a_blob_of_another_deployment_does_not_make_it_readable() {
     // Whoever has the bytes sends them, and whoever could read them need not.
     let ask = CreateDeploy {
         parts: parts(Some(&secret), Some(&environment("z"))),
+        allow_downgrade: false,
         key: "hers".into(),
         ..ask
     };

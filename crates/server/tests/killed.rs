@@ -114,6 +114,7 @@ impl Story {
             parts: parts(Some(&self.dags), None),
             description: String::new(),
             git: None,
+            allow_downgrade: false,
             key: "the deploy".into(),
         }
     }
@@ -145,6 +146,7 @@ impl Story {
         agent.client().report(&agent.report).await?;
         seen.until = Step::Live;
         let back = RollbackRequest {
+            allow_downgrade: false,
             key: "the way back".into(),
             ..RollbackRequest::default()
         };
@@ -243,6 +245,7 @@ async fn prepare(folder: &Path) -> Story {
         parts: parts(Some(&dags), Some(&image)),
         description: String::new(),
         git: None,
+        allow_downgrade: false,
         key: "first".into(),
     };
     let created = admin.create_deploy(&shop, &ask).await.unwrap();

@@ -46,6 +46,8 @@ pub struct Deploy {
     pub failure: Option<Failure>,
     pub checks: Option<Checks>,
     pub returns_to: Option<DeployId>,
+    /// Whether Airflow's database may lose what an older Airflow does not know.
+    pub allow_downgrade: bool,
 }
 
 /// The manifests that a deploy brings.
@@ -80,6 +82,7 @@ pub struct NewDeploy {
     pub created_by: String,
     pub created_at: Timestamp,
     pub returns_to: Option<DeployId>,
+    pub allow_downgrade: bool,
 }
 
 impl NewDeploy {
@@ -111,6 +114,7 @@ impl NewDeploy {
             failure: None,
             checks: None,
             returns_to: self.returns_to,
+            allow_downgrade: self.allow_downgrade,
         }
     }
 }
@@ -153,6 +157,7 @@ impl Deploy {
             failure: row.optional_json("failure")?,
             checks: row.optional_json("checks")?,
             returns_to: row.optional("returns_to")?,
+            allow_downgrade: row.get::<i64>("allow_downgrade")? != 0,
         })
     }
 
@@ -391,9 +396,10 @@ impl Write {
         sql("INSERT INTO deploy
                 (id, deployment_id, kind, state, state_facts, revision, idempotency_key, parts, release_id,
                  base_release_id, changed, carried, files, description, git, created_by, created_at, touched_at,
-                 accepted_at, on_disk_at, proven_at, ended_at, proof, failure, returns_to, checks)
+                 accepted_at, on_disk_at, proven_at, ended_at, proof, failure, returns_to, checks,
+                 allow_downgrade)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-                     $19, $20, $21, $22, $23, $24, $25, $26)")
+                     $19, $20, $21, $22, $23, $24, $25, $26, $27)")
         .bind(deploy.id)
         .bind(deploy.deployment)
         .bind(deploy.kind)
@@ -420,6 +426,7 @@ impl Write {
         .bind(json(deploy.failure.as_ref()))
         .bind(deploy.returns_to)
         .bind(json(deploy.checks.as_ref()))
+        .bind(i64::from(deploy.allow_downgrade))
         .run(&mut self.on)
         .await?;
         self.insert_event(deploy, deploy.created_at).await

@@ -13,6 +13,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "initial", include_str!("migrations/0001_initial.sql")),
     (2, "checks", include_str!("migrations/0002_checks.sql")),
     (3, "dag_ids", include_str!("migrations/0003_dag_ids.sql")),
+    (
+        4,
+        "allow_downgrade",
+        include_str!("migrations/0004_allow_downgrade.sql"),
+    ),
 ];
 
 fn migrator() -> Migrator {

@@ -92,6 +92,7 @@ fn new_deploy(deployment: DeploymentId, key: &str) -> NewDeploy {
         created_by: "me".into(),
         created_at: now(),
         returns_to: None,
+        allow_downgrade: false,
     }
 }
 

@@ -216,6 +216,7 @@ impl TestServer {
             parts,
             description: String::new(),
             git: None,
+            allow_downgrade: false,
             key: DeployId::new().to_string(),
         };
         let created = self.as_admin().create_deploy(deployment, &ask).await;

@@ -57,6 +57,8 @@ impl Tree {
 pub fn environment(requirements: &str) -> Tree {
     let config = format!("{{\"requirements\":{requirements:?}}}");
     let digest = Digest::of(config.as_bytes());
+    let lock = format!("{requirements}==1.0\n");
+    let lock_digest = Digest::of(lock.as_bytes());
     let files = Tree::of([("include/used.py", "# used\n")]);
     let manifest = files
         .manifest
@@ -74,9 +76,18 @@ pub fn environment(requirements: &str) -> Tree {
                 config.len()
             ),
             1,
+        )
+        .replacen(
+            "\"layers\":[",
+            &format!(
+                "\"layers\":[{{\"mediaType\":\"application/vnd.updraft.environment.lock.v1+text\",\"digest\":\"{lock_digest}\",\"size\":{}}},",
+                lock.len()
+            ),
+            1,
         );
     let mut blobs = files.blobs;
     blobs.insert(digest, config.into());
+    blobs.insert(lock_digest, lock.into());
     Tree { manifest, blobs }
 }
 

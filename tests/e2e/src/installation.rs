@@ -324,6 +324,7 @@ impl Installation {
                 },
                 description: format!("bundle {name}"),
                 git: None,
+                allow_downgrade: false,
                 key: DeployId::new().to_string(),
             };
             let created = client.create_deploy(&DEPLOYMENT.parse()?, &ask).await?;

@@ -268,12 +268,13 @@ impl Supervisor {
     }
 
     /// The first wanted component that does not run as wanted, or has not for
-    /// long. One that is being replaced is not up, however well it runs.
-    pub(crate) fn not_up(&self) -> Option<NotUp> {
+    /// as long as that. One that is being replaced is not up, however well it runs.
+    pub(crate) fn not_up(&self, for_long: Duration) -> Option<NotUp> {
         self.components.values().find_map(|handle| {
             let wanted = handle.spec.borrow().as_ref()?.fingerprint();
             let seen = handle.view.borrow();
-            let is_wanted = |record: &Record| record.fingerprint == wanted;
+            let is_wanted =
+                |record: &Record| record.fingerprint == wanted && record.process.age() >= for_long;
             let up = seen.view.state == ComponentState::Running
                 && seen.record.as_ref().is_some_and(is_wanted);
             (!up).then(|| NotUp {
@@ -801,14 +802,14 @@ mod tests {
         let mut supervisor = supervisor(&place);
         supervisor.want(&[place.spec("exit 3")]);
         let mut changes = supervisor.changes();
-        while supervisor.not_up().unwrap().crashes < 2 {
+        while supervisor.not_up(Duration::ZERO).unwrap().crashes < 2 {
             changes.changed().await.unwrap();
         }
         // Ignores a polite request, so that replacing it takes a while.
         let stubborn = place.spec("trap '' TERM; while :; do sleep 1; done");
         supervisor.want(&[stubborn]);
-        assert_eq!(supervisor.not_up().unwrap().crashes, 0);
-        while supervisor.not_up().is_some() {
+        assert_eq!(supervisor.not_up(Duration::ZERO).unwrap().crashes, 0);
+        while supervisor.not_up(Duration::ZERO).is_some() {
             changes.changed().await.unwrap();
         }
         let old = place.record().unwrap();
@@ -817,12 +818,12 @@ mod tests {
         supervisor.want(&[place.spec("exec sleep 300")]);
         let begun = Instant::now();
         while old.process.is_alive() {
-            let not_up = supervisor.not_up().is_some();
+            let not_up = supervisor.not_up(Duration::ZERO).is_some();
             assert!(not_up || !old.process.is_alive());
             assert!(begun.elapsed() < Duration::from_secs(30));
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        while supervisor.not_up().is_some() {
+        while supervisor.not_up(Duration::ZERO).is_some() {
             changes.changed().await.unwrap();
         }
         assert_ne!(place.record().unwrap(), old);
@@ -1084,7 +1085,11 @@ mod tests {
         };
         let draining = (ComponentState::Draining, Some(old.process.pid));
         assert_eq!(states(&first)[1], draining);
-        assert!(first.not_up().is_none_or(|it| it.view.pid != draining.1));
+        assert!(
+            first
+                .not_up(Duration::ZERO)
+                .is_none_or(|it| it.view.pid != draining.1)
+        );
         first.abandon();
 
         // The next agent sees it to its end, and tells it nothing twice.

@@ -187,6 +187,7 @@ impl ControlPlane {
                 attempt,
                 may_switch,
                 proof_timeout_s: 300,
+                allow_downgrade: false,
             });
         });
     }

@@ -436,6 +436,7 @@ fn history_lists_as_many_as_were_asked_for() {
             let ask = updraft_api::deploy::RollbackRequest {
                 to: Some(there[0]),
                 description: String::new(),
+                allow_downgrade: false,
                 key: uuid::Uuid::now_v7().to_string(),
             };
             there = [

@@ -24,7 +24,7 @@ fn a_first_deploy_brings_the_environment_and_goes_live() {
         [dpl]
         --- stderr
         ✓ compared 1 file with `shop` and made its Environment ([TIME])
-        ✓ sent 374 B of 374 B in 2 of 2 layers (1 of 1 file) ([TIME])
+        ✓ sent 359 B of 359 B in 2 of 2 layers (1 of 1 file) ([TIME])
         ✓ checked 1 DAG file ([TIME])
         ✓ accepted as [dpl]: 1 file added, and the image ([TIME])
             + orders.py
@@ -105,7 +105,7 @@ fn a_plan_changes_nothing() {
         --- stdout
         `shop` would change: 1 file added, and the image
           + orders.py
-        to send: 374 B of 374 B, in 2 of 2 layers
+        to send: 359 B of 359 B, in 2 of 2 layers
         --- stderr
         ");
     });
@@ -340,6 +340,7 @@ fn who_is_superseded_by_the_same_content_learns_how_that_went() {
         parts: updraft_testkit::parts(Some(&tree), None),
         description: String::new(),
         git: None,
+        allow_downgrade: false,
         key: "somebody else".into(),
     };
     let other = runtime.block_on(client.create_deploy(&name, &ask)).unwrap();

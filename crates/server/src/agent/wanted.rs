@@ -184,13 +184,16 @@ async fn compose(
     };
     let target = match target {
         Some((target, release)) => {
-            let state = read.deploy(target.deploy).await?.map(|deploy| deploy.state);
+            let deploy = read.deploy(target.deploy).await?;
+            let allow_downgrade = deploy.as_ref().is_some_and(|it| it.allow_downgrade);
+            let state = deploy.map(|deploy| deploy.state);
             Some(Target {
                 deploy: target.deploy,
                 release,
                 attempt: target.attempt,
                 may_switch: target.may_switch,
                 proof_timeout_s: time_left(app, &deployment, &target, state.as_ref()),
+                allow_downgrade,
             })
         }
         None => None,

@@ -398,6 +398,8 @@ async fn take_back(
         created_by: "Updraft".into(),
         created_at: now,
         returns_to: Some(proven.deploy),
+        // The policy has decided, and what the newer Airflow added is minutes old.
+        allow_downgrade: true,
     };
     let mut rollback = new.into_deploy(tx.latest_deploy(deployment.id).await?);
     tx.insert_deploy(&rollback).await?;

@@ -55,6 +55,7 @@ pub(crate) async fn create(
                     created_by: caller.name().to_owned(),
                     created_at: app.now(),
                     returns_to: None,
+                    allow_downgrade: ask.allow_downgrade,
                 };
                 record(app, &mut tx, new, &offer).await?
             }

@@ -66,6 +66,7 @@ pub(crate) async fn rollback(
         created_by: caller.name().to_owned(),
         created_at: now,
         returns_to: Some(returns_to),
+        allow_downgrade: ask.allow_downgrade,
     };
     let mut deploy = new.into_deploy(tx.latest_deploy(id).await?);
     tx.insert_deploy(&deploy).await?;

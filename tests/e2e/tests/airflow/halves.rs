@@ -20,6 +20,7 @@ except ImportError:
     from airflow.decorators import dag, task
 from importlib.metadata import version
 
+import tinydb
 from include.halves import ONE
 
 
@@ -199,6 +200,15 @@ pub(crate) fn a_requirement_that_cannot_be_had_changes_nothing(
     Ok(())
 }
 
+/// Airflow and every DAG file can be imported with it, and no scheduler starts.
+const DOES_NOT_COME_UP: &str = "ENV AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC=never";
+
+fn wait_until_up(airflow: &Airflow) -> Result<()> {
+    wait_for("Airflow to answer", Duration::from_secs(180), || {
+        Ok(airflow.get("/dags/quick").is_ok().then_some(()))
+    })
+}
+
 /// Deploys a Dockerfile with one more line, which fails, and gives what was said.
 fn deploy_with_line(installation: &Installation, line: &str) -> Result<String> {
     let dockerfile = std::fs::read_to_string(installation.project.root().join("Dockerfile"))?;
@@ -244,16 +254,13 @@ pub(crate) fn an_image_in_which_airflow_does_not_come_up_is_taken_back(
     installation: &mut Installation,
     airflow: &Airflow,
 ) -> Result<()> {
-    let line = "ENV AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC=never";
-    let said = deploy_with_line(installation, line)?;
+    let said = deploy_with_line(installation, DOES_NOT_COME_UP)?;
     ensure!(
         said.contains("was taken back") && said.contains("never"),
         "{said}"
     );
     // It runs on what it had, once that has come up again.
-    wait_for("Airflow to answer", Duration::from_secs(180), || {
-        Ok(airflow.get("/dags/quick").is_ok().then_some(()))
-    })?;
+    wait_until_up(airflow)?;
     ensure!(quick(airflow)? == json!(["4.8.2", 5]));
     let back = deploy(installation, 0)?;
     ensure!(back["outcome"] == "live", "{back:#}");
@@ -261,7 +268,7 @@ pub(crate) fn an_image_in_which_airflow_does_not_come_up_is_taken_back(
     Ok(())
 }
 
-/// Points that an agent passes when the image changes.
+/// Of another image that works, and keeps Airflow's version.
 const ON_THE_WAY: &[&str] = &[
     "agent.environment.end",
     "agent.switch.tried",
@@ -280,12 +287,7 @@ pub(crate) fn the_agent_may_end_at_any_step_of_an_image_deploy(
         installation
             .updraft(&["deploy", "--no-wait"])?
             .expect_code(0)?;
-        wait_for(
-            &format!("the agent to end at {point}"),
-            Duration::from_secs(120),
-            || Ok(installation.agent_ended()?.then_some(())),
-        )?;
-        installation.start_agent()?;
+        start_after(installation, point)?;
         let again = installation.updraft(&["deploy", "--wait-for-agent", "60s"])?;
         again
             .expect_code(0)
@@ -293,6 +295,37 @@ pub(crate) fn the_agent_may_end_at_any_step_of_an_image_deploy(
         ensure!(quick(airflow)? == json!(["4.8.2", number]), "after {point}");
     }
     Ok(())
+}
+
+pub(crate) fn the_agent_may_end_while_it_takes_an_image_back(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let before = quick(airflow)?;
+    let dockerfile = std::fs::read_to_string(installation.project.root().join("Dockerfile"))?;
+    let broken = format!("{dockerfile}\n{DOES_NOT_COME_UP}\n");
+    installation.project.write("Dockerfile", &broken)?;
+    installation.end_agent_at("agent.switch.refused")?;
+    installation
+        .updraft(&["deploy", "--no-wait"])?
+        .expect_code(0)?;
+    start_after(installation, "agent.switch.refused")?;
+    let failed = installation.updraft(&["deploy", "--wait-for-agent", "60s"])?;
+    installation.project.write("Dockerfile", &dockerfile)?;
+    ensure!(failed.code == Some(10), "{failed:?}");
+    wait_until_up(airflow)?;
+    ensure!(quick(airflow)? == before);
+    ensure!(deploy(installation, 0)?["outcome"] == "live");
+    Ok(())
+}
+
+/// Waits until the agent has ended at a point, and starts the next one.
+fn start_after(installation: &mut Installation, point: &str) -> Result<()> {
+    let limit = Duration::from_secs(180);
+    wait_for(&format!("the agent to end at {point}"), limit, || {
+        Ok(installation.agent_ended()?.then_some(()))
+    })?;
+    installation.start_agent()
 }
 
 /// Puts another Airflow into the Dockerfile, and gives its text as it was.
@@ -319,35 +352,49 @@ pub(crate) fn another_version_of_airflow_takes_the_database_along(
     let run = airflow.trigger("waiting")?;
     airflow.wait_for_a_running_task("waiting", &run)?;
 
-    // One that does not come up leaves no migrated database behind.
-    let line = "ENV AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC=never";
-    let before = name_airflow(installation, "3.3.2", line)?;
-    let failed = installation.updraft(&["deploy"])?.expect_code(10)?;
-    ensure!(failed.stderr.contains("was taken back"), "{failed:?}");
-    wait_for("Airflow to answer", Duration::from_secs(180), || {
-        Ok(airflow.get("/dags/quick").is_ok().then_some(()))
-    })?;
+    // One that does not come up leaves no migrated database behind, also when the
+    // agent ends in the middle.
+    let before = name_airflow(installation, "3.3.2", DOES_NOT_COME_UP)?;
+    installation.end_agent_at("agent.migrate.backed_up")?;
+    installation
+        .updraft(&["deploy", "--no-wait"])?
+        .expect_code(0)?;
+    start_after(installation, "agent.migrate.backed_up")?;
+    let failed = installation.updraft(&["deploy", "--wait-for-agent", "60s"])?;
+    ensure!(failed.code == Some(10), "{failed:?}");
+    wait_until_up(airflow)?;
     ensure!(quick(airflow)? == json!(["4.8.1", 1]));
 
     installation.project.write("Dockerfile", &before)?;
     name_airflow(installation, "3.3.2", "")?;
-    deploy(installation, 0)?;
-    let said = installation.updraft(&["status"])?.expect_code(0)?.stdout;
-    ensure!(said.contains("3.3.2 on Python"), "{said}");
-    ensure!(quick(airflow)? == json!(["4.8.1", 1]));
-    // What ran before, and what runs since then, is in the same database.
+    installation.end_agent_at("agent.migrate.end")?;
+    installation
+        .updraft(&["deploy", "--no-wait"])?
+        .expect_code(0)?;
+    start_after(installation, "agent.migrate.end")?;
+    let again = installation.updraft(&["deploy", "--wait-for-agent", "60s"])?;
+    again.expect_code(0)?;
+    let runs = |version: &str| -> Result<()> {
+        let said = installation.updraft(&["status"])?.expect_code(0)?.stdout;
+        ensure!(said.contains(&format!("{version} on Python")), "{said}");
+        ensure!(quick(airflow)? == json!(["4.8.1", 1]));
+        Ok(())
+    };
+    runs("3.3.2")?;
+    // What ran before is in the same database, and has ended where it began.
     std::fs::write(&go, "")?;
     airflow.wait_for_success("waiting", &run)?;
     let files = updraft_e2e::files_below(&installation.agent_root())?;
     let copies = files.iter().filter(|file| {
         let name = file.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| name.starts_with("airflow.db.before-migration-from-3.2"))
+        name == Some("airflow.db.before-migration-from-3.2.2")
     });
     ensure!(copies.count() == 1, "no copy was made: {files:?}");
 
+    // Not back by accident, and back when that is asked for.
     let back = installation.updraft(&["rollback"])?.expect_code(10)?;
     ensure!(back.stderr.contains("cannot use it"), "{back:?}");
-    ensure!(quick(airflow)? == json!(["4.8.1", 1]));
+    runs("3.3.2")?;
     ensure!(deploy(installation, 0)?["outcome"] == "live");
     installation.project.write("Dockerfile", &before)?;
     let refused = installation.updraft(&["deploy"])?.expect_code(3)?;
@@ -355,5 +402,8 @@ pub(crate) fn another_version_of_airflow_takes_the_database_along(
         refused.stderr.contains("cannot use a database"),
         "{refused:?}"
     );
-    Ok(())
+    installation
+        .updraft(&["deploy", "--allow-downgrade"])?
+        .expect_code(0)?;
+    runs("3.2.2")
 }

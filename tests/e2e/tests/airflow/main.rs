@@ -106,6 +106,7 @@ const GROUPS: &[Group] = &[
             halves::an_image_is_tried_before_anything_is_switched,
             halves::an_image_in_which_airflow_does_not_come_up_is_taken_back,
             halves::the_agent_may_end_at_any_step_of_an_image_deploy,
+            halves::the_agent_may_end_while_it_takes_an_image_back,
         ]],
     },
     Group {

@@ -44,6 +44,10 @@ pub(super) struct HalvesArgs {
     /// Make the image half again also when nothing of it differs
     #[arg(long, conflicts_with = "dags")]
     pub(super) rebuild: bool,
+
+    /// Deploy an older Airflow, for which its database loses what only the newer one knows
+    #[arg(long, conflicts_with = "dags")]
+    pub(super) allow_downgrade: bool,
 }
 
 impl HalvesArgs {
@@ -161,7 +165,7 @@ impl Deploy<'_> {
         }
         let half = half?;
         if let Some(Ok(runs)) = &runs {
-            refuse_older(&half.fingerprint, &runs.fingerprint)?;
+            self.refuse_older(&half.fingerprint, &runs.fingerprint)?;
         }
         for note in &half.notes {
             out.warn(note);
@@ -230,6 +234,22 @@ impl Deploy<'_> {
         })
     }
 
+    /// Refuses an Airflow that cannot use the database of the one that runs.
+    fn refuse_older(&self, here: &ImageFingerprint, runs: &ImageFingerprint) -> Result<()> {
+        let (here, runs) = (&here.airflow_version, &runs.airflow_version);
+        if here >= runs || self.allow_downgrade {
+            return Ok(());
+        }
+        let message =
+            format!("Airflow {here} cannot use a database that Airflow {runs} has migrated");
+        Err(Failure::new(Exit::Refused, message)
+            .code("airflow_older")
+            .help(format!(
+                "name {runs} or a later one in the Dockerfile; --allow-downgrade takes the database back, which loses \
+                 what is in tables and columns that Airflow {here} does not have"
+            )))
+    }
+
     fn nothing_to_keep(&self) -> Failure {
         let message = format!(
             "nothing was deployed to `{}` yet, so there are no bundles to keep",
@@ -239,20 +259,6 @@ impl Deploy<'_> {
             .code("nothing_deployed")
             .help("the first deploy brings both halves: leave out --image")
     }
-}
-
-/// Refuses an Airflow that cannot use the database of the one that runs.
-fn refuse_older(here: &ImageFingerprint, runs: &ImageFingerprint) -> Result<()> {
-    let (here, runs) = (&here.airflow_version, &runs.airflow_version);
-    if here >= runs {
-        return Ok(());
-    }
-    let message = format!("Airflow {here} cannot use a database that Airflow {runs} has migrated");
-    Err(Failure::new(Exit::Refused, message)
-        .code("airflow_older")
-        .help(format!(
-            "name {runs} or a later one in the Dockerfile, or deploy to another Deployment"
-        )))
 }
 
 /// Scans `dags/`; an empty one is refused, because it takes all DAGs away.

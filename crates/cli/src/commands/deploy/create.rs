@@ -144,6 +144,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         description: &args.description,
         halves: args.halves.read(),
         rebuild: args.halves.rebuild,
+        allow_downgrade: args.halves.allow_downgrade,
         allow_empty: args.allow_empty,
         stages: args.checks.stages(project),
         patience: (!args.patience.no_wait).then(|| args.patience.read()),
@@ -169,6 +170,8 @@ pub(crate) struct Deploy<'a> {
     pub(crate) halves: Halves,
     /// Make the image half also when nothing of it differs.
     pub(crate) rebuild: bool,
+    /// Let Airflow's database lose what an older Airflow does not know.
+    pub(crate) allow_downgrade: bool,
     pub(crate) allow_empty: bool,
     /// None: do not wait for the proof.
     pub(crate) patience: Option<Patience>,
@@ -513,6 +516,7 @@ impl Deploy<'_> {
             parts: planned.parts.clone(),
             description: self.description.to_owned(),
             git,
+            allow_downgrade: self.allow_downgrade,
             key: Uuid::now_v7().to_string(),
         };
         Ok(self.client.create_deploy(self.deployment, &ask).await?)

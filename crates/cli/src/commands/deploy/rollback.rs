@@ -38,6 +38,10 @@ pub(crate) struct RollbackArgs {
     )]
     description: String,
 
+    /// Return also to an older Airflow, for which its database loses what only the newer one knows
+    #[arg(long)]
+    allow_downgrade: bool,
+
     #[command(flatten)]
     patience: PatienceArgs,
 
@@ -60,6 +64,7 @@ pub(crate) async fn run(args: &RollbackArgs, cx: &Context, out: &mut Console) ->
     let ask = RollbackRequest {
         to,
         description: args.description.clone(),
+        allow_downgrade: args.allow_downgrade,
         key: Uuid::now_v7().to_string(),
     };
     let deploy = tokio::select! {

@@ -216,6 +216,7 @@ async fn bring_up(
         description: "quickstart",
         halves: Halves::Both,
         rebuild: false,
+        allow_downgrade: false,
         allow_empty: false,
         // The agent is in this process; the proof has a limit of its own.
         patience: Some(Patience {
