@@ -44,9 +44,12 @@ pub(super) struct HalvesArgs {
     /// Make the image half again also when nothing of it differs
     #[arg(long, conflicts_with = "dags")]
     pub(super) rebuild: bool,
+}
 
-    /// Deploy an older Airflow, for which its database loses what only the newer one knows
-    #[arg(long, conflicts_with = "dags")]
+#[derive(Debug, clap::Args)]
+pub(super) struct DowngradeArgs {
+    /// Go also to an older Airflow, for which its database loses what only the newer one knows
+    #[arg(long)]
     pub(super) allow_downgrade: bool,
 }
 

@@ -24,7 +24,7 @@ use updraft_project::{ImageHalf, Project};
 use uuid::Uuid;
 
 use super::checks::{ChecksArgs, Job, Ran, Stages};
-use super::compare::{Halves, HalvesArgs, Planned, RunsIn, to_send};
+use super::compare::{DowngradeArgs, Halves, HalvesArgs, Planned, RunsIn, to_send};
 use super::follow::{Ending, Patience, follow};
 use super::report::{
     Outcome, Sent, Timings, has_changed_image, is_empty, merged, milliseconds, nothing_to_do,
@@ -57,6 +57,9 @@ pub(crate) struct DeployArgs {
 
     #[command(flatten)]
     halves: HalvesArgs,
+
+    #[command(flatten)]
+    downgrade: DowngradeArgs,
 
     /// Only show what would change
     #[arg(long, conflicts_with_all = ["no_wait", "timeout", "description"])]
@@ -144,7 +147,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         description: &args.description,
         halves: args.halves.read(),
         rebuild: args.halves.rebuild,
-        allow_downgrade: args.halves.allow_downgrade,
+        allow_downgrade: args.downgrade.allow_downgrade,
         allow_empty: args.allow_empty,
         stages: args.checks.stages(project),
         patience: (!args.patience.no_wait).then(|| args.patience.read()),

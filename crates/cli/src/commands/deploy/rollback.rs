@@ -5,6 +5,7 @@ use updraft_api::deploy::RollbackRequest;
 use updraft_model::{DeployState, DeploymentName};
 use uuid::Uuid;
 
+use super::compare::DowngradeArgs;
 use super::create::{PatienceArgs, perhaps_accepted, unknown_end};
 use super::follow::follow;
 use super::report::{Outcome, milliseconds, nothing_to_do};
@@ -38,9 +39,8 @@ pub(crate) struct RollbackArgs {
     )]
     description: String,
 
-    /// Return also to an older Airflow, for which its database loses what only the newer one knows
-    #[arg(long)]
-    allow_downgrade: bool,
+    #[command(flatten)]
+    downgrade: DowngradeArgs,
 
     #[command(flatten)]
     patience: PatienceArgs,
@@ -64,7 +64,7 @@ pub(crate) async fn run(args: &RollbackArgs, cx: &Context, out: &mut Console) ->
     let ask = RollbackRequest {
         to,
         description: args.description.clone(),
-        allow_downgrade: args.allow_downgrade,
+        allow_downgrade: args.downgrade.allow_downgrade,
         key: Uuid::now_v7().to_string(),
     };
     let deploy = tokio::select! {
