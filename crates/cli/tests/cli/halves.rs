@@ -217,3 +217,43 @@ fn what_is_required_counts_also_for_an_image_alone() {
     });
     assert_eq!(wanted(&world), before);
 }
+
+#[test]
+fn an_airflow_that_somebody_else_runs_gets_the_dags_alone() {
+    let (world, _agent) = live();
+    world
+        .run(&["deployment", "update", "--runtime", "external"])
+        .ended_with(0);
+    let (image, dags) = wanted(&world);
+    world.sandbox.write("here/include/sql.py", "ONE = 1\n");
+    world.write_dag("orders", "# second\n");
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["deploy"]).ended_with(0), @"
+        exit code 0
+        --- stdout
+        [dpl]
+        --- stderr
+        ✓ compared 1 file with `shop` ([TIME])
+        warning: besides the DAGs this differs from what runs, and stays as it is:
+          - include/sql.py: added
+        ✓ sent 98 B of 98 B in 1 of 1 layer (1 of 1 file) ([TIME])
+        ✓ checked 1 DAG file ([TIME])
+        ✓ accepted as [dpl]: 1 file changed ([TIME])
+            ~ orders.py
+        ✓ on disk, switched ([TIME])
+        ✓ parsed by Airflow: 1 of 1 DAG file ([TIME])
+          DAGs: 0 added, 1 changed, 0 removed; 1 in all
+            ~ orders
+        Live on `shop` after [TIME]
+        ");
+        assert_snapshot!(world.run(&["deploy", "--image"]).ended_with(3), @"
+        exit code 3
+        --- stderr
+        error: somebody else runs the Airflow of `shop`, so it has no image of ours
+        help: deploy the DAGs: leave out --image
+        ");
+    });
+    let (same, other) = wanted(&world);
+    assert_eq!(same, image);
+    assert_ne!(other, dags);
+}

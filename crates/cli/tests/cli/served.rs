@@ -141,13 +141,13 @@ fn an_image_half_that_differs_is_said_file_by_file() {
     world.sandbox.write("here/include/sql.py", "");
     world.write_dag("orders", "# second\n");
     filters().bind(|| {
-        assert_snapshot!(world.deploy(&[]).ended_with(0), @r#"
+        assert_snapshot!(world.deploy(&[]).ended_with(0), @"
         exit code 0
         --- stdout
         [dpl]
         --- stderr
         ✓ compared 1 file with `shop` ([TIME])
-        warning: besides the DAGs this differs from what runs, and --dags does not send it:
+        warning: besides the DAGs this differs from what runs, and stays as it is:
           - requirements.txt: changed
           - include/sql.py: added
         ✓ sent 98 B of 98 B in 1 of 1 layer (1 of 1 file) ([TIME])
@@ -159,7 +159,7 @@ fn an_image_half_that_differs_is_said_file_by_file() {
           DAGs: 0 added, 1 changed, 0 removed; 1 in all
             ~ orders
         Live on `shop` after [TIME]
-        "#);
+        ");
     });
 }
 

@@ -10,7 +10,7 @@ use updraft_api::ErrorCode;
 use updraft_api::deploy::{Comparison, ComparisonOutcome, Parts, PlanRequest};
 use updraft_bundle::{Scan, ScanOptions};
 use updraft_image::EnvironmentConfig;
-use updraft_model::{BundleName, Digest, Release};
+use updraft_model::{BundleName, Digest, Release, Runtime};
 use updraft_project::{ImageFingerprint, ImageHalf, Project, ProjectError};
 
 use super::create::Deploy;
@@ -141,6 +141,9 @@ impl Deploy<'_> {
             (Some(_), Halves::Dags) => false,
             (Some(differs), Halves::Both | Halves::Image) => self.rebuild || !differs.is_empty(),
         };
+        // The first one is what a Release is made of; nobody there runs it either.
+        let makes_image =
+            makes_image && (image_differs.is_none() || !self.is_run_by_others().await?);
         let image_differs = image_differs.unwrap_or_default();
         let bundles = match self.halves {
             Halves::Image if dags_differ => BTreeMap::new(),
@@ -235,6 +238,22 @@ impl Deploy<'_> {
             bundles: BTreeMap::new(),
             environment: Some(text(manifest.await?.into())?),
         })
+    }
+
+    /// Whether somebody else runs that Airflow, in an environment of theirs.
+    async fn is_run_by_others(&self) -> Result<bool> {
+        let runtime = self.client.deployment(self.deployment).await?.runtime;
+        let is_external = runtime == Runtime::External;
+        if is_external && self.halves == Halves::Image {
+            let message = format!(
+                "somebody else runs the Airflow of `{}`, so it has no image of ours",
+                self.deployment
+            );
+            return Err(Failure::new(Exit::Refused, message)
+                .code("external_image")
+                .help("deploy the DAGs: leave out --image"));
+        }
+        Ok(is_external)
     }
 
     /// Refuses an Airflow that cannot use the database of the one that runs.

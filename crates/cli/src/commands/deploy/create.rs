@@ -673,7 +673,7 @@ fn say_image(is_made: bool, differences: &[String], out: &mut Console) -> Result
     } else {
         writeln!(
             status,
-            "{YELLOW}warning{YELLOW:#}: besides the DAGs this differs from what runs, and --dags does not send it:"
+            "{YELLOW}warning{YELLOW:#}: besides the DAGs this differs from what runs, and stays as it is:"
         )?;
     }
     write_some(differences, &mut status)?;

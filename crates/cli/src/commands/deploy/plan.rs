@@ -126,7 +126,7 @@ pub(super) fn print(outcome: &Outcome, comparison: &Comparison, out: &mut Consol
     if !outcome.image_differs.is_empty() {
         writeln!(
             text,
-            "besides the DAGs this differs, and --dags does not send it:"
+            "besides the DAGs this differs, and would stay as it is:"
         )?;
         write_some(&outcome.image_differs, &mut text)?;
     }
