@@ -198,28 +198,7 @@ impl Converge {
         };
         // What is live may not run; what is wanted instead may mend that.
         let is_live = |live: &Live| live.release.id == target.release.id;
-        let refused = self.refused(target)?;
-        if let (
-            Some(Refused {
-                back: Some(back), ..
-            }),
-            Some(tried),
-        ) = (&refused, &live)
-            && is_live(tried)
-        {
-            // Cut off before it was taken back.
-            self.go_back(tried, back, wanted).await?;
-        }
-        if let Some(refused) = refused {
-            return Err(PassError::Stalled(refused.message));
-        }
-        if let Some(tried) = live.as_ref().filter(|live| is_live(live))
-            && let Some(before) = self.tried_instead_of(tried)?
-        {
-            // Cut off before it was known to work.
-            self.come_up_or_go_back(tried, &before, wanted, target)
-                .await?;
-        }
+        self.end_trial(live.as_ref(), wanted, target).await?;
         if live.as_ref().is_some_and(is_live) {
             kept?;
         } else if let Err(error) = kept {
@@ -296,12 +275,9 @@ impl Converge {
     ) -> Result<Live, PassError> {
         self.deliver.board.busy("switching");
         let next = self.deliver.next(before.as_ref(), target);
-        for bundle in next.release.bundles.keys() {
-            prove::hold_processor(&self.deliver.disk, bundle);
-        }
         let other_image = |before: &Live| before.release.image != next.release.image;
         let Some(before) = before.filter(other_image) else {
-            self.deliver.switch(&next).await?;
+            self.switch_link(&next).await?;
             self.keep_airflow(&next, wanted).await?;
             return Ok(next);
         };
@@ -322,10 +298,43 @@ impl Converge {
             ..Trying::nothing(target)
         };
         self.deliver.keep(TRYING, &trying)?;
-        self.deliver.switch(&next).await?;
+        self.switch_link(&next).await?;
         self.come_up_or_go_back(&next, &before, wanted, target)
             .await?;
         Ok(next)
+    }
+
+    /// Makes a Release the live one on the disk, while Airflow's DAG processor
+    /// takes in nothing.
+    async fn switch_link(&mut self, next: &Live) -> Result<(), PassError> {
+        for bundle in next.release.bundles.keys() {
+            prove::hold_processor(&self.deliver.disk, bundle);
+        }
+        self.deliver.switch(next).await
+    }
+
+    /// Ends what an agent before this one was cut off in: another image that was
+    /// switched to and is not known to work yet, or does not.
+    async fn end_trial(
+        &mut self,
+        live: Option<&Live>,
+        wanted: &Arc<Wanted>,
+        target: &Target,
+    ) -> Result<(), PassError> {
+        let tried = live.filter(|live| live.release.id == target.release.id);
+        if let Some(refused) = self.refused(target)? {
+            if let (Some(tried), Some(before)) = (tried, refused.back) {
+                self.go_back(tried, &before, wanted).await?;
+            }
+            return Err(PassError::Stalled(refused.message));
+        }
+        if let Some(tried) = tried
+            && let Some(before) = self.tried_instead_of(tried)?
+        {
+            self.come_up_or_go_back(tried, &before, wanted, target)
+                .await?;
+        }
+        Ok(())
     }
 
     /// Has Airflow come up in another environment; where it does not, the Release
@@ -386,6 +395,10 @@ impl Converge {
         to: &Live,
         wanted: &Wanted,
     ) -> Result<(), PassError> {
+        let environment = self.environment(to.release.image.digest()).await?;
+        if self.too_old(&environment).is_none() {
+            return Ok(());
+        }
         let (newer, older) = (
             self.setup(from, wanted).await?,
             self.setup(to, wanted).await?,
@@ -446,12 +459,15 @@ impl Converge {
     /// Has the old environment begin nothing more: what is new must not run in it.
     async fn quiet_down(&mut self, before: &Live, next: &Live) -> Result<(), PassError> {
         const BEGIN_WORK: [&str; 2] = [SCHEDULER, DAG_PROCESSOR];
-        let old = self.environment(before.release.image.digest()).await?;
+        // It may be what cannot be made any more.
+        let old = self.environment(before.release.image.digest()).await.ok();
         let new = self.environment(next.release.image.digest()).await?;
         self.supervisor().pause(&BEGIN_WORK);
         self.wait_until_stopped(&BEGIN_WORK).await?;
         // Airflow 2's tasks write to the database themselves, and its tables will change.
-        if old.is_airflow_2() && old.airflow_version != new.airflow_version {
+        let writes =
+            |old: &Environment| old.is_airflow_2() && old.airflow_version != new.airflow_version;
+        if old.is_some_and(|old| writes(&old)) {
             self.wait_until_drained().await?;
         }
         Ok(())

@@ -216,13 +216,9 @@ impl Supervisor {
     }
 
     /// Says of these alone that they are not wanted for now.
-    pub(crate) fn pause(&mut self, names: &[&str]) {
+    pub(crate) fn pause(&mut self, names: &[&'static str]) {
         for name in names {
-            if let Some(handle) = self.components.get(name) {
-                handle
-                    .spec
-                    .send_if_modified(|wanted| wanted.take().is_some());
-            }
+            self.set(name, None);
         }
     }
 
@@ -234,20 +230,24 @@ impl Supervisor {
     /// alone, whoever started them.
     pub(crate) fn want(&mut self, specs: &[Spec]) {
         for name in self.names.all {
-            let spec = specs.iter().find(|spec| spec.component == *name).cloned();
-            if let Some(handle) = self.components.get(name) {
-                handle.spec.send_if_modified(|wanted| {
-                    let differs = *wanted != spec;
-                    *wanted = spec;
-                    differs
-                });
-            } else {
-                let drains = self.names.with_tasks.contains(name);
-                let drains = drains.then(|| self.drains.clone());
-                let handle = start_task(name, spec, &self.launcher, drains, &self.changed);
-                self.components.insert(name, handle);
-            }
+            let spec = specs.iter().find(|spec| spec.component == *name);
+            self.set(name, spec.cloned());
         }
+    }
+
+    fn set(&mut self, name: &'static str, spec: Option<Spec>) {
+        if let Some(handle) = self.components.get(name) {
+            handle.spec.send_if_modified(|wanted| {
+                let differs = *wanted != spec;
+                *wanted = spec;
+                differs
+            });
+            return;
+        }
+        let drains = self.names.with_tasks.contains(&name);
+        let drains = drains.then(|| self.drains.clone());
+        let handle = start_task(name, spec, &self.launcher, drains, &self.changed);
+        self.components.insert(name, handle);
     }
 
     pub(crate) fn views(&self) -> Vec<ComponentView> {
