@@ -8,7 +8,9 @@ time. This one goes on saying that it is alive until they have ended, however of
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import os
 import signal
 import sys
 import threading
@@ -16,10 +18,12 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # A scheduler is taken for lost after 30 s by default (`scheduler_health_check_threshold`).
 _SAYS_SO_EACH_S = 5.0
+# Looks in a row that find no task, until none comes any more: a worker begins the next at once.
+_LOOKS = 4
 
 
 def _say_alive(job_id: int) -> None:
@@ -32,24 +36,51 @@ def _say_alive(job_id: int) -> None:
         session.execute(update(Job).where(Job.id == job_id).values(latest_heartbeat=now))
 
 
+def _children_by_parent() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{entry}/stat") as stat:
+                # The name before it may hold anything.
+                parent = int(stat.read().rpartition(")")[2].split()[1])
+                found.setdefault(parent, []).append(int(entry))
+    return found
+
+
+def _end_without_tasks(ended: threading.Event) -> None:
+    """Ends this process where its workers have had no task for some looks, whatever it waits for.
+
+    A task is a child of a worker, and a worker is a child of this process.
+    """
+    looks = 0
+    while not ended.wait(_SAYS_SO_EACH_S):
+        children = _children_by_parent()
+        workers = children.get(os.getpid(), [])
+        looks = 0 if any(worker in children for worker in workers) else looks + 1
+        if looks >= _LOOKS:
+            for worker in workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+            os._exit(0)
+
+
+def _stay_alive(ended: threading.Event, job_id: Any) -> None:
+    while not ended.wait(_SAYS_SO_EACH_S):
+        # A database that is away comes back.
+        with contextlib.suppress(Exception):
+            _say_alive(int(job_id))
+
+
 @contextlib.contextmanager
-def staying_alive(job_id: Any) -> Iterator[None]:
-    """Says again and again that the job is alive."""
+def _beside(*works: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Has work done in threads that nobody waits for, until the end."""
     ended = threading.Event()
-
-    def go_on() -> None:
-        while not ended.wait(_SAYS_SO_EACH_S):
-            # A database that is away comes back.
-            with contextlib.suppress(Exception):
-                _say_alive(int(job_id))
-
-    thread = threading.Thread(target=go_on, name="updraft-alive", daemon=True)
-    thread.start()
+    for work in works:
+        threading.Thread(target=work, args=(ended,), daemon=True).start()
     try:
         yield
     finally:
         ended.set()
-        thread.join()
 
 
 def _wait_for_tasks(executor: type[Any]) -> None:
@@ -59,7 +90,7 @@ def _wait_for_tasks(executor: type[Any]) -> None:
     def end_undisturbed(self: Any) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        with staying_alive(self.job_id):
+        with _beside(functools.partial(_stay_alive, job_id=self.job_id), _end_without_tasks):
             end(self)
 
     executor.end = end_undisturbed
@@ -76,7 +107,7 @@ def _finish_first(executor: type[Any], runner: type[Any]) -> None:
             return
         running.append(self)
         try:
-            with staying_alive(self.job_id):
+            with _beside(functools.partial(_stay_alive, job_id=self.job_id)):
                 sync(self)
         finally:
             running.pop()

@@ -127,7 +127,7 @@ pub(crate) fn a_task_runs_on_across_an_image_deploy(
     ensure!(returned(airflow, "waiting", &run)? == json!(["4.8.1", 1]));
     let tasks = airflow.get(&format!("/dags/waiting/dagRuns/{run}/taskInstances"))?;
     ensure!(tasks["task_instances"][0]["try_number"] == 1, "{tasks:#}");
-    wait_for("the old scheduler to end", Duration::from_secs(60), || {
+    wait_for("the old scheduler to end", Duration::from_secs(180), || {
         let said = installation.updraft(&["status"])?.expect_code(0)?;
         Ok((!said.stdout.contains("replaced")).then_some(()))
     })
