@@ -5,7 +5,6 @@ use updraft_model::Digest;
 use updraft_project::AirflowVersion;
 
 use crate::airflow::components::{self, Common};
-use crate::airflow::settings;
 use crate::converge::Converge;
 use crate::deliver::PassError;
 use crate::environment::Environment;
@@ -20,9 +19,17 @@ struct Migrated {
     database: Digest,
 }
 
+const CONNECTION: &str = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN";
+
+/// Whether the database is the file in Airflow's home, and not one that somebody
+/// named, a SQLite elsewhere for instance.
+fn is_own_file(common: &Common<'_>) -> bool {
+    !common.variables.contains_key(CONNECTION)
+}
+
 impl Migrated {
     fn of(common: &Common<'_>) -> Self {
-        let database = common.variables.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN");
+        let database = common.variables.get(CONNECTION);
         Self {
             airflow: common.environment.airflow_version.clone(),
             database: Digest::of(database.map_or("", String::as_str).as_bytes()),
@@ -50,8 +57,8 @@ impl Converge {
     /// Brings Airflow's database to the environment's version, once.
     pub(crate) async fn migrate(&self, common: &Common<'_>) -> Result<(), PassError> {
         let home = self.deliver.disk.airflow_home();
-        let is_sqlite = settings::uses_sqlite(common.variables);
-        let is_there = !is_sqlite || home.join("airflow.db").exists();
+        let is_own_file = is_own_file(common);
+        let is_there = !is_own_file || home.join("airflow.db").exists();
         let (before, wanted) = (self.migrated(), Migrated::of(common));
         if before.as_ref() == Some(&wanted) && is_there {
             return Ok(());
@@ -66,7 +73,7 @@ impl Converge {
         self.supervisor().want(&[]);
         self.wait_until_stopped(components::LONG_RUNNING).await?;
         self.deliver.board.busy("preparing Airflow's database");
-        if let Some(before) = before.filter(|_| is_sqlite) {
+        if let Some(before) = before.filter(|_| is_own_file) {
             let backup = common.copy_database("airflow.db", &kept_as(&before.airflow));
             self.run(&backup, "a backup of Airflow's database").await?;
             failpoint("agent.migrate.backed_up");
@@ -98,14 +105,14 @@ impl Converge {
         self.deliver
             .board
             .busy(format!("taking Airflow's database back to {version}"));
-        if settings::uses_sqlite(older.variables) {
+        if is_own_file(older) {
             let copy =
                 newer.copy_database("airflow.db", &kept_as(&newer.environment.airflow_version));
             self.run(&copy, "a copy of Airflow's database").await?;
         }
         let downgrade = newer.downgrade(version);
         if let Err(error) = self.run(&downgrade, "`airflow db downgrade`").await {
-            if !settings::uses_sqlite(older.variables) {
+            if !is_own_file(older) {
                 return Err(error);
             }
             tracing::warn!(?error, "the database is put back from its copy");
