@@ -274,6 +274,7 @@ impl Reporter {
             import_errors: observed.import_errors.clone(),
             names: observed.names.clone(),
             dag_ids: observed.dag_ids.as_ref().map(|known| known.digest),
+            runs: observed.runs.clone(),
         }
     }
 }

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use updraft_api::agent::{AirflowView, ComponentView, Target, Wanted};
 use updraft_model::{
     BundleName, DagIds, Digest, ImportError, Proof, ProofOutcome, Release, ReleaseId,
+    UnfinishedRuns,
 };
 
 use crate::airflow::components::{self, Common, DAG_PROCESSOR, SCHEDULER};
@@ -809,6 +810,7 @@ impl Converge {
     async fn look_at_airflow(&self, live: &Live, has_it: bool) -> bool {
         let (mut dags, mut errors, mut names) = (0, Vec::new(), None);
         let mut dag_ids = DagIds::default();
+        let mut runs = Vec::new();
         let several = live.release.bundles.len() > 1;
         for (name, bundle) in &live.release.bundles {
             let mut newer = self.deliver.wanted.clone();
@@ -821,6 +823,7 @@ impl Converge {
                     dags += status.dags;
                     let found = status.dags_of(bundle.digest);
                     dag_ids.0.extend(found.map(|found| (name.clone(), found)));
+                    runs.extend(status.runs());
                     names = names.or(status.names);
                     errors.extend(status.import_errors.into_iter().map(|error| ImportError {
                         file: if several {
@@ -849,6 +852,7 @@ impl Converge {
             prove::bound(&mut errors);
             observed.import_errors = errors;
             observed.names = names;
+            observed.runs = Some(UnfinishedRuns::new(runs));
             observed.airflow_up = up;
         });
         true

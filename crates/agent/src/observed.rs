@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use updraft_api::agent::{AirflowView, Problem, ProofReport};
-use updraft_model::{AirflowNames, DagIds, Digest, ImportError, Release};
+use updraft_model::{AirflowNames, DagIds, Digest, ImportError, Release, UnfinishedRuns};
 
 /// The agent's view of itself and of its Airflow.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -30,6 +30,7 @@ pub struct Observed {
     pub import_errors: Vec<ImportError>,
     pub names: Option<AirflowNames>,
     pub dag_ids: Option<KnownDagIds>,
+    pub runs: Option<UnfinishedRuns>,
     /// Whether the control plane answered last time.
     pub connected: bool,
 }

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use updraft_api::agent::ProofReport;
 use updraft_bundle::{LayerTable, TreeDiff, VersionError, diff};
 use updraft_model::{
-    AirflowNames, BundleDags, BundleName, DagChanges, Digest, ImportError, Proof, ProofOutcome,
-    ProofTimings, Release, Timestamp,
+    AirflowNames, BundleDags, BundleName, DagChanges, DagId, Digest, ImportError, Proof,
+    ProofOutcome, ProofTimings, Release, Timestamp,
 };
 
 use crate::disk::{Disk, Live};
@@ -437,6 +437,9 @@ pub(crate) struct Status {
     /// None where the bundle has more than anybody sends around.
     #[serde(default)]
     dag_ids: Option<Vec<String>>,
+    /// DAG runs that have not ended, by DAG.
+    #[serde(default)]
+    runs: BTreeMap<String, u64>,
     /// Never taken for granted: what is not held is removed.
     holds: Holds,
 }
@@ -464,6 +467,12 @@ impl Status {
             version,
             ids: ids.iter().filter_map(|id| id.parse().ok()).collect(),
         })
+    }
+
+    /// How many runs of each DAG have not ended.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (DagId, u64)> {
+        let runs = self.runs.iter();
+        runs.filter_map(|(id, runs)| Some((id.parse().ok()?, *runs)))
     }
 
     /// The versions that Airflow still needs on disk.

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_model::{
     AgentId, AirflowNames, DagIds, DeployId, DeploymentId, DeploymentName, Digest, ImportError,
-    Proof, Release, ReleaseId, Runtime,
+    Proof, Release, ReleaseId, Runtime, UnfinishedRuns,
 };
 use utoipa::ToSchema;
 
@@ -83,6 +83,9 @@ pub struct Report {
     /// this, when the answer says that they lack.
     #[serde(default)]
     pub dag_ids: Option<Digest>,
+    /// DAG runs that had not ended at the last look.
+    #[serde(default)]
+    pub runs: Option<UnfinishedRuns>,
 }
 
 /// The ids of the DAGs that an agent's Airflow has.

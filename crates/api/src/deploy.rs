@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use updraft_bundle::LayerTable;
 use updraft_model::{
     BundleName, CheckStage, Checks, DeployId, DeployKind, DeployState, DeploymentId,
-    DeploymentName, Digest, Failure, GitState, Proof, Release, ReleasePart,
+    DeploymentName, Digest, Failure, GitState, Proof, Release, ReleasePart, UnfinishedRuns,
 };
 use utoipa::ToSchema;
 
@@ -65,6 +65,9 @@ pub struct Comparison {
     /// The checks without which the Deployment accepts no deploy.
     #[serde(default)]
     pub require: Vec<CheckStage>,
+    /// DAG runs under way, as an agent told them last.
+    #[serde(default)]
+    pub runs: Option<UnfinishedRuns>,
 }
 
 /// Asks to make a deploy's Release the wanted one.

@@ -16,6 +16,7 @@ mod nearest;
 mod proof;
 mod release;
 mod role;
+mod runs;
 
 pub use check::{AirflowNames, CheckFinding, CheckStage, Checks, StageResult};
 pub use dag_ids::{BundleDags, DagId, DagIds};
@@ -31,6 +32,7 @@ pub use nearest::nearest;
 pub use proof::{DagChanges, ImportError, Proof, ProofOutcome, ProofTimings};
 pub use release::{BundleRef, ImageRef, Release, ReleasePart};
 pub use role::{Role, Scope};
+pub use runs::UnfinishedRuns;
 
 /// A point in time, always UTC.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;

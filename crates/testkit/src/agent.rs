@@ -42,6 +42,7 @@ impl TestAgent {
                 import_errors: vec![],
                 names: None,
                 dag_ids: None,
+                runs: None,
             },
         }
     }

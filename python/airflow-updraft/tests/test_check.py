@@ -177,12 +177,12 @@ def test_tells_what_a_file_has_and_leaves_the_project_as_it_is(client: Client, t
     }
     answers = client.parse(tmp_path, files)
 
-    assert answers["dags/a.py"]["dags"] == [{"dag_id": "a", "tasks": 1, "schedule": "@daily"}]
+    assert answers["dags/a.py"]["dags"] == [{"dag_id": "a", "tasks": ["only"], "schedule": "@daily"}]
     assert is_clean(answers["dags/a.py"])
     assert {"dags/a.py", "lib/helper.py", "dags/lib2.py"} <= set(answers["dags/a.py"]["seen"]["files"])
     assert "lib/helper" in answers["dags/a.py"]["seen"]["names"]
     assert answers["dags/a.py"]["seen"]["everything"] is False
-    assert answers["dags/never.py"]["dags"] == [{"dag_id": "never", "tasks": 1, "schedule": None}]
+    assert answers["dags/never.py"]["dags"] == [{"dag_id": "never", "tasks": ["only"], "schedule": None}]
     assert (answers["dags/nothing.py"]["dags"], answers["dags/nothing.py"]["errors"]) == ([], [])
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(files)
 
@@ -419,7 +419,7 @@ def test_what_a_file_replaces_in_airflow_is_not_there_for_the_next(
     }
     answers = client.parse(tmp_path, files, processes=1)
 
-    tasks = {file: [found["tasks"] for found in answer["dags"]] for file, answer in answers.items()}
+    tasks = {file: [len(found["tasks"]) for found in answer["dags"]] for file, answer in answers.items()}
     assert tasks == {"dags/a.py": [0], "dags/b.py": [1], "dags/c.py": [1], "dags/d.py": [1]}
 
 

@@ -180,10 +180,12 @@ def test_a_run_finishes_on_the_version_it_began_with(site: Site) -> None:
     wait_until("the first task runs", began.exists)
 
     second = site.deploy({"long.py": version("new")})
-    holds = site.worker.ask("status", bundle=BUNDLE)["holds"]
+    status = site.worker.ask("status", bundle=BUNDLE)
+    holds = status["holds"]
     go.touch()
     ended = site.finished_run("long", run)
 
+    assert status["runs"] == {"long": 1}
     assert holds["runs"] == {first["version"]: 1}
     assert second["version"] in holds["dags"]
     assert ended["state"] == "success"

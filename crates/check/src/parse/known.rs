@@ -13,7 +13,7 @@ use super::protocol::{Answer, Ended, Seen};
 use super::{ParseRequest, Tree};
 
 /// Goes up when the same file gets another answer.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 pub(super) struct Known {
     file: Option<PathBuf>,
@@ -30,13 +30,22 @@ struct Stored {
 impl Known {
     /// What is there; nothing, when it is of another environment or not whole.
     pub(super) fn open(ask: &ParseRequest<'_>) -> Self {
+        Self::read(ask.cache.as_ref(), ask)
+    }
+
+    /// The same of another tree.
+    pub(super) fn of_another_tree(ask: &ParseRequest<'_>) -> Self {
+        Self::read(ask.also_known.as_ref(), ask)
+    }
+
+    fn read(file: Option<&PathBuf>, ask: &ParseRequest<'_>) -> Self {
         let holds_for = holds_for(ask);
-        let kept = ask.cache.as_ref().filter(|_| !ask.fresh);
+        let kept = file.filter(|_| !ask.fresh);
         let read = kept.and_then(|file| fs::read(file).ok());
         let stored = read.and_then(|text| serde_json::from_slice::<Stored>(&text).ok());
         let stored = stored.filter(|stored| stored.holds_for == holds_for);
         Self {
-            file: ask.cache.clone(),
+            file: file.cloned(),
             stored: stored.unwrap_or_else(|| Stored {
                 holds_for,
                 ..Stored::default()
@@ -120,7 +129,7 @@ fn holds_for(ask: &ParseRequest<'_>) -> String {
     let facts = serde_json::json!([
         FORMAT,
         env!("CARGO_PKG_VERSION"),
-        ask.host.identity(),
+        ask.host.identity_anywhere(),
         ask.names,
         ask.limits.time.as_secs_f64(),
         ask.limits.memory_mb,

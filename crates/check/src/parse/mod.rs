@@ -9,6 +9,7 @@
 //! need not import Airflow.
 
 mod change;
+mod dags;
 mod findings;
 mod known;
 mod protocol;
@@ -23,6 +24,7 @@ use updraft_model::Digest;
 use crate::check::Checked;
 use crate::rule::Levels;
 
+pub use dags::{ChangedDag, DagDiff, DagOf, ScheduleChange};
 pub use protocol::{Names, ParsedDag};
 pub use worker::{Host, Start, WorkerError};
 
@@ -50,6 +52,8 @@ pub struct ParseRequest<'a> {
     pub levels: &'a Levels,
     /// Where answers are kept; none: nowhere.
     pub cache: Option<PathBuf>,
+    /// Answers that were kept of another tree, which hold here where it is the same.
+    pub also_known: Option<PathBuf>,
     /// Parse also what is known.
     pub fresh: bool,
     /// Told how many files are done, of how many.
@@ -86,12 +90,16 @@ pub struct Parsed {
     pub seconds: BTreeMap<String, f64>,
     /// The Airflow that parsed; none when all was known.
     pub airflow: Option<String>,
+    /// Of the files that were asked for.
+    answers: BTreeMap<String, Answer>,
+    tree: Tree,
 }
 
 /// Parses these files. Each is answered for, or this fails.
 pub fn parse(ask: &ParseRequest<'_>) -> Result<Parsed, WorkerError> {
     let known = Known::open(ask);
-    let mut answers: BTreeMap<String, Answer> = known.answers(&ask.tree);
+    let mut answers: BTreeMap<String, Answer> = Known::of_another_tree(ask).answers(&ask.tree);
+    answers.extend(known.answers(&ask.tree));
     let unknown: Vec<&String> = ask
         .files
         .iter()
@@ -151,5 +159,10 @@ pub fn parse(ask: &ParseRequest<'_>) -> Result<Parsed, WorkerError> {
             .map(|answer| (answer.file.clone(), answer.seconds))
             .collect(),
         airflow,
+        answers: asked
+            .iter()
+            .map(|answer| (answer.file.clone(), (*answer).clone()))
+            .collect(),
+        tree: ask.tree.clone(),
     })
 }

@@ -76,7 +76,7 @@ pub(super) struct Answer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParsedDag {
     pub dag_id: String,
-    pub tasks: u64,
+    pub tasks: Vec<String>,
     pub schedule: Option<String>,
 }
 

@@ -32,6 +32,8 @@ pub struct Host {
     pub loads: Digest,
     /// Where it says what goes wrong.
     pub log: PathBuf,
+    /// Folders of this one project, which another has elsewhere.
+    pub own: Vec<PathBuf>,
 }
 
 /// How a worker comes to be.
@@ -58,13 +60,26 @@ pub enum Start {
 impl Host {
     /// Names the worker among others.
     pub(super) fn identity(&self) -> Digest {
+        Digest::of(self.facts().as_bytes())
+    }
+
+    /// The same, wherever the project lies: nothing that a file comes to depends on that.
+    pub(super) fn identity_anywhere(&self) -> Digest {
+        let facts = self.own.iter().fold(self.facts(), |facts, folder| {
+            let folder = serde_json::json!(folder).to_string();
+            facts.replace(folder.trim_matches('"'), "")
+        });
+        Digest::of(facts.as_bytes())
+    }
+
+    fn facts(&self) -> String {
         let facts = match &self.start {
             Start::Here {
                 python, variables, ..
             } => serde_json::json!([python, variables, self.loads]),
             Start::Container { like, .. } => serde_json::json!([like, self.loads]),
         };
-        Digest::of(facts.to_string().as_bytes())
+        facts.to_string()
     }
 }
 

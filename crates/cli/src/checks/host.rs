@@ -393,6 +393,7 @@ impl Ready {
             start,
             loads: Digest::of(&loads),
             log: folder.join("parse.log"),
+            own: vec![folder, project.root().to_owned()],
         }
     }
 }

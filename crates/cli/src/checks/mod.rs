@@ -8,3 +8,4 @@ pub(crate) mod host;
 pub(crate) mod names;
 pub(crate) mod parse;
 pub(crate) mod pytest;
+pub(crate) mod wanted_tree;

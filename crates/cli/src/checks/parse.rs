@@ -21,6 +21,7 @@ use crate::scan;
 const EVERY: Duration = Duration::from_secs(5);
 
 /// What is parsed, once there is an environment for it.
+#[derive(Clone)]
 pub(crate) struct Ask {
     pub(crate) project: Project,
     pub(crate) paths: Vec<PathBuf>,
@@ -28,10 +29,15 @@ pub(crate) struct Ask {
     pub(crate) names: Names,
     pub(crate) cache: PathBuf,
     pub(crate) no_cache: bool,
+    /// Answers kept of a tree that is much the same.
+    pub(crate) also_known: Option<PathBuf>,
     pub(crate) aside: Aside,
 }
 
 impl Ask {
+    /// The file of a project's folder in which answers are kept.
+    pub(crate) const KEPT: &str = "parsed.json";
+
     /// Parses in a ready environment. Blocks.
     pub(crate) fn parse(&self, ready: &Ready, say: &dyn Fn(&str)) -> Result<Parsed> {
         let project = &self.project;
@@ -66,7 +72,8 @@ impl Ask {
                 let scan = scan::dags(project, Some(&self.cache)).ok().flatten();
                 read_tree(project, scan.as_ref(), &self.cache)
             },
-            cache: Some(folder.join("parsed.json")),
+            cache: Some(folder.join(Self::KEPT)),
+            also_known: self.also_known.clone(),
             fresh: self.no_cache,
             progress: &|done, of| {
                 let what = things(of as u64, "DAG file");

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use updraft_api::agent::Report;
 use updraft_api::deploy::{Comparison, ComparisonOutcome, PlanRequest};
 use updraft_bundle::LayerTable;
-use updraft_model::{BundleName, DeployState, DeploymentName, Digest, Release, ReleaseId};
-use updraft_store::{Deploy, Deployment, Read};
+use updraft_model::{
+    BundleName, DeployState, DeploymentName, Digest, Release, ReleaseId, UnfinishedRuns,
+};
+use updraft_store::{Agent, Deploy, Deployment, Read};
 
 use super::held::to_send;
 use super::{DeployError, agents_now, view};
@@ -117,13 +120,8 @@ pub(super) async fn answer(
     blobs.dedup();
     let missing = to_send(app, caller, read, deployment.id, blobs).await?;
     let replaced = replaced(app, read, offer, assessment.wanted.as_ref()).await?;
-    let deploy = match deploy {
-        Some(deploy) => {
-            let agents = agents_now(app, &read.agents(deployment.id).await?);
-            Some(view(deploy, deployment, &agents))
-        }
-        None => None,
-    };
+    let agents = read.agents(deployment.id).await?;
+    let deploy = deploy.map(|deploy| view(deploy, deployment, &agents_now(app, &agents)));
     Ok(Comparison {
         outcome: assessment.outcome,
         wanted: assessment.wanted,
@@ -131,7 +129,17 @@ pub(super) async fn answer(
         missing,
         replaced,
         require: deployment.settings.require.clone(),
+        runs: runs(app, &agents),
     })
+}
+
+/// The DAG runs that an agent which counts has told of.
+fn runs(app: &App, agents: &[Agent]) -> Option<UnfinishedRuns> {
+    let counting = agents
+        .iter()
+        .filter(|agent| app.leases.until(agent) > app.now());
+    let reports = counting.filter_map(|agent| serde_json::from_str::<Report>(&agent.report).ok());
+    reports.into_iter().find_map(|report| report.runs)
 }
 
 /// The manifests of what is wanted that the offer leaves in place.

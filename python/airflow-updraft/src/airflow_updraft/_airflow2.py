@@ -21,11 +21,13 @@ from airflow import settings
 from airflow.configuration import conf
 from airflow.dag_processing.processor import DagFileProcessor
 from airflow.models.dag import DagModel
+from airflow.models.dagrun import DagRun
 from airflow.models.errors import ParseImportError
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.utils import file as discovery
 from airflow.utils.session import create_session
-from sqlalchemy import delete, select, update
+from airflow.utils.state import DagRunState
+from sqlalchemy import delete, func, select, update
 
 from airflow_updraft import _notes
 from airflow_updraft._children import GRACE_S, end_with, import_early, in_transaction, limit_memory
@@ -165,6 +167,16 @@ class Bundle:
         with create_session() as session:
             rows = session.execute(select(ParseImportError.filename, ParseImportError.stacktrace)).all()
         return {self._relative(file): text or "" for file, text in rows if file.startswith(f"{self.root}/")}
+
+    def unfinished_runs(self) -> dict[str, int]:
+        """Counts the runs that have not ended, by DAG."""
+        with create_session() as session:
+            runs = session.execute(
+                select(DagRun.dag_id, func.count())
+                .where(DagRun.state.not_in([DagRunState.SUCCESS, DagRunState.FAILED]))
+                .group_by(DagRun.dag_id)
+            ).all()
+        return {row[0]: row[1] for row in runs}
 
     def holds(self) -> dict[str, Any]:
         return {"runs": {}, "dags": {}}

@@ -297,6 +297,20 @@ class Bundle:
             ).all()
         return {self._relative(file): text or "" for file, text in rows if file}
 
+    def unfinished_runs(self) -> dict[str, int]:
+        """Counts the runs that have not ended, by DAG."""
+        with create_session() as session:
+            runs = session.execute(
+                select(DagRun.dag_id, func.count())
+                .join(DagModel, DagModel.dag_id == DagRun.dag_id)
+                .where(
+                    DagModel.bundle_name == self.name,
+                    DagRun.state.not_in([DagRunState.SUCCESS, DagRunState.FAILED]),
+                )
+                .group_by(DagRun.dag_id)
+            ).all()
+        return {row[0]: row[1] for row in runs}
+
     def holds(self) -> dict[str, Any]:
         """Finds what still needs a version on disk: unfinished runs, and where each DAG was last parsed."""
         with create_session() as session:

@@ -245,7 +245,7 @@ class _Child:
             "dags": [
                 {
                     "dag_id": dag_id,
-                    "tasks": len(bagged.dags[dag_id].tasks),
+                    "tasks": list(bagged.dags[dag_id].task_ids),
                     "schedule": _schedule(bagged.dags[dag_id]),
                 }
                 for dag_id in sorted(forms)

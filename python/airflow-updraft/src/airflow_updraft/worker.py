@@ -68,6 +68,7 @@ class Worker:
                 "import_errors": [
                     {"file": file, "traceback": text} for file, text in sorted(bundle.import_errors().items())
                 ],
+                "runs": bundle.unfinished_runs(),
                 "holds": bundle.holds(),
                 "names": _names_of_airflow(),
             }

@@ -133,6 +133,111 @@ pub(crate) fn a_task_runs_on_across_an_image_deploy(
     })
 }
 
+/// Where a plan names the tasks and schedules, both trees were parsed by a real Airflow.
+pub(crate) fn a_plan_names_the_dags_that_change_and_the_runs_that_go_on(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let project = &installation.project;
+    let text = |schedule: &str, tasks: &str| {
+        format!(
+            "from datetime import datetime\n\nfrom airflow.sdk import dag, task\n\nfrom include.plan import what\n\n\n\
+             @dag(schedule={schedule}, start_date=datetime(2024, 1, 1), catchup=False)\n\
+             def planned():\n    {tasks}\n\n\nplanned()\n"
+        )
+    };
+    let one = "task(what, task_id='one')() >> task(what, task_id='two')()";
+    project.write("include/plan.py", "def what():\n    return 1\n")?;
+    project.write("dags/planned.py", &text("None", one))?;
+    project.write(
+        "dags/goes.py",
+        &text("None", one).replace("planned", "goes"),
+    )?;
+    let go = installation.folder_for_airflow("planned")?.join("go");
+    write_halves(installation, "4.8.1", 1)?;
+    write_dags(installation, &go)?;
+    deploy(installation, 0)?;
+    let nothing = plan(installation)?;
+    ensure!(nothing["outcome"] == "nothing_to_do" && nothing["planned_dags"].is_null());
+
+    let run = airflow.trigger("waiting")?;
+    airflow.wait_for_a_running_task("waiting", &run)?;
+    let project = &installation.project;
+    let other = "task(what, task_id='one')() >> task(what, task_id='three')()";
+    project.write("dags/planned.py", &text("'@hourly'", other))?;
+    project.write(
+        "dags/comes.py",
+        &text("'@daily'", one).replace("planned", "comes"),
+    )?;
+    project.write(
+        "dags/broken.py",
+        "from airflow.sdk import dag\nimport nothing_like_it\n",
+    )?;
+    std::fs::remove_file(project.root().join("dags/goes.py"))?;
+    let before = wanted(installation)?;
+    let told = wait_for(
+        "the agent to tell of the run",
+        Duration::from_secs(90),
+        || {
+            let told = plan(installation)?;
+            Ok((told["runs"]["dags"] == json!({"waiting": 1})).then_some(told))
+        },
+    )?;
+    let dags = &told["planned_dags"];
+    let dag = |id: &str, schedule: Value| {
+        let file = format!("dags/{id}.py");
+        json!({"file": file, "dag_id": id, "tasks": ["one", "two"], "schedule": schedule})
+    };
+    ensure!(
+        dags["added"] == json!([dag("comes", json!("@daily"))]),
+        "{dags:#}"
+    );
+    ensure!(
+        dags["removed"] == json!([dag("goes", Value::Null)]),
+        "{dags:#}"
+    );
+    ensure!(
+        dags["changed"]
+            == json!([{
+                "dag_id": "planned", "file": "dags/planned.py", "moved_from": null,
+                "schedule": {"from": null, "to": "@hourly"},
+                "tasks_added": ["three"], "tasks_removed": ["two"],
+            }]),
+        "{dags:#}"
+    );
+    ensure!(dags["unknown"] == json!(["dags/broken.py"]), "{dags:#}");
+    // A file of the image that DAG files read.
+    let project = &installation.project;
+    project.write("include/plan.py", "def what():\n    return 2\n")?;
+    let said = installation
+        .updraft(&["deploy", "--plan", "--parse"])?
+        .expect_code(0)?
+        .stdout;
+    for line in [
+        "  + comes: @daily, 2 tasks",
+        "  ~ planned: schedule no schedule → @hourly; task +three; task -two",
+        "  - goes",
+        "1 DAG run under way: waiting",
+        "they keep the code that they began with; what runs now ends in the old image",
+        "  - include/plan.py: changed",
+    ] {
+        ensure!(said.contains(line), "`{line}` is not in\n{said}");
+    }
+    ensure!(wanted(installation)? == before, "a plan changes nothing");
+    std::fs::write(&go, "")?;
+    airflow.wait_for_success("waiting", &run)?;
+    // The next scenarios deploy.
+    std::fs::remove_file(installation.project.root().join("dags/broken.py"))?;
+    Ok(())
+}
+
+fn plan(installation: &Installation) -> Result<Value> {
+    installation
+        .updraft(&["deploy", "--plan", "--parse", "-o", "json"])?
+        .expect_code(0)?
+        .json()
+}
+
 pub(crate) fn a_rollback_brings_both_halves_back(
     installation: &mut Installation,
     airflow: &Airflow,

@@ -99,6 +99,7 @@ const GROUPS: &[Group] = &[
         name: "halves",
         start: || Installation::start("3.3.2"),
         scenarios: &[scenarios![
+            halves::a_plan_names_the_dags_that_change_and_the_runs_that_go_on,
             halves::a_task_runs_on_across_an_image_deploy,
             halves::a_rollback_brings_both_halves_back,
             halves::a_changed_file_of_the_image_reinstalls_nothing,

@@ -247,6 +247,7 @@ impl Job {
                 names: self.names.clone(),
                 cache: cache.clone(),
                 no_cache: false,
+                also_known: None,
                 aside: self.aside.clone(),
             };
             ran.add(CheckStage::Parse, ask.parse(&ready, say)?.checked, began);

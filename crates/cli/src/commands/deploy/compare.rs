@@ -220,13 +220,14 @@ impl Deploy<'_> {
                     .collect(),
                 replaced: BTreeMap::new(),
                 require: Vec::new(),
+                runs: None,
             }),
             answer => Ok(answer?),
         }
     }
 
     /// What the wanted Release's image half was made from.
-    async fn runs(&self, wanted: &Release) -> Result<EnvironmentConfig> {
+    pub(super) async fn runs(&self, wanted: &Release) -> Result<EnvironmentConfig> {
         let image = wanted.image.digest();
         environment::config(self.client, self.deployment, image, self.cache.as_deref()).await
     }

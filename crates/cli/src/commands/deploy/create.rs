@@ -197,6 +197,7 @@ impl Deploy<'_> {
         let read = self.read().await?;
         let (scan, took) = (Arc::clone(&read.scan), read.took);
         let planned = self.plan(read, &mut step, out).await?;
+        let dags = self.dags(&planned, &mut step, out).await?;
         out.abandon(step);
         let files = plan::files(self.client, self.deployment, &scan, &planned).await?;
         // What of a new image half is there already was not asked yet.
@@ -211,11 +212,13 @@ impl Deploy<'_> {
             outcome.outcome = "nothing_to_do";
         }
         outcome.files = files;
+        outcome.planned_dags = dags;
         outcome.sent = Some(sent);
+        outcome.runs.clone_from(&planned.comparison.runs);
         outcome.timings_ms.scanned = Some(milliseconds(took));
         outcome.timings_ms.total = milliseconds(self.started.elapsed());
-        outcome.image(planned.environment.is_some(), planned.image_differs);
-        plan::print(&outcome, &planned.comparison, out)?;
+        outcome.image(planned.environment.is_some(), planned.image_differs.clone());
+        plan::print(&outcome, &planned, out)?;
         Ok(Exit::Success)
     }
 

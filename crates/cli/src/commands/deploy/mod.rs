@@ -3,6 +3,7 @@
 pub(crate) mod checks;
 pub(crate) mod compare;
 pub(crate) mod create;
+mod dags;
 pub(crate) mod diff;
 pub(crate) mod follow;
 pub(crate) mod history;

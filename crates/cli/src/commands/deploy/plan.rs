@@ -4,15 +4,16 @@ use std::collections::HashSet;
 use std::io::Write;
 
 use updraft_api::Client;
-use updraft_api::deploy::{Comparison, ComparisonOutcome, FileChanges};
-use updraft_bundle::{LayerTable, Manifest, Scan, diff};
+use updraft_api::deploy::{ComparisonOutcome, FileChanges};
+use updraft_bundle::{LayerTable, Scan, diff};
 use updraft_model::{BundleName, DeploymentName};
 
 use super::compare::Planned;
+use super::dags;
 use super::report::{Outcome, is_empty, summary, write_names, write_some};
+use crate::checks::wanted_tree::bundle_manifest;
 use crate::console::Console;
-use crate::exit::Exit;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::output::deploy_ref;
 use crate::output::size::{bytes, things};
 
@@ -35,14 +36,7 @@ pub(super) async fn files(
         .and_then(|wanted| wanted.bundles.get(&name));
     let kept: HashSet<_> = match wanted {
         Some(bundle) => {
-            let manifest = client.blob(deployment, bundle.digest).await?;
-            let manifest = Manifest::parse(&manifest).map_err(|error| {
-                Failure::new(
-                    Exit::Internal,
-                    "the wanted bundle's manifest is not readable",
-                )
-                .cause(&error)
-            })?;
+            let manifest = bundle_manifest(client, deployment, bundle.digest).await?;
             manifest.layers().iter().map(|layer| layer.digest).collect()
         }
         None => HashSet::new(),
@@ -65,7 +59,8 @@ pub(super) async fn files(
     })
 }
 
-pub(super) fn print(outcome: &Outcome, comparison: &Comparison, out: &mut Console) -> Result<()> {
+pub(super) fn print(outcome: &Outcome, planned: &Planned, out: &mut Console) -> Result<()> {
+    let comparison = &planned.comparison;
     if out.is_json() {
         return out.json(outcome);
     }
@@ -107,6 +102,7 @@ pub(super) fn print(outcome: &Outcome, comparison: &Comparison, out: &mut Consol
                 "  ",
                 &mut text,
             )?;
+            dags::write(outcome.planned_dags.as_ref(), planned, &mut text)?;
             if let Some(sent) = &outcome.sent {
                 writeln!(
                     text,

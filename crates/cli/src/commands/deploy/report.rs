@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 use updraft_api::deploy::{DeployView, FileChanges};
+use updraft_check::parse::DagDiff;
 use updraft_model::{
     CheckStage, DagChanges, DeployState, DeploymentName, Failure, ImportError, Proof, ReleasePart,
-    StageResult,
+    StageResult, UnfinishedRuns,
 };
 
 use super::follow::Ending;
@@ -20,7 +21,7 @@ use crate::output::tame::tame_line;
 use crate::output::time::duration;
 
 /// Names that are listed before the rest is only counted.
-const MOST_NAMES: usize = 20;
+pub(super) const MOST_NAMES: usize = 20;
 
 /// The object that `deploy`, `rollback` and their plans print.
 #[derive(Debug, Serialize)]
@@ -34,6 +35,10 @@ pub(crate) struct Outcome {
     pub(crate) deployment: DeploymentName,
     /// Files of DAG bundles that differ from what was wanted before.
     pub(crate) files: FileChanges,
+    /// DAGs that would be added, changed and removed; only of a plan.
+    pub(crate) planned_dags: Option<DagDiff>,
+    /// DAG runs under way; only of a plan.
+    pub(crate) runs: Option<UnfinishedRuns>,
     /// DAGs as Airflow counts them; only where there is a proof.
     pub(crate) dags: Option<DagChanges>,
     pub(crate) import_errors: Vec<ImportError>,
@@ -101,6 +106,8 @@ impl Outcome {
             exit_code: exit.code(),
             deployment,
             files: FileChanges::default(),
+            planned_dags: None,
+            runs: None,
             dags: None,
             import_errors: Vec::new(),
             environment: "kept",

@@ -57,6 +57,7 @@ pub(crate) async fn run(args: &ParseArgs, cx: &Context, out: &mut Console) -> Re
         names: wanted.names.clone(),
         cache: cache.clone(),
         no_cache: args.no_cache,
+        also_known: None,
         aside: out.aside(),
     };
     let parsed = busy(&mut step, out, move |stop, say| {

@@ -66,6 +66,7 @@ pub(crate) async fn run(args: &UpgradeCheckArgs, cx: &Context, out: &mut Console
             names: wanted.names,
             cache,
             no_cache: true,
+            also_known: None,
             aside: out.aside(),
         },
         aside: out.aside(),

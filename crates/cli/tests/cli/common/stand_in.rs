@@ -147,6 +147,7 @@ fn report(agent: AgentId, generation: i64, target: Option<&Target>, answer: Answ
         import_errors: Vec::new(),
         names: None,
         dag_ids: None,
+        runs: None,
     }
 }
 
