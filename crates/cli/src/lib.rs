@@ -15,6 +15,7 @@ mod exit;
 mod failpoint;
 mod failure;
 mod files;
+mod image_build;
 mod interrupt;
 mod logging;
 mod output;

@@ -16,13 +16,14 @@ use crate::process::{Finished, Stop, run_until};
 use crate::wheel::{airflow_updraft_wheel, airflow_updraft_wheel_name};
 
 /// The label of an image that we build: a digest of what it is built from.
-const INPUTS: &str = "io.updraft.inputs";
+pub(crate) const INPUTS: &str = "io.updraft.inputs";
 
-/// A program that runs containers.
+/// A program that builds images, and but for buildah runs containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineName {
     Docker,
     Podman,
+    Buildah,
 }
 
 /// A container engine that works here.
@@ -42,6 +43,10 @@ pub struct Image {
     pub env: BTreeMap<String, String>,
     /// What it was built from, where we built it.
     pub inputs: Option<String>,
+    /// Whom its processes run as; empty: root.
+    pub user: String,
+    /// Steps of its own that a build from it begins with.
+    pub on_build: Vec<String>,
 }
 
 /// What the Python of an image can import.
@@ -86,6 +91,10 @@ pub enum EngineError {
     },
     #[error("{engine} could not build the project's image:\n{said}")]
     Build { engine: EngineName, said: String },
+    #[error("there is no build secret `{id}`: {what} does not exist")]
+    NoSecret { id: String, what: String },
+    #[error("docker has no buildx here, and its old builder does not know {0}")]
+    NoBuildx(&'static str),
     #[error("{engine} could not {what}: {said}")]
     Refused {
         engine: EngineName,
@@ -109,6 +118,10 @@ impl EngineError {
             Self::None(_) => "install docker or podman, or start its service",
             Self::Pull { .. } => "build it, correct the name, or sign in to its registry",
             Self::Build { .. } => "correct the step that failed",
+            Self::NoSecret { .. } => "correct the path or the name after `src=` or `env=`",
+            Self::NoBuildx(_) => {
+                "install docker's buildx plugin, or build with `--engine podman` or `buildah`"
+            }
             Self::Refused { .. } => "the engine's own log may say more",
             Self::NoAirflow { .. } => "name an image whose `python` has Airflow",
             Self::Run { .. } => "check that it can be run",
@@ -123,12 +136,15 @@ fn tried(engines: &[(EngineName, String)]) -> String {
 }
 
 impl EngineName {
-    pub const ALL: [Self; 2] = [Self::Docker, Self::Podman];
+    /// Those that run containers.
+    pub const RUN: [Self; 2] = [Self::Docker, Self::Podman];
+    pub const BUILD: [Self; 3] = [Self::Docker, Self::Podman, Self::Buildah];
 
     pub const fn program(self) -> &'static str {
         match self {
             Self::Docker => "docker",
             Self::Podman => "podman",
+            Self::Buildah => "buildah",
         }
     }
 
@@ -137,6 +153,7 @@ impl EngineName {
         let asked = match self {
             Self::Docker => "{{.ServerVersion}} {{json .SecurityOptions}}",
             Self::Podman => "{{.Version.Version}} rootless={{.Host.Security.Rootless}}",
+            Self::Buildah => "{{.store.GraphRoot}} rootless={{.host.rootless}}",
         };
         let mut command = Command::new(self.program());
         command
@@ -160,10 +177,23 @@ impl fmt::Display for EngineName {
 }
 
 impl Engine {
-    /// The one that was asked for; otherwise the first that works.
+    /// The one that was asked for; otherwise the first that works and runs containers.
     pub fn find(asked: Option<EngineName>, stop: &Stop) -> Result<Self, EngineError> {
+        Self::find_among(&EngineName::RUN, asked, stop)
+    }
+
+    /// The one that was asked for; otherwise the first that works and builds.
+    pub fn find_builder(asked: Option<EngineName>, stop: &Stop) -> Result<Self, EngineError> {
+        Self::find_among(&EngineName::BUILD, asked, stop)
+    }
+
+    fn find_among(
+        names: &[EngineName],
+        asked: Option<EngineName>,
+        stop: &Stop,
+    ) -> Result<Self, EngineError> {
         let mut tried = Vec::new();
-        for name in EngineName::ALL {
+        for &name in names {
             if asked.is_some_and(|asked| asked != name) {
                 continue;
             }
@@ -201,62 +231,30 @@ impl Engine {
             .ok_or_else(|| lacks("it is not there after that".into()))
     }
 
-    /// Builds a folder with a Dockerfile, and remembers in the image what went
-    /// in. Steps that did not change come from the engine's own cache.
-    pub fn build(
-        &self,
-        folder: &Path,
-        tag: &str,
-        inputs: &str,
-        stop: &Stop,
-        say: &dyn Fn(&str),
-    ) -> Result<Image, EngineError> {
-        say("building the project's image");
-        // A step that fails would leave its container behind.
-        let mut command = self.command(&["build", "--quiet", "--force-rm", "--tag", tag]);
-        command.arg("--label").arg(format!("{INPUTS}={inputs}"));
-        command.arg(folder);
-        let built = self.run(command, stop)?;
-        let failed = |said| EngineError::Build {
-            engine: self.name,
-            said,
-        };
-        if !built.success {
-            return Err(failed(built.complaint()));
-        }
-        self.inspect(tag, stop)?
-            .ok_or_else(|| failed("it is not there after that".into()))
-    }
-
     /// The image that the engine has under a name or an id.
     pub fn inspect(&self, name: &str, stop: &Stop) -> Result<Option<Image>, EngineError> {
-        // The whole of it: names in a format differ between the engines.
-        #[derive(Deserialize)]
-        struct Inspected {
-            #[serde(rename = "Id")]
-            id: String,
-            #[serde(rename = "Config")]
-            config: Config,
-        }
-        #[derive(Deserialize)]
-        struct Config {
-            #[serde(rename = "Env")]
-            env: Option<Vec<String>>,
-            #[serde(rename = "Labels")]
-            labels: Option<BTreeMap<String, String>>,
-        }
-        let finished = self.run(self.command(&["image", "inspect", "--", name]), stop)?;
+        let asked: &[&str] = match self.name {
+            EngineName::Docker | EngineName::Podman => &["image", "inspect", "--", name],
+            EngineName::Buildah => &["inspect", "--type", "image", "--", name],
+        };
+        let finished = self.run(self.command(asked), stop)?;
         if !finished.success {
             return Ok(None);
         }
-        let refused = |said| EngineError::Refused {
+        let read = match self.name {
+            EngineName::Docker | EngineName::Podman => {
+                serde_json::from_str(&finished.stdout).map(|[found]: [Inspected; 1]| found)
+            }
+            EngineName::Buildah => serde_json::from_str(&finished.stdout).map(|found: Buildah| {
+                let (id, config) = (found.id, found.docker.config);
+                Inspected { id, config }
+            }),
+        };
+        let Inspected { id, config } = read.map_err(|error| EngineError::Refused {
             engine: self.name,
             what: "describe the image",
-            said,
-        };
-        let found: [Inspected; 1] =
-            serde_json::from_str(&finished.stdout).map_err(|error| refused(error.to_string()))?;
-        let [Inspected { id, config }] = found;
+            said: error.to_string(),
+        })?;
         let env = config.env.unwrap_or_default();
         let pairs = env.iter().filter_map(|pair| pair.split_once('='));
         Ok(Some(Image {
@@ -265,6 +263,8 @@ impl Engine {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             inputs: config.labels.and_then(|mut labels| labels.remove(INPUTS)),
+            user: config.user.unwrap_or_default(),
+            on_build: config.on_build.unwrap_or_default(),
         }))
     }
 
@@ -359,18 +359,53 @@ impl Engine {
         format!("{}:0", rustix::process::getuid().as_raw())
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.name.program());
         command.args(arguments);
         command
     }
 
-    fn run(&self, mut command: Command, stop: &Stop) -> Result<Finished, EngineError> {
+    pub(crate) fn run(&self, mut command: Command, stop: &Stop) -> Result<Finished, EngineError> {
         run_until(command.stdin(Stdio::null()), stop).map_err(|source| EngineError::Run {
             engine: self.name,
             source,
         })
     }
+}
+
+/// What an engine says of an image. The whole of it: names in a format differ
+/// between the engines.
+#[derive(Deserialize)]
+struct Inspected {
+    #[serde(rename = "Id")]
+    id: String,
+    #[serde(rename = "Config")]
+    config: Config,
+}
+
+#[derive(Deserialize)]
+struct Buildah {
+    #[serde(rename = "FromImageID")]
+    id: String,
+    #[serde(rename = "Docker")]
+    docker: BuildahDocker,
+}
+
+#[derive(Deserialize)]
+struct BuildahDocker {
+    config: Config,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(rename = "Env")]
+    env: Option<Vec<String>>,
+    #[serde(rename = "Labels")]
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(rename = "User")]
+    user: Option<String>,
+    #[serde(rename = "OnBuild")]
+    on_build: Option<Vec<String>>,
 }
 
 /// The wheel of `airflow-updraft`, for a mount.

@@ -8,6 +8,7 @@
 //! Start with [`Uv`], then [`lock`] and [`Environment`] for the sending side,
 //! [`realise`] for the agent's. Everything here blocks.
 
+mod build;
 mod bytecode;
 mod engine;
 mod environment;
@@ -19,9 +20,11 @@ mod pytest;
 mod python;
 mod realise;
 mod ruff;
+mod standard;
 mod uv;
 mod wheel;
 
+pub use build::{BuildOptions, BuildRequest, BuildSecret, SecretFrom};
 pub use engine::{
     Engine, EngineError, EngineName, Image, ImagePackages, Mount, PythonRun, wheel_file,
 };
@@ -38,5 +41,6 @@ pub use realise::{
     reopen,
 };
 pub use ruff::{RUFF_VERSION, RuffError, find_or_install_ruff};
+pub use standard::{INDEX_VARIABLES, Standard};
 pub use uv::{Uv, UvError};
 pub use wheel::{airflow_updraft_version, airflow_updraft_wheel, airflow_updraft_wheel_name};

@@ -1,9 +1,11 @@
 //! Runs a program to its end and keeps what it said.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
@@ -106,17 +108,30 @@ pub(crate) fn run(command: &mut Command) -> io::Result<Finished> {
 
 /// Runs a program, with all that it starts, until it ends or has to stop.
 pub fn run_until(command: &mut Command, stop: &Stop) -> io::Result<Finished> {
+    run_telling(command, stop, None)
+}
+
+/// The same, telling each line as it comes.
+pub(crate) fn run_telling(
+    command: &mut Command,
+    stop: &Stop,
+    tell: Option<&dyn Fn(&str)>,
+) -> io::Result<Finished> {
     let mut child = stop.start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
-    let read = |mut from: Box<dyn Read + Send>| {
-        std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let _ = from.read_to_end(&mut bytes);
-            String::from_utf8_lossy(&bytes).into_owned()
-        })
+    let (say, said) = std::sync::mpsc::channel();
+    let say = tell.map(|_| say);
+    let stdout = child.stdout.take().map(|from| read(from, say.clone()));
+    let stderr = child.stderr.take().map(|from| read(from, say.clone()));
+    drop(say);
+    let tell_all = || {
+        for line in said.try_iter() {
+            if let Some(tell) = tell {
+                tell(&line);
+            }
+        }
     };
-    let stdout = child.stdout.take().map(|from| read(Box::new(from)));
-    let stderr = child.stderr.take().map(|from| read(Box::new(from)));
     let status = loop {
+        tell_all();
         if let Some(status) = stop.ended(&mut child)? {
             break status;
         }
@@ -125,17 +140,36 @@ pub fn run_until(command: &mut Command, stop: &Stop) -> io::Result<Finished> {
     if stop.is_requested() {
         return Err(io::ErrorKind::Interrupted.into());
     }
-    let text = |reader: Option<std::thread::JoinHandle<String>>| {
+    let text = |reader: Option<JoinHandle<String>>| {
         reader
             .and_then(|reader| reader.join().ok())
             .unwrap_or_default()
     };
+    let (stdout, stderr) = (text(stdout), text(stderr));
+    tell_all();
     Ok(Finished {
         success: status.success(),
         code: status.code(),
         killed: status.signal().is_some(),
-        stdout: text(stdout),
-        stderr: text(stderr),
+        stdout,
+        stderr,
+    })
+}
+
+/// Reads to the end, saying each line.
+fn read(from: impl Read + Send + 'static, say: Option<Sender<String>>) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let (mut from, mut all, mut line) = (BufReader::new(from), String::new(), Vec::new());
+        while from.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&line);
+            if let Some(say) = &say {
+                // Nobody listens once the program has to stop.
+                let _ = say.send(text.trim_end().to_owned());
+            }
+            all.push_str(&text);
+            line.clear();
+        }
+        all
     })
 }
 

@@ -103,13 +103,24 @@ impl DockerfileError {
 
 impl Dockerfile {
     pub fn parse(text: &str) -> Result<Self, DockerfileError> {
+        Self::parse_with(text, &BTreeMap::new())
+    }
+
+    /// The same with build arguments, which weigh more than an `ARG`'s default.
+    pub fn parse_with(
+        text: &str,
+        args: &BTreeMap<String, String>,
+    ) -> Result<Self, DockerfileError> {
         let instructions = instructions(text);
         let mut digested = String::new();
         for instruction in &instructions {
             digested.push_str(&instruction.text);
             digested.push('\0');
         }
-        let mut reader = Reader::default();
+        let mut reader = Reader {
+            given: args.clone(),
+            ..Reader::default()
+        };
         for instruction in &instructions {
             reader.read(instruction)?;
         }
@@ -297,6 +308,8 @@ fn here_documents(text: &str) -> Vec<(String, bool)> {
 
 #[derive(Default)]
 struct Reader {
+    /// Build arguments.
+    given: BTreeMap<String, String>,
     /// `ARG`s before the first `FROM`.
     global_args: BTreeMap<String, Option<String>>,
     args: BTreeMap<String, Option<String>>,
@@ -390,6 +403,7 @@ impl Reader {
                 }
                 None => (word, self.global_args.get(word).cloned().flatten()),
             };
+            let value = self.given.get(name).cloned().or(value);
             let args = if self.base.is_none() {
                 &mut self.global_args
             } else {

@@ -21,7 +21,7 @@ pub use airflow_settings::{AirflowNames, AirflowSettingsError};
 pub use dockerfile::{BaseAirflow, Dockerfile, DockerfileError, OwnStep};
 pub use git::git_state;
 pub use image_half::{ImageFingerprint, ImageHalf, ImageHalfError};
-pub use packages::read_packages;
+pub use packages::{PackagesError, read_packages};
 pub use project::{Project, ProjectError, SETTINGS_FILE};
 pub use requirements::{Requirements, RequirementsError};
 pub use scaffold::{Scaffold, ScaffoldError, Scaffolded, project_name_for, scaffold};

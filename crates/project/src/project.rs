@@ -9,6 +9,7 @@ use updraft_model::{Digest, GitState};
 use crate::airflow_settings::{AirflowNames, AirflowSettingsError};
 use crate::dockerfile::{Dockerfile, DockerfileError};
 use crate::image_half::{self, ImageFingerprint, ImageHalf, ImageHalfError};
+use crate::packages::PackagesError;
 use crate::requirements::{Requirements, RequirementsError};
 use crate::settings::{Settings, SettingsError};
 
@@ -43,6 +44,8 @@ pub enum ProjectError {
     #[error(transparent)]
     Requirements(#[from] RequirementsError),
     #[error(transparent)]
+    Packages(#[from] PackagesError),
+    #[error(transparent)]
     ImageHalf(#[from] ImageHalfError),
 }
 
@@ -64,6 +67,7 @@ impl ProjectError {
             Self::Settings(error) => error.help(),
             Self::Dockerfile(error) => error.help(),
             Self::Requirements(error) => error.help(),
+            Self::Packages(error) => error.help(),
             Self::ImageHalf(error) => error.help(),
         }
     }
@@ -157,10 +161,14 @@ impl Project {
 
     /// The Dockerfile; `None` when there is none.
     pub fn dockerfile(&self) -> Result<Option<Dockerfile>, ProjectError> {
-        let path = self.root.join("Dockerfile");
-        let text =
-            read_if_there(&path).map_err(|source| ProjectError::Unreadable { path, source })?;
+        let text = self.dockerfile_text()?;
         Ok(text.as_deref().map(Dockerfile::parse).transpose()?)
+    }
+
+    /// The text of the Dockerfile; `None` when there is none.
+    pub fn dockerfile_text(&self) -> Result<Option<String>, ProjectError> {
+        let path = self.root.join("Dockerfile");
+        read_if_there(&path).map_err(|source| ProjectError::Unreadable { path, source })
     }
 
     pub fn requirements(&self) -> Result<Requirements, ProjectError> {
@@ -169,10 +177,7 @@ impl Project {
 
     /// What `packages.txt` names, sorted.
     pub fn packages(&self) -> Result<Vec<String>, ProjectError> {
-        crate::read_packages(&self.root).map_err(|source| ProjectError::Unreadable {
-            path: self.root.join("packages.txt"),
-            source,
-        })
+        Ok(crate::read_packages(&self.root)?)
     }
 
     /// Where the files came from; `None` without git.

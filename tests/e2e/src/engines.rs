@@ -96,6 +96,18 @@ impl Engine {
         Ok(())
     }
 
+    /// What a program says that Python runs in an image, as the image's own user.
+    pub fn python(&self, image: &str, program: &str) -> Result<String> {
+        let arguments = ["run", "--rm", "--network=none", "--entrypoint=python3"];
+        let said = self.run(&[&arguments[..], &[image, "-c", program]].concat())?;
+        Ok(said.trim().to_owned())
+    }
+
+    /// Whether docker has its newer builder.
+    pub fn has_buildx(&self) -> bool {
+        self.run(&["buildx", "version"]).is_ok()
+    }
+
     /// The containers that it has, ended ones too.
     pub fn containers(&self) -> Result<Vec<String>> {
         let listed = self.run(&["ps", "--all", "--quiet"])?;

@@ -211,3 +211,106 @@ fn without_an_engine_it_is_said_what_is_missing() {
     assert!(named.stderr.contains("podman: not installed"), "{named:?}");
     assert!(!named.stderr.contains("docker: not"), "{named:?}");
 }
+
+/// Prints what of the project an image has.
+const LOOK: &str = "import json, os, shutil, sys\n\
+    import tinydb\n\
+    from include.words import WORD\n\
+    print(json.dumps([tinydb.__version__, WORD, shutil.which('tree') is not None, os.path.exists('/opt/airflow/dags'), \
+    os.getuid()]))";
+
+fn a_plain_project_gets_the_standard_steps(name: EngineName) {
+    let Some(world) = World::with_or_skip(name) else {
+        return;
+    };
+    let program = world.engine().program();
+    let project = &world.project;
+    project.write("packages.txt", "tree\n").unwrap();
+    project
+        .write("requirements.txt", "tinydb==4.8.1\n")
+        .unwrap();
+    project.write("include/words.py", "WORD = 'one'\n").unwrap();
+    let image_build = |more: &[&'static str]| {
+        let mut arguments = vec!["image", "build", "--engine", program, "--network", "host"];
+        arguments.extend(["--tag", "shop:built"]);
+        arguments.extend(more);
+        world.run(&arguments)
+    };
+    world.add_steps("ENV WHO=shop\n");
+    let built = image_build(&["-o", "json"]).expect_code(0).unwrap();
+    let told = built.json().unwrap();
+    assert_eq!(
+        (&told["standard"], &told["engine"]),
+        (&Value::Bool(true), &Value::from(program))
+    );
+    let look = || world.engine().python("shop:built", LOOK).unwrap();
+    assert_eq!(look(), r#"["4.8.1", "one", true, false, 50000]"#);
+
+    // An edited file installs nothing again, and is there.
+    project.write("include/words.py", "WORD = 'two'\n").unwrap();
+    let built = image_build(&[]).expect_code(0).unwrap();
+    assert_eq!(look(), r#"["4.8.1", "two", true, false, 50000]"#);
+    assert!(!built.stderr.contains("Collecting tinydb"), "{built:?}");
+    assert_ne!(Value::from(built.stdout.trim()), told["id"]);
+
+    // What cannot be had is told in the resolver's words, and quietly no sooner than then.
+    project.write("requirements.txt", "tinydb==99.0\n").unwrap();
+    let broken = image_build(&["--quiet"]).expect_code(17).unwrap();
+    assert!(broken.stderr.contains("tinydb==99.0"), "{broken:?}");
+    project
+        .write("requirements.txt", "apache-airflow==2.10.5\n")
+        .unwrap();
+    let other = image_build(&["--quiet"]).expect_code(17).unwrap();
+    assert!(other.stderr.contains("apache-airflow==3.3.2"), "{other:?}");
+    project.write("requirements.txt", "").unwrap();
+
+    // A secret is read by a step, and is in no layer.
+    let secret = world.root.join("secret");
+    fs::write(&secret, "hush-hush").unwrap();
+    let given = format!("id=word,src={}", secret.display());
+    world.add_steps(
+        "ARG WHO\nRUN --mount=type=secret,id=word,mode=0444 \
+         [ \"$(cat /run/secrets/word)\" = hush-hush ] && echo \"$WHO\" > /tmp/who\n",
+    );
+    let arguments = ["--build-arg", "WHO=me", "--build-secret"];
+    let mut all = vec!["image", "build", "--engine", program, "--tag", "shop:own"];
+    all.extend(arguments);
+    let refused = world.run(&[&all[..], &["id=word,src=nowhere"]].concat());
+    let refused = refused.expect_code(3).unwrap();
+    assert!(refused.stderr.contains("`nowhere`"), "{refused:?}");
+    let own = world.run(&[&all[..], &[&given]].concat());
+    if name == EngineName::Docker && !world.engine().has_buildx() {
+        let own = own.expect_code(16).unwrap();
+        assert!(own.stderr.contains("buildx"), "{own:?}");
+        return;
+    }
+    own.expect_code(0).unwrap();
+    let read =
+        "import os; print(open('/tmp/who').read().strip(), os.path.exists('/run/secrets/word'))";
+    assert_eq!(world.engine().python("shop:own", read).unwrap(), "me False");
+}
+
+#[test]
+fn docker_builds_a_plain_project() {
+    a_plain_project_gets_the_standard_steps(EngineName::Docker);
+}
+
+#[test]
+fn podman_builds_a_plain_project() {
+    a_plain_project_gets_the_standard_steps(EngineName::Podman);
+}
+
+#[test]
+fn what_is_no_package_is_refused() {
+    let world = World::new();
+    world.add_steps("");
+    world
+        .project
+        .write("packages.txt", "git\ngcc;reboot\n")
+        .unwrap();
+    let refused = world.run(&["dev", "parse"]).expect_code(3).unwrap();
+    assert!(
+        refused.stderr.contains("line 2 of `packages.txt`"),
+        "{refused:?}"
+    );
+}

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use updraft_check::parse::Start;
 use updraft_image::{
-    Engine, EngineError, EngineName, Image, ImagePackages, Mount, PythonRun, Stop, wheel_file,
+    BuildOptions, Engine, EngineError, EngineName, Image, ImagePackages, Mount, PythonRun, Stop,
+    wheel_file,
 };
 use updraft_model::Digest;
 use updraft_project::{Project, ProjectError};
@@ -16,7 +17,7 @@ use uuid::Uuid;
 use super::host::{Place, Ready, Runs, about_project};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
-use crate::scan;
+use crate::image_build::ImageBuild;
 
 pub(super) struct Container {
     pub(super) engine: Engine,
@@ -55,13 +56,18 @@ impl Container {
                 .cause(&error)
                 .help(error.help())
         })?;
-        let inputs = project.build_inputs(Some(scan::cache_file(cache, project, "image")))?;
         let key = Digest::of(project.root().as_os_str().as_encoded_bytes()).short();
         let tag = format!("updraft-check:{key}");
-        let image = match engine.inspect(&tag, stop)? {
-            Some(image) if image.inputs.as_deref() == Some(&inputs.to_string()) => image,
-            Some(_) | None => engine.build(project.root(), &tag, &inputs.to_string(), stop, say)?,
+        let build = ImageBuild {
+            project,
+            engine: &engine,
+            tag: &tag,
+            options: BuildOptions::default(),
+            cache: Some(cache),
+            reuse: true,
+            tell: None,
         };
+        let image = build.run(stop, say)?.image;
         Self::of(engine, image, &tag, cache, stop)
     }
 
@@ -143,10 +149,13 @@ pub(super) fn name() -> String {
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         let exit = match &error {
-            EngineError::None(_) | EngineError::Run { .. } | EngineError::Write { .. } => {
-                Exit::Prerequisite
-            }
-            EngineError::Pull { .. } | EngineError::NoAirflow { .. } => Exit::Refused,
+            EngineError::None(_)
+            | EngineError::Run { .. }
+            | EngineError::Write { .. }
+            | EngineError::NoBuildx(_) => Exit::Prerequisite,
+            EngineError::Pull { .. }
+            | EngineError::NoAirflow { .. }
+            | EngineError::NoSecret { .. } => Exit::Refused,
             EngineError::Build { .. } => Exit::CheckFailed,
             EngineError::Refused { .. } => Exit::Internal,
         };

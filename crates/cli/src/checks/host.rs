@@ -67,7 +67,7 @@ impl EnvironmentArgs {
 }
 
 fn engine(text: &str) -> std::result::Result<EngineName, &'static str> {
-    let found = EngineName::ALL.into_iter().find(|it| it.program() == text);
+    let found = EngineName::RUN.into_iter().find(|it| it.program() == text);
     found.ok_or("it is `docker` or `podman`")
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod deploy;
 pub(crate) mod deployment;
 pub(crate) mod dev;
+pub(crate) mod image;
 pub(crate) mod quickstart;
 pub(crate) mod server;
 pub(crate) mod session;
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     Show(deploy::show::ShowArgs),
     Diff(deploy::diff::DiffArgs),
     Rollback(deploy::rollback::RollbackArgs),
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     #[command(subcommand)]
     Deployment(deployment::DeploymentCommand),
     #[command(subcommand)]
@@ -64,6 +67,7 @@ impl Command {
             Self::Config(args) => args.output.output,
             Self::Version(args) => args.output.output,
             Self::Dev(command) => command.format(),
+            Self::Image(command) => command.format(),
             Self::Quickstart(_) | Self::Completions(_) => Format::Text,
         }
     }
@@ -115,6 +119,7 @@ impl Command {
             Self::Restore(args) => server::restore::run(args, out).await,
             Self::Version(_) => settings::version::run(cx, out).await,
             Self::Dev(command) => command.run(cx, out).await,
+            Self::Image(command) => command.run(cx, out).await,
             Self::Config(_) | Self::Completions(_) | Self::Logout(_) => {
                 unreachable!("these run without a runtime")
             }

@@ -1,0 +1,185 @@
+//! The image of a project, built by a container engine.
+//!
+//! A Dockerfile that only names its base gets the standard steps; everything
+//! else in one is the project's own, and is built as it stands.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use updraft_image::{
+    BuildOptions, BuildRequest, BuildSecret, Engine, INDEX_VARIABLES, Image, SecretFrom, Standard,
+    Stop,
+};
+use updraft_model::Digest;
+use updraft_project::{Dockerfile, Project, ProjectError};
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+use crate::scan;
+
+/// What is built, and how.
+pub(crate) struct ImageBuild<'a> {
+    pub(crate) project: &'a Project,
+    pub(crate) engine: &'a Engine,
+    pub(crate) tag: &'a str,
+    pub(crate) options: BuildOptions,
+    /// Where scans are remembered.
+    pub(crate) cache: Option<&'a Path>,
+    /// Take an image of that tag which was built from the same.
+    pub(crate) reuse: bool,
+    /// Told each line that the engine says.
+    pub(crate) tell: Option<&'a dyn Fn(&str)>,
+}
+
+/// The steps of a build.
+pub(crate) enum Steps {
+    /// Those of the Dockerfile, in the project's folder.
+    Own,
+    /// Those of the standard build, on this base.
+    Standard(Box<Image>),
+}
+
+pub(crate) struct Built {
+    pub(crate) image: Image,
+    pub(crate) is_standard: bool,
+}
+
+impl ImageBuild<'_> {
+    /// Blocks.
+    pub(crate) fn run(mut self, stop: &Stop, say: &dyn Fn(&str)) -> Result<Built> {
+        let dockerfile = self.dockerfile()?;
+        self.options
+            .secrets
+            .iter()
+            .try_for_each(BuildSecret::check)?;
+        let steps = self.steps(&dockerfile, stop, say)?;
+        let is_standard = matches!(steps, Steps::Standard(_));
+        let inputs = self.inputs(&steps)?.to_string();
+        if self.reuse
+            && let Some(image) = self.engine.inspect(self.tag, stop)?
+            && image.inputs.as_ref() == Some(&inputs)
+        {
+            return Ok(Built { image, is_standard });
+        }
+        say(&format!("building `{}`", self.tag));
+        let image = match steps {
+            Steps::Own => self.build(self.project.root(), &inputs, stop)?,
+            Steps::Standard(base) => {
+                let context = tempfile::tempdir()?;
+                self.write_standard(&base, context.path(), stop)?;
+                self.build(context.path(), &inputs, stop)?
+            }
+        };
+        Ok(Built { image, is_standard })
+    }
+
+    fn dockerfile(&self) -> Result<Dockerfile> {
+        let text = self.project.dockerfile_text()?;
+        let text = text.ok_or(ProjectError::NoDockerfile)?;
+        let given = self.options.args.iter().filter_map(|arg| {
+            let (name, value) = match arg.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (arg.as_str(), std::env::var(arg).ok()),
+            };
+            Some((name.to_owned(), value?))
+        });
+        let given: BTreeMap<String, String> = given.collect();
+        Ok(Dockerfile::parse_with(&text, &given).map_err(ProjectError::from)?)
+    }
+
+    /// A base with steps of its own for that, such as Astro's, does what the
+    /// standard build would.
+    fn steps(&self, dockerfile: &Dockerfile, stop: &Stop, say: &dyn Fn(&str)) -> Result<Steps> {
+        if !dockerfile.own_steps().is_empty() {
+            return Ok(Steps::Own);
+        }
+        let base = self.engine.image(dockerfile.base(), stop, say)?;
+        if base.on_build.is_empty() {
+            return Ok(Steps::Standard(Box::new(base)));
+        }
+        Ok(Steps::Own)
+    }
+
+    /// Stands for all that the image is made from.
+    fn inputs(&self, steps: &Steps) -> Result<Digest> {
+        let cache = self
+            .cache
+            .map(|cache| scan::cache_file(cache, self.project, "image"));
+        let base = match steps {
+            Steps::Own => None,
+            Steps::Standard(base) => Some(&base.id),
+        };
+        let options = &self.options;
+        let facts = serde_json::json!([
+            self.project.build_inputs(cache)?,
+            base,
+            options.args,
+            options.platform,
+        ]);
+        Ok(Digest::of(facts.to_string().as_bytes()))
+    }
+
+    /// Lays out the standard build. Where an index is private, its credentials
+    /// come as secrets.
+    fn write_standard(&mut self, base: &Image, context: &Path, stop: &Stop) -> Result<()> {
+        let project = self.project;
+        let requirements = project.requirements()?;
+        let secrets = if requirements.is_empty() {
+            Vec::new()
+        } else {
+            self.index_secrets(stop)?
+        };
+        let dockerfile = project.dockerfile_text()?.unwrap_or_default();
+        let cache = self
+            .cache
+            .map(|cache| scan::cache_file(cache, project, "image"));
+        let files = project.files(cache)?;
+        let standard = Standard {
+            dockerfile: &dockerfile,
+            base,
+            packages: &project.packages()?,
+            requirements: &requirements,
+            files: files.entries(),
+            root: project.root(),
+            secrets: &secrets,
+        };
+        standard
+            .write_context(context)
+            .map_err(|error| Failure::file("write", context, &error))
+    }
+
+    /// The variables of indexes that are set here, made secrets of the build.
+    fn index_secrets(&mut self, stop: &Stop) -> Result<Vec<String>> {
+        let set: Vec<String> = INDEX_VARIABLES
+            .into_iter()
+            .filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+            .map(str::to_owned)
+            .collect();
+        if !set.is_empty() && !self.engine.knows_secrets(stop)? {
+            let message = format!(
+                "docker has no buildx here, and its old builder would keep `{}` in the image",
+                set[0]
+            );
+            return Err(Failure::new(Exit::Prerequisite, message).help(
+                "install docker's buildx plugin, or build with `--engine podman` or `buildah`",
+            ));
+        }
+        let secrets = set.iter().map(|name| BuildSecret {
+            id: name.clone(),
+            from: SecretFrom::Variable(name.clone()),
+        });
+        self.options.secrets.extend(secrets);
+        Ok(set)
+    }
+
+    fn build(&self, context: &Path, inputs: &str, stop: &Stop) -> Result<Image> {
+        let ask = BuildRequest {
+            context,
+            tag: self.tag,
+            inputs,
+            options: &self.options,
+            tell: self.tell,
+        };
+        Ok(self.engine.build(&ask, stop)?)
+    }
+}
