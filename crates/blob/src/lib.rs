@@ -5,9 +5,15 @@
 //! corrupt/ab34…           bytes that no longer matched their name
 //! ```
 //!
+//! Small ones go in and out whole ([`Blobs::put`], [`Blobs::get`]), large ones in
+//! parts ([`Upload`], [`Download`]).
+//!
 //! What [`Blobs::put`] returns for is on the disk, not only in a cache. What
 //! [`Blobs::get`] returns was verified; a blob whose bytes went bad is moved
 //! aside, so that sending it once more repairs the store.
+
+mod download;
+mod upload;
 
 use std::io;
 use std::path::{Path as FsPath, PathBuf};
@@ -21,6 +27,9 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use tokio::sync::{Mutex, MutexGuard};
 use updraft_model::Digest;
+
+pub use download::Download;
+pub use upload::Upload;
 
 /// Requests to the store that are under way at once. Writes to one disk share
 /// its journal commits, so a few together cost little more than one.
@@ -42,6 +51,7 @@ pub struct Blobs {
     /// Where the blobs are on this machine, if they are: looking is cheaper
     /// than asking.
     local: Option<Arc<PathBuf>>,
+    resting: upload::Resting,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -51,19 +61,33 @@ pub enum BlobError {
     #[error("the stored bytes of blob {0} are damaged; they were moved aside")]
     Corrupt(Digest),
     #[error("the disk that holds the blobs is full")]
-    Full(#[source] object_store::Error),
+    Full(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("could not read or write blobs")]
     Store(#[source] object_store::Error),
     #[error("could not read or write `{}`", path.display())]
     Io { path: PathBuf, source: io::Error },
+    #[error("another request writes to this upload")]
+    UploadBusy,
+    #[error("this blob store takes no uploads in parts")]
+    NoUploads,
 }
 
 impl BlobError {
     fn of(error: object_store::Error) -> Self {
         if is_full(&error) {
-            Self::Full(error)
+            Self::Full(error.into())
         } else {
             Self::Store(error)
+        }
+    }
+
+    fn at(path: &FsPath, source: io::Error) -> Self {
+        if is_full(&source) {
+            return Self::Full(source.into());
+        }
+        Self::Io {
+            path: path.to_owned(),
+            source,
         }
     }
 }
@@ -75,7 +99,8 @@ impl BlobError {
             Self::WrongDigest { .. } => "send the blob again",
             Self::Corrupt(_) => "deploy the same files again: what is missing is sent again",
             Self::Full(_) => "free some space on the control plane and try again",
-            Self::Store(_) | Self::Io { .. } => {
+            Self::UploadBusy => "wait for it to end, then ask how far it came",
+            Self::Store(_) | Self::Io { .. } | Self::NoUploads => {
                 "see whether the control plane's data folder is its own and its disk is healthy"
             }
         }
@@ -136,6 +161,7 @@ impl Blobs {
             store,
             locks: Arc::new(locks.collect()),
             local: None,
+            resting: upload::Resting::default(),
         }
     }
 

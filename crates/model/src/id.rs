@@ -118,6 +118,7 @@ id!(DeploymentId, "dep_", "a Deployment");
 id!(DeployId, "dpl_", "a deploy");
 id!(ReleaseId, "rel_", "a Release");
 id!(TokenId, "tok_", "a token");
+id!(UploadId, "upl_", "an upload");
 id!(AgentId, "agt_", "an agent");
 id!(EnrollmentId, "enr_", "an enrolment code");
 

@@ -15,6 +15,7 @@ mod name;
 mod nearest;
 mod proof;
 mod release;
+mod repository;
 mod role;
 mod runs;
 
@@ -25,12 +26,14 @@ pub use deployment::{AfterFailure, Runtime};
 pub use digest::{Digest, InvalidDigest};
 pub use git::GitState;
 pub use id::{
-    AgentId, DeployId, DeploymentId, EnrollmentId, InvalidId, ReleaseId, TokenId, WorkspaceId,
+    AgentId, DeployId, DeploymentId, EnrollmentId, InvalidId, ReleaseId, TokenId, UploadId,
+    WorkspaceId,
 };
 pub use name::{BundleName, DeploymentName, InvalidName};
 pub use nearest::nearest;
 pub use proof::{DagChanges, ImportError, Proof, ProofOutcome, ProofTimings};
 pub use release::{BundleRef, ImageRef, Release, ReleasePart};
+pub use repository::{InvalidRepository, InvalidTag, OciDigest, RepositoryName, Tag};
 pub use role::{Role, Scope};
 pub use runs::UnfinishedRuns;
 

@@ -30,6 +30,8 @@ pub struct ServerConfig {
     pub proof_grace_s: u32,
     /// How long a deploy's blobs stay after it was made.
     pub retention_days: u32,
+    /// Most bytes in the registry's repositories of one Deployment; none for no limit.
+    pub registry_quota: Option<u64>,
     /// How often to look for what ran out of time.
     pub sweep_ms: u64,
     pub clock: Clock,
@@ -93,6 +95,7 @@ impl ServerConfig {
             upload_expiry_s: 3600,
             proof_grace_s: 15,
             retention_days: 90,
+            registry_quota: None,
             sweep_ms: 1000,
             clock: Clock::default(),
         }

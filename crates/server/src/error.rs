@@ -125,17 +125,18 @@ impl Problem for BlobError {
         match self {
             Self::WrongDigest { .. } | Self::Corrupt(_) => ErrorCode::BlobCorrupt,
             Self::Full(_) => ErrorCode::StorageFull,
-            Self::Store(_) | Self::Io { .. } => ErrorCode::Internal,
+            Self::UploadBusy => ErrorCode::Unavailable,
+            Self::Store(_) | Self::Io { .. } | Self::NoUploads => ErrorCode::Internal,
         }
     }
 
     fn help(&self) -> Option<String> {
         match self {
-            Self::WrongDigest { .. } | Self::Corrupt(_) | Self::Full(_) => {
+            Self::WrongDigest { .. } | Self::Corrupt(_) | Self::Full(_) | Self::UploadBusy => {
                 Some(Self::help(self).into())
             }
             // The log says more, and who asked cannot look at the disk.
-            Self::Store(_) | Self::Io { .. } => None,
+            Self::Store(_) | Self::Io { .. } | Self::NoUploads => None,
         }
     }
 }

@@ -17,4 +17,9 @@ pub const FAILPOINTS: &[&str] = &[
     "server.report.after_commit",
     "server.rollback.before_commit",
     "server.rollback.after_commit",
+    "server.registry.after_part",
+    "server.registry.after_blob",
+    "server.registry.after_row",
+    "server.registry.after_manifest",
+    "server.registry.after_manifest_row",
 ];

@@ -17,6 +17,7 @@ use crate::app::App;
 use crate::bundle::ShelfError;
 use crate::deploy::{DeployError, GoingBack, advance};
 use crate::error::{Problem as _, chain};
+use crate::registry;
 
 /// Read again only by a restarted server…
 const WRITE_LEASES: Duration = Duration::from_secs(30);
@@ -31,8 +32,28 @@ const REMOVED_AT_ONCE: usize = 500;
 const LEFTOVERS: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A blob that nothing names may be about to be named.
 const YOUNG: Duration = Duration::from_secs(3600);
+/// What is pushed may be tagged later, and an index comes after all of its images.
+const UNTAGGED: Duration = Duration::from_secs(24 * 3600);
 /// Agents that nobody heard of for this long are no longer listed.
 const FORGET_AGENTS: chrono::Duration = chrono::Duration::days(7);
+
+/// What is too young to go, though nothing names it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Young {
+    blob: Duration,
+    untagged: Duration,
+}
+
+impl Young {
+    const USUAL: Self = Self {
+        blob: YOUNG,
+        untagged: UNTAGGED,
+    };
+    pub(crate) const NOTHING: Self = Self {
+        blob: Duration::ZERO,
+        untagged: Duration::ZERO,
+    };
+}
 
 /// Starts the jobs; they end when the server stops.
 pub(crate) fn start(app: &App) {
@@ -66,7 +87,7 @@ pub(crate) fn start(app: &App) {
         expire_uploads(&app).await
     });
     every(app, "collect garbage", COLLECT_GARBAGE, |app| async move {
-        collect_garbage(&app, YOUNG).await.map(drop)
+        collect_garbage(&app, Young::USUAL).await.map(drop)
     });
     if app.store.is_shared() {
         let app = app.clone();
@@ -160,7 +181,7 @@ pub(crate) async fn expire_uploads(app: &App) -> Result<(), DeployError> {
     for id in stale {
         expire(app, id, before).await?;
     }
-    Ok(())
+    registry::expire_uploads(app, before).await
 }
 
 async fn expire(app: &App, id: DeployId, before: Timestamp) -> Result<(), DeployError> {
@@ -189,7 +210,9 @@ async fn expire(app: &App, id: DeployId, before: Timestamp) -> Result<(), Deploy
 
 /// Removes blobs, manifests and tables that nothing in the retention period
 /// names. Returns how many blobs that were.
-pub(crate) async fn collect_garbage(app: &App, young: Duration) -> Result<u64, DeployError> {
+pub(crate) async fn collect_garbage(app: &App, young: Young) -> Result<u64, DeployError> {
+    registry::collect(app, young.untagged).await?;
+    let young = young.blob;
     // Listing may take long, so it happens while everybody goes on.
     let stored = app.blobs.list().await?;
     let bytes = stored.iter().map(|blob| blob.size).sum();
@@ -227,11 +250,12 @@ pub(crate) async fn collect_garbage(app: &App, young: Duration) -> Result<u64, D
 }
 
 /// Every blob that a deploy in the retention period, an upload, or what is
-/// wanted, proven or kept on agents names.
+/// wanted, proven or kept on agents names, and all that the registry has.
 async fn blobs_to_keep(app: &App) -> Result<HashSet<Digest>, DeployError> {
     let since = app.now() - chrono::Duration::days(i64::from(app.config.retention_days));
     let mut read = app.store.read().await?;
-    let mut keep = HashSet::from([Digest::of(updraft_bundle::EMPTY_BLOB)]);
+    let mut keep = read.registry_stored().await?;
+    keep.insert(Digest::of(updraft_bundle::EMPTY_BLOB));
     for digest in read.manifests_to_keep(since).await? {
         if keep.insert(digest) {
             match app.shelf.manifest(&mut read, digest).await {

@@ -22,6 +22,7 @@ mod metrics;
 mod news;
 mod openapi;
 mod probes;
+mod registry;
 mod request;
 mod room;
 mod router;

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::dashboard;
 use crate::error::{ApiError, status_of};
+use crate::registry::{self, OciBody};
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -44,7 +45,8 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
         use tracing::Instrument as _;
         next.run(request).instrument(span.clone()).await
     };
-    let mut response = with_error_body(response, &id, is_page).await;
+    let reader = Reader::of(&path, is_page);
+    let mut response = with_error_body(response, &id, reader).await;
 
     let status = response.status();
     let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -84,10 +86,37 @@ fn wants_page(request: &Request) -> bool {
             .is_some_and(|accept| accept.contains("text/html"))
 }
 
-async fn with_error_body(mut response: Response, id: &str, is_page: bool) -> Response {
+/// Who reads an error.
+#[derive(Clone, Copy)]
+enum Reader {
+    Client,
+    Person,
+    /// A client of the registry, which knows another shape.
+    Oci,
+}
+
+impl Reader {
+    fn of(path: &str, is_page: bool) -> Self {
+        if registry::is_registry(path) {
+            Self::Oci
+        } else if is_page {
+            Self::Person
+        } else {
+            Self::Client
+        }
+    }
+}
+
+async fn with_error_body(mut response: Response, id: &str, reader: Reader) -> Response {
     let status = response.status();
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
-        return render(error, id);
+        return match reader {
+            Reader::Oci => registry::outer(&error),
+            Reader::Client | Reader::Person => render(error, id),
+        };
+    }
+    if response.extensions_mut().remove::<OciBody>().is_some() {
+        return response;
     }
     let is_html = response
         .headers()
@@ -103,10 +132,10 @@ async fn with_error_body(mut response: Response, id: &str, is_page: bool) -> Res
         .and_then(|bytes| String::from_utf8(bytes.into()).ok())
         .unwrap_or_default();
     let error = from_framework(status, &text);
-    if is_page {
-        dashboard::nowhere(error, id)
-    } else {
-        render(error, id)
+    match reader {
+        Reader::Person => dashboard::nowhere(error, id),
+        Reader::Client => render(error, id),
+        Reader::Oci => registry::outer(&error),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, any, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use updraft_model::Role;
@@ -17,7 +17,9 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::auth::{Needs, authorise};
-use crate::{agent, auth, dashboard, deploy, deployment, install, openapi, probes, request};
+use crate::{
+    agent, auth, dashboard, deploy, deployment, install, openapi, probes, registry, request,
+};
 
 /// A route, as the router knows it and as the test of its guard asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +46,7 @@ struct Routes {
     app: App,
     router: OpenApiRouter<App>,
     pages: Router<App>,
+    registry: Router<App>,
     table: Vec<Route>,
 }
 
@@ -64,6 +67,21 @@ impl Routes {
         };
         let router = std::mem::take(&mut self.router);
         self.router = router.routes(route.layer(guard));
+    }
+
+    /// It has another way to sign in and its own errors, and repositories' names
+    /// hold slashes: it guards itself.
+    fn registry(&mut self) {
+        for path in ["/v2/", "/v2/{*rest}"] {
+            self.table.push(Route {
+                method: "ANY",
+                path: path.to_owned(),
+                needs: Needs::Nothing,
+                is_page: false,
+            });
+            let registry = std::mem::take(&mut self.registry);
+            self.registry = registry.route(path, any(registry::http::serve));
+        }
     }
 
     fn page(&mut self, needs: Needs, method: &'static str, path: &str, page: MethodRouter<App>) {
@@ -95,6 +113,7 @@ fn routes(app: &App) -> Routes {
         app: app.clone(),
         router: OpenApiRouter::with_openapi(openapi::Document::openapi()),
         pages: Router::new(),
+        registry: Router::new(),
         table: Vec::new(),
     };
     all.add(Nothing, Short, routes!(probes::alive));
@@ -135,6 +154,8 @@ fn routes(app: &App) -> Routes {
     all.add(AGENT, Short, routes!(agent::http::dag_ids));
     all.add(AGENT, Long, routes!(agent::http::blobs));
 
+    all.registry();
+
     all.page(VIEWER, "GET", "/", get(dashboard::deployments));
     let path = "/deployments/{deployment}";
     all.page(VIEWER, "GET", path, get(dashboard::one_deployment));
@@ -155,6 +176,7 @@ pub(crate) fn router(app: &App) -> (Router, OpenApi, Vec<Route>) {
     let (router, document) = all.router.split_for_parts();
     let router = router
         .merge(all.pages.layer(from_fn(dashboard::finish)))
+        .merge(all.registry)
         .layer(DefaultBodyLimit::max(app.config.limits.request_bytes))
         .layer(from_fn(request::check_version))
         .layer(CatchPanicLayer::custom(request::after_panic))

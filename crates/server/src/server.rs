@@ -232,7 +232,7 @@ impl RunningServer {
 
     /// Removes at once what nothing in the retention period names.
     pub async fn collect_garbage(&self) -> Result<u64, String> {
-        jobs::collect_garbage(&self.app, Duration::ZERO)
+        jobs::collect_garbage(&self.app, jobs::Young::NOTHING)
             .await
             .map_err(|error| crate::error::chain(&error))
     }

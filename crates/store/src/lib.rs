@@ -13,6 +13,7 @@ mod event;
 mod installation;
 mod layer;
 mod migrations;
+mod registry;
 mod release;
 mod sql;
 mod token;
@@ -33,6 +34,9 @@ pub use deployment::{Deployment, InProgress, Proven, Settings, Target};
 pub use error::StoreError;
 pub use event::DeployEvent;
 pub use layer::StoredLayer;
+pub use registry::{
+    PushedManifest, RegistryLink, RegistryManifest, RegistryTag, RegistryUpload, TagPage,
+};
 pub use token::{Enrollment, Token};
 
 /// Readers of a SQLite database at once; each is a thread.

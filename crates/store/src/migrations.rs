@@ -18,6 +18,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "allow_downgrade",
         include_str!("migrations/0004_allow_downgrade.sql"),
     ),
+    (5, "registry", include_str!("migrations/0005_registry.sql")),
 ];
 
 fn migrator() -> Migrator {

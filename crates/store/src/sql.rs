@@ -11,7 +11,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr, SqlStr, Sqlite, Transaction};
 use updraft_model::{
     AgentId, BundleName, DeployId, DeployKind, DeploymentId, DeploymentName, Digest, EnrollmentId,
-    ReleaseId, Role, Timestamp, TokenId, WorkspaceId,
+    OciDigest, ReleaseId, RepositoryName, Role, Tag, Timestamp, TokenId, UploadId, WorkspaceId,
 };
 
 use crate::StoreError;
@@ -293,6 +293,19 @@ impl Column for i64 {
     }
 }
 
+impl Column for u64 {
+    fn read(row: &Row, column: &'static str) -> Result<Option<Self>, StoreError> {
+        let int = row.int(column)?;
+        int.map(|int| {
+            int.try_into().map_err(|_| StoreError::Unreadable {
+                column,
+                why: format!("{int} is out of range"),
+            })
+        })
+        .transpose()
+    }
+}
+
 impl Column for u32 {
     fn read(row: &Row, column: &'static str) -> Result<Option<Self>, StoreError> {
         let int = row.int(column)?;
@@ -384,9 +397,13 @@ as_text!(
     DeploymentName,
     Digest,
     EnrollmentId,
+    OciDigest,
     ReleaseId,
+    RepositoryName,
     Role,
+    Tag,
     TokenId,
+    UploadId,
     WorkspaceId
 );
 

@@ -11,6 +11,7 @@ use updraft_model::{
 };
 use updraft_store::{Deploy, Deployment, Read, StoreError, Token};
 
+use super::keys::ISSUER;
 use super::known::Seen;
 use crate::app::App;
 use crate::error::{Problem, answers};
@@ -55,6 +56,9 @@ pub enum AuthError {
     Expired { name: String, at: String },
     #[error("the token `{0}` was revoked")]
     Revoked(String),
+    /// A short-lived one, that its client gets again by itself.
+    #[error("the short-lived token expired")]
+    PassExpired,
     #[error("the token `{name}` has the role {role}; this needs {needed}")]
     Role {
         name: String,
@@ -70,7 +74,7 @@ impl Problem for AuthError {
         match self {
             Self::Missing => ErrorCode::TokenMissing,
             Self::Malformed => ErrorCode::TokenMalformed,
-            Self::Expired { .. } => ErrorCode::TokenExpired,
+            Self::Expired { .. } | Self::PassExpired => ErrorCode::TokenExpired,
             Self::Revoked(_) => ErrorCode::TokenRevoked,
             Self::Role { .. } => ErrorCode::Forbidden,
             Self::Store(error) => error.code(),
@@ -87,6 +91,7 @@ impl Problem for AuthError {
             Self::Expired { .. } | Self::Revoked(_) => {
                 Some("ask an admin for a new one: `updraft token create`".into())
             }
+            Self::PassExpired => Some("ask for another one with your token".into()),
             Self::Role { .. } => Some("ask an admin for a token with that role".into()),
             Self::Store(error) => error.help().map(Into::into),
         }
@@ -241,18 +246,31 @@ pub(crate) async fn authenticate(app: &App, secret: &str) -> Result<Caller, Auth
 }
 
 async fn look_up(app: &App, secret: &str, seen: u64) -> Result<Caller, AuthError> {
-    let claims: Claims = app.keys.verify(secret).map_err(|_| AuthError::Malformed)?;
-    let token = app.store.look().await?.token(claims.sub).await?;
-    // Signed by us and not there: it went with its Deployment.
-    let token = token.ok_or(AuthError::Revoked(claims.name))?;
-    if token.revoked_at.is_some() {
-        return Err(AuthError::Revoked(token.name));
-    }
+    let claims: Claims = app
+        .keys
+        .verify(ISSUER, secret)
+        .map_err(|_| AuthError::Malformed)?;
+    let token = find(app, claims.sub, &claims.name).await?;
     // Others revoke tokens in a shared database without telling this process.
     if !app.store.is_shared() {
         app.callers.put(seen, secret, &token);
     }
     holds(app, token)
+}
+
+async fn find(app: &App, id: TokenId, name: &str) -> Result<Token, AuthError> {
+    let token = app.store.look().await?.token(id).await?;
+    // Signed by us and not there: it went with its Deployment.
+    let token = token.ok_or_else(|| AuthError::Revoked(name.to_owned()))?;
+    if token.revoked_at.is_some() {
+        return Err(AuthError::Revoked(token.name));
+    }
+    Ok(token)
+}
+
+/// Finds the caller of whose token something was made, if that still holds.
+pub(crate) async fn caller_of(app: &App, id: TokenId, name: &str) -> Result<Caller, AuthError> {
+    holds(app, find(app, id, name).await?)
 }
 
 /// Looks again at a token that was let in a while ago.

@@ -115,8 +115,13 @@ impl Keys {
         jsonwebtoken::encode(&header, claims, &key.encoding).expect("our keys sign our claims")
     }
 
-    /// Reads claims that one of our keys signed. When they hold is not looked at.
-    pub(crate) fn verify<C: DeserializeOwned + Clone>(&self, token: &str) -> Result<C, NotOurs> {
+    /// Reads claims that one of our keys signed, for those that take such an
+    /// issuer's. When they hold is not looked at.
+    pub(crate) fn verify<C: DeserializeOwned + Clone>(
+        &self,
+        issuer: &str,
+        token: &str,
+    ) -> Result<C, NotOurs> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| NotOurs)?;
         let key = self
             .signing
@@ -127,7 +132,7 @@ impl Keys {
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.validate_exp = false;
         validation.required_spec_claims.clear();
-        validation.set_issuer(&[ISSUER]);
+        validation.set_issuer(&[issuer]);
         jsonwebtoken::decode::<C>(token, &key.decoding, &validation)
             .map(|token| token.claims)
             .map_err(|_| NotOurs)
@@ -334,14 +339,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let open = || Keys::open(&folder.path().join("keys"), Lacking::Make).unwrap();
         let old = open().sign(&claims());
-        assert_eq!(open().verify::<Claims>(&old), Ok(claims()));
+        assert_eq!(open().verify::<Claims>(ISSUER, &old), Ok(claims()));
 
         rotate_keys(folder.path(), false).unwrap();
-        assert_eq!(open().verify::<Claims>(&old), Ok(claims()));
+        assert_eq!(open().verify::<Claims>(ISSUER, &old), Ok(claims()));
         let new = open().sign(&claims());
         rotate_keys(folder.path(), true).unwrap();
         for gone in [&old, &new] {
-            assert_eq!(open().verify::<Claims>(gone), Err(NotOurs));
+            assert_eq!(open().verify::<Claims>(ISSUER, gone), Err(NotOurs));
         }
     }
 
@@ -377,8 +382,25 @@ mod tests {
             format!("{none}.{}.", parts[1]),
             "x".into(),
         ] {
-            assert_eq!(keys.verify::<Claims>(&wrong), Err(NotOurs), "{wrong}");
+            assert_eq!(
+                keys.verify::<Claims>(ISSUER, &wrong),
+                Err(NotOurs),
+                "{wrong}"
+            );
         }
+    }
+
+    #[test]
+    fn a_token_of_one_kind_is_none_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Keys::open(folder.path(), Lacking::Make).unwrap();
+        let token = keys.sign(&claims());
+        assert_eq!(keys.verify::<Claims>("another", &token), Err(NotOurs));
+        let token = keys.sign(&Claims {
+            iss: "another".into(),
+            ..claims()
+        });
+        assert_eq!(keys.verify::<Claims>(ISSUER, &token), Err(NotOurs));
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod known;
 mod tokens;
 
 pub use caller::{AccessError, AuthError, Caller, Needs};
-pub(crate) use caller::{authenticate, authorise, still_holds};
+pub(crate) use caller::{authenticate, authorise, caller_of, still_holds};
 pub(crate) use enroll::{create_enrollment_code, enroll};
 pub use init::{InitError, init_admin};
 pub use keys::{KeyError, rotate_keys};

@@ -59,6 +59,10 @@ pub(crate) struct RunArgs {
     )]
     retention_days: u32,
 
+    /// Most bytes in the registry's repositories of one Deployment (default: no limit)
+    #[arg(long, env = "UPDRAFT_REGISTRY_QUOTA", value_name = "BYTES")]
+    registry_quota: Option<u64>,
+
     /// Most bytes in one deployed file (in updraft.toml: `max_file`)
     #[arg(
         long,
@@ -98,6 +102,7 @@ pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Resu
     config.insecure_http = cx.allows_insecure_http()?;
     config.public_url.clone_from(&args.public_url);
     config.retention_days = args.retention_days;
+    config.registry_quota = args.registry_quota;
     config.limits = Limits::of_bundles(BundleLimits {
         file_bytes: args.max_file_bytes,
         total_bytes: args.max_bundle_bytes,
