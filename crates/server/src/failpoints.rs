@@ -1,7 +1,7 @@
 //! The places at which a crash test can kill the server, in the order in which
 //! a deploy passes them. [`updraft_bundle::failpoint`] does it.
 
-/// Every failpoint of this crate.
+/// Every failpoint on a deploy's way.
 pub const FAILPOINTS: &[&str] = &[
     "server.create.before_commit",
     "server.create.after_commit",
@@ -17,6 +17,10 @@ pub const FAILPOINTS: &[&str] = &[
     "server.report.after_commit",
     "server.rollback.before_commit",
     "server.rollback.after_commit",
+];
+
+/// Those that a push to the registry passes.
+pub const REGISTRY_FAILPOINTS: &[&str] = &[
     "server.registry.after_part",
     "server.registry.after_blob",
     "server.registry.after_row",

@@ -35,6 +35,6 @@ pub use auth::{
 pub use backup::{Backup, BackupError, backup, restore};
 pub use clock::Clock;
 pub use config::{Limits, ServerConfig, TlsFiles};
-pub use failpoints::FAILPOINTS;
+pub use failpoints::{FAILPOINTS, REGISTRY_FAILPOINTS};
 pub use router::Route;
 pub use server::{RunningServer, Server, StartError};

@@ -139,16 +139,19 @@ impl Read {
             .transpose()
     }
 
-    /// A blob in whatever repositories have it.
-    pub async fn registry_blob_anywhere(
+    /// A blob in whatever repository of a Deployment has it.
+    pub async fn registry_blob_within(
         &mut self,
+        deployment: DeploymentId,
         digest: &OciDigest,
-    ) -> Result<Vec<RegistryLink>, StoreError> {
-        let rows = sql("SELECT * FROM registry_blob WHERE digest = $1 ORDER BY repository")
+    ) -> Result<Option<RegistryLink>, StoreError> {
+        sql("SELECT * FROM registry_blob WHERE digest = $1 AND deployment_id = $2 LIMIT 1")
             .bind(digest)
-            .all(&mut self.on)
-            .await?;
-        rows.iter().map(RegistryLink::from_row).collect()
+            .bind(deployment)
+            .one(&mut self.on)
+            .await?
+            .map(|row| RegistryLink::from_row(&row))
+            .transpose()
     }
 
     pub async fn registry_manifest(

@@ -108,7 +108,8 @@ pub(super) async fn begin(
     Ok(Begun::Upload(id))
 }
 
-/// Gives the repository a blob that another has from which the caller may pull.
+/// Gives the repository a blob that another has: a named one from which the caller may
+/// pull, or any of the same Deployment.
 async fn mount(
     app: &App,
     visitor: &Visitor,
@@ -120,22 +121,14 @@ async fn mount(
     // Nothing goes between the look and the row.
     let _gate = app.blob_gate.read().await;
     let mut read = app.store.read().await?;
-    let candidates = match &from {
-        Some(from) => read
-            .registry_blob(from, digest)
-            .await?
-            .into_iter()
-            .collect(),
-        None => read.registry_blob_anywhere(digest).await?,
-    };
-    let mut found = None;
-    for candidate in candidates {
-        let may = visitor.may(&mut read, &candidate.repository, Action::Pull);
-        if may.await? {
-            found = Some(candidate);
-            break;
+    let found = match &from {
+        Some(from) if visitor.may(&mut read, from, Action::Pull).await? => {
+            read.registry_blob(from, digest).await?
         }
-    }
+        Some(_) => None,
+        // Whoever pushes to one of a Deployment's repositories may pull from them all.
+        None => read.registry_blob_within(deployment.id, digest).await?,
+    };
     drop(read);
     let Some(found) = found else {
         return Ok(false);
