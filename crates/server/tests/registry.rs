@@ -572,6 +572,16 @@ async fn a_short_lived_token_is_for_what_was_asked_and_for_nothing_else() {
         .refused(403, "DENIED");
     let push = pass(&admin, "repository:shop:pull,push repository:office:pull").await;
     ask(&push, Method::POST, uploads).await.is(202);
+    // A mount needs two repositories, and says so.
+    server.deployment("office").await;
+    admin.push_blob("office", b"elsewhere").await.is(201);
+    let one = pass(&admin, "repository:shop:pull,push").await;
+    let mount = format!("{uploads}?mount={}&from=office", Digest::of(b"elsewhere"));
+    let refused = ask(&one, Method::POST, &mount).await.is(401);
+    let both = "repository:shop:pull,push repository:office:pull";
+    assert!(refused.header("www-authenticate").contains(both));
+    let both = pass(&admin, &both.replace(' ', "%20")).await;
+    ask(&both, Method::POST, &mount).await.is(201);
 
     // It opens nothing else of the control plane.
     let api = ask(&push, Method::GET, "/api/v1/whoami").await;

@@ -9,12 +9,13 @@ use chrono::{Duration, Utc};
 use tempfile::TempDir;
 use updraft_model::{
     AfterFailure, AgentId, BundleDags, BundleName, BundleRef, DagIds, DeployId, DeployKind,
-    DeployState, DeploymentId, Digest, EnrollmentId, ImageRef, Release, ReleaseId, ReleasePart,
-    Role, Runtime, Scope, Timestamp, TokenId, WorkspaceId,
+    DeployState, DeploymentId, Digest, EnrollmentId, ImageRef, OciDigest, Release, ReleaseId,
+    ReleasePart, RepositoryName, Role, Runtime, Scope, Timestamp, TokenId, UploadId, WorkspaceId,
 };
 use updraft_store::{
-    Agent, DeployParts, Deployment, Enrollment, FileLists, NewDeploy, Proven, Settings, Store,
-    StoreError, StoredLayer, Target, Token, Write,
+    Agent, DeployParts, Deployment, Enrollment, FileLists, NewDeploy, Proven, PushedManifest,
+    RegistryLink, RegistryManifest, RegistryTag, RegistryUpload, Settings, Store, StoreError,
+    StoredLayer, Target, Token, Write,
 };
 use updraft_testkit::Postgres;
 
@@ -812,5 +813,130 @@ async fn two_that_store_the_same_at_once_never_wait_for_each_other() {
             forwards.unwrap();
             backwards.unwrap();
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_what_the_registry_has_for_as_long_as_the_deployment() {
+    for Database { store, .. } in &databases().await {
+        let mut tx = store.begin().await.unwrap();
+        let shop = deployment(&mut tx, "shop").await.id;
+        let office = deployment(&mut tx, "office").await.id;
+        let repository: RepositoryName = "shop/airflow".parse().unwrap();
+        let (stored, at) = (Digest::of(b"layer"), now());
+        let sha512 = OciDigest::Sha512(Box::new([7; 64]));
+        let link = |repository: &str, digest: &OciDigest| RegistryLink {
+            deployment: shop,
+            repository: repository.parse().unwrap(),
+            digest: digest.clone(),
+            stored,
+            size: 5,
+            linked_at: at,
+        };
+        // Twice, under two names, in two repositories: the same bytes all the time.
+        for blob in [
+            link("shop/airflow", &stored.into()),
+            link("shop/airflow", &stored.into()),
+            link("shop/airflow", &sha512),
+            link("shop", &sha512),
+        ] {
+            tx.link_registry_blob(&blob).await.unwrap();
+        }
+        assert_eq!(tx.registry_usage(shop).await.unwrap(), 5);
+        assert_eq!(tx.registry_usage(office).await.unwrap(), 0);
+        let found = tx.registry_blob(&repository, &sha512).await.unwrap();
+        assert_eq!(found, Some(link("shop/airflow", &sha512)));
+        assert!(
+            tx.registry_blob_within(shop, &sha512)
+                .await
+                .unwrap()
+                .is_some()
+        );
+        assert!(
+            tx.registry_blob_within(office, &sha512)
+                .await
+                .unwrap()
+                .is_none()
+        );
+
+        let manifest = PushedManifest {
+            deployment: shop,
+            repository: repository.clone(),
+            manifest: RegistryManifest {
+                digest: Digest::of(b"manifest").into(),
+                stored: Digest::of(b"manifest"),
+                size: 100,
+                media_type: "application/x".into(),
+                artifact_type: Some("a".into()),
+                subject: Some(sha512.clone()),
+                annotations: [("by".to_owned(), "me".to_owned())].into(),
+                named: vec![stored.into(), sha512.clone()],
+            },
+            pushed_at: at,
+        };
+        tx.insert_registry_manifest(&manifest).await.unwrap();
+        tx.insert_registry_manifest(&manifest).await.unwrap();
+        assert_eq!(tx.registry_usage(shop).await.unwrap(), 105);
+        let digest = manifest.manifest.digest.clone();
+        let referrers = tx.registry_referrers(&repository, &sha512).await.unwrap();
+        assert_eq!(referrers, [manifest.clone()]);
+        let named = tx.registry_manifest_of_bytes(&repository, manifest.manifest.stored);
+        assert_eq!(named.await.unwrap(), Some(digest.clone()));
+        for tag in ["v10", "V2", "v1", "v1"] {
+            let tag = RegistryTag {
+                repository: repository.clone(),
+                tag: tag.parse().unwrap(),
+                digest: digest.clone(),
+            };
+            tx.set_registry_tag(shop, &tag, at).await.unwrap();
+        }
+        let page = tx.registry_tags(&repository, Some("V2"), 1).await.unwrap();
+        assert_eq!((page.tags[0].as_str(), page.has_more), ("v1", true));
+        let v1 = "v1".parse().unwrap();
+        let tagged = tx.registry_tagged(&repository, &v1).await.unwrap();
+        assert_eq!(tagged, Some(manifest.clone()));
+        assert!(tx.delete_registry_tag(&repository, &v1).await.unwrap());
+        assert!(!tx.delete_registry_tag(&repository, &v1).await.unwrap());
+        assert_eq!(tx.registry_tags_of(shop).await.unwrap().len(), 2);
+        assert_eq!(tx.registry_stored().await.unwrap().len(), 2);
+
+        let upload = |touched_at| RegistryUpload {
+            id: UploadId::new(),
+            deployment: shop,
+            repository: repository.clone(),
+            begun_at: at,
+            touched_at,
+        };
+        let (old, young) = (upload(at - Duration::hours(1)), upload(at));
+        tx.insert_registry_upload(&old).await.unwrap();
+        tx.insert_registry_upload(&young).await.unwrap();
+        assert_eq!(tx.registry_upload(old.id).await.unwrap(), Some(old.clone()));
+        let expired = tx
+            .expire_registry_uploads(at - Duration::minutes(1))
+            .await
+            .unwrap();
+        assert_eq!(expired, [old.id]);
+        assert!(!tx.touch_registry_upload(old.id, at).await.unwrap());
+        assert!(tx.touch_registry_upload(young.id, at).await.unwrap());
+        assert_eq!(tx.registry_uploads_of(shop).await.unwrap(), [young]);
+
+        assert!(
+            tx.delete_registry_manifest(&repository, &digest)
+                .await
+                .unwrap()
+        );
+        assert!(
+            !tx.delete_registry_manifest(&repository, &digest)
+                .await
+                .unwrap()
+        );
+        assert!(tx.registry_tags_of(shop).await.unwrap().is_empty());
+        assert!(tx.unlink_registry_blob(&repository, &sha512).await.unwrap());
+        assert!(tx.has_repository(&repository).await.unwrap());
+        tx.insert_registry_manifest(&manifest).await.unwrap();
+        tx.delete_deployment(shop).await.unwrap();
+        assert!(!tx.has_repository(&repository).await.unwrap());
+        assert!(tx.registry_stored().await.unwrap().is_empty());
+        tx.commit().await.unwrap();
     }
 }

@@ -122,12 +122,19 @@ async fn mount(
     let _gate = app.blob_gate.read().await;
     let mut read = app.store.read().await?;
     let found = match &from {
-        Some(from) if visitor.may(&mut read, from, Action::Pull).await? => {
-            read.registry_blob(from, digest).await?
-        }
-        Some(_) => None,
         // Whoever pushes to one of a Deployment's repositories may pull from them all.
         None => read.registry_blob_within(deployment.id, digest).await?,
+        Some(from) if from.deployment() == repository.deployment() => {
+            read.registry_blob(from, digest).await?
+        }
+        Some(from) => match visitor.deployment(&mut read, from, Action::Pull).await {
+            Ok(_) => read.registry_blob(from, digest).await?,
+            // Worth asking for another token; everything else is worth sending the blob.
+            Err(error @ (RegistryError::OtherScope | RegistryError::Store(_))) => {
+                return Err(error);
+            }
+            Err(_) => None,
+        },
     };
     drop(read);
     let Some(found) = found else {
