@@ -17,7 +17,7 @@ use crate::upload::read_all;
 use crate::{BlobError, Blobs, local_path, off_thread, path_of};
 
 /// How much is read at once, and as much again is read ahead.
-const PART: u64 = 512 << 10;
+const PART: usize = 512 << 10;
 
 /// A blob that is there to be sent.
 #[derive(Debug, Clone)]
@@ -148,7 +148,7 @@ impl Download {
 impl Reading {
     fn read_ahead(&mut self) {
         if self.read < self.end {
-            let end = self.end.min(self.read + PART);
+            let end = self.end.min(self.read + PART as u64);
             self.next = Some(self.download.read(self.read..end));
             self.read = end;
         }
@@ -204,7 +204,7 @@ mod tests {
     #[tokio::test]
     async fn sends_all_of_a_blob_or_a_part_of_it() {
         let folder = tempfile::tempdir().unwrap();
-        let content: Vec<u8> = (0..u8::MAX).cycle().take(3 * (PART as usize) + 7).collect();
+        let content: Vec<u8> = (0..u8::MAX).cycle().take(3 * PART + 7).collect();
         let digest = Digest::of(&content);
         for blobs in [
             Blobs::local(folder.path()).unwrap(),
@@ -214,9 +214,10 @@ mod tests {
             blobs.put(digest, content.clone().into()).await.unwrap();
             let size = content.len() as u64;
             assert_eq!(blobs.open(&digest).await.unwrap().unwrap().size(), size);
-            for range in [0..size, 0..0, 5..6, PART - 1..PART + 1, size - 9..size] {
+            let part = PART as u64;
+            for range in [0..size, 0..0, 5..6, part - 1..part + 1, size - 9..size] {
                 let part = read(&blobs, &digest, range.clone()).await.unwrap();
-                let (start, end) = (range.start as usize, range.end as usize);
+                let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).unwrap());
                 assert!(part == content[start..end], "{range:?}");
             }
             let empty = Digest::of(b"");
@@ -229,7 +230,7 @@ mod tests {
     async fn a_damaged_blob_is_never_sent_whole_and_is_moved_aside() {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::local(folder.path()).unwrap();
-        let content = vec![7; 2 * (PART as usize)];
+        let content = vec![7; 2 * PART];
         let digest = Digest::of(&content);
         let path = local_path(folder.path(), &digest);
         let mut damaged = content.clone();

@@ -1135,8 +1135,8 @@ async fn a_push_that_was_cut_anywhere_is_repeated_and_ends_well() {
                 let digest = Digest::of(content.as_bytes());
                 let begun = ask(Method::POST, "/v2/shop/blobs/uploads/").send().await?;
                 let at = begun.headers()["location"].to_str().unwrap().to_owned();
-                let taken = ask(Method::PATCH, &at).body(content).send().await?;
-                assert_eq!(taken.status(), 202, "{failpoint}");
+                let gone_on = ask(Method::PATCH, &at).body(content).send().await?;
+                assert_eq!(gone_on.status(), 202, "{failpoint}");
                 let end = format!("{at}?digest={digest}");
                 let made = ask(Method::PUT, &end).send().await?;
                 assert_eq!(made.status(), 201, "{failpoint}");

@@ -320,12 +320,8 @@ async fn skopeo_copies_there_within_and_back() {
     assert_eq!(seen["RepoTags"], json!(["v1"]), "{seen:#}");
     let back = world.root.join("back");
     let target = format!("oci:{}:v1", back.display());
-    world.run(&mut skopeo(&[
-        "copy",
-        "--src-tls-verify=false",
-        &second,
-        &target,
-    ]));
+    let from = ["copy", "--preserve-digests", "--src-tls-verify=false"];
+    world.run(&mut skopeo(&[&from[..], &[&second, &target]].concat()));
     for blob in fs::read_dir(layout.join("blobs/sha256")).unwrap() {
         let blob = blob.unwrap();
         let copy = back.join("blobs/sha256").join(blob.file_name());

@@ -145,8 +145,6 @@ impl RegistryError {
             Self::Digest(_) | Self::WrongDigest { .. } | Self::NoDigest(_) => {
                 (StatusCode::BAD_REQUEST, "DIGEST_INVALID")
             }
-            Self::Unauthorized(AuthError::Store(error)) => (status_of(error.code()), "UNKNOWN"),
-            Self::Unauthorized(_) | Self::OtherScope => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
             Self::NameUnknown(_) | Self::Empty(_) => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
             Self::Denied { .. } | Self::Quota { .. } => (StatusCode::FORBIDDEN, "DENIED"),
             Self::StillNeeded { .. } => (StatusCode::CONFLICT, "DENIED"),
@@ -170,7 +168,10 @@ impl RegistryError {
                 (StatusCode::INSUFFICIENT_STORAGE, "BLOB_UPLOAD_INVALID")
             }
             Self::Blob(error) => (status_of(error.code()), "UNKNOWN"),
-            Self::Store(error) => (status_of(error.code()), "UNKNOWN"),
+            Self::Unauthorized(AuthError::Store(error)) | Self::Store(error) => {
+                (status_of(error.code()), "UNKNOWN")
+            }
+            Self::Unauthorized(_) | Self::OtherScope => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
         }
     }
 

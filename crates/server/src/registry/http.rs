@@ -1,7 +1,5 @@
 //! Requests to `/v2/`: taken apart, answered by one operation each.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
@@ -13,10 +11,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use serde_json::json;
-use updraft_model::{OciDigest, RepositoryName, Tag};
+use updraft_model::{OciDigest, RepositoryName};
 
+use super::asked::Reference;
 use super::blob::Wanted;
+use super::challenge::challenge;
 use super::error::{MOST_MANIFEST, UploadAt};
+use super::query::Query;
 use super::upload::{Begin, Begun, Part};
 use super::{Asked, RegistryError, Visitor, blob, manifest, referrers, tag, token, upload};
 use crate::app::App;
@@ -73,131 +74,173 @@ async fn answer(
         return token(app, parts, &query, body).await;
     }
     let visitor = Visitor::of(app, &parts.headers).await?;
-    let is_head = parts.method == Method::HEAD;
+    let request = Asking {
+        app,
+        parts,
+        query,
+        visitor,
+        body,
+    };
     match (asked, &parts.method) {
         (Asked::Base, &Method::GET | &Method::HEAD) => Ok(Json(json!({})).into_response()),
-        (Asked::Tags(name), &Method::GET) => {
-            let most = query.one("n").and_then(|most| most.parse().ok());
-            let page = tag::list(app, &visitor, &name, most, query.one("last")).await?;
-            let mut response = Json(page.body).into_response();
-            if let Some((most, last)) = page.continues_after {
-                let next = format!("</v2/{name}/tags/list?n={most}&last={last}>; rel=\"next\"");
-                set(&mut response, header::LINK, &next);
-            }
-            Ok(response)
-        }
-        (Asked::Manifest(name, reference), &Method::GET | &Method::HEAD) => {
-            let (found, bytes) = manifest::fetch(app, &visitor, &name, &reference).await?;
-            let body = if is_head {
-                Body::empty()
-            } else {
-                Body::from(bytes)
-            };
-            let mut response = body.into_response();
-            set(&mut response, header::CONTENT_TYPE, &found.media_type);
-            set(
-                &mut response,
-                header::CONTENT_LENGTH,
-                &found.size.to_string(),
-            );
-            name_content(&mut response, &found.digest);
-            Ok(response)
-        }
-        (Asked::Manifest(name, reference), &Method::PUT) => {
-            let push = manifest::Push {
-                reference,
-                tags: query.tags()?,
-                media_type: content_type(&parts.headers),
-                bytes: small(body, MOST_MANIFEST, length(&parts.headers)).await?,
-            };
-            let tags = push.tags.clone();
-            let taken = manifest::push(app, &visitor, &name, push).await?;
-            let location = format!("/v2/{name}/manifests/{}", taken.digest);
-            let mut response = created(&location, &taken.digest);
-            if let Some(subject) = taken.subject {
-                set(&mut response, SUBJECT, &subject.to_string());
-            }
-            for tag in tags {
-                if let Ok(value) = HeaderValue::from_str(tag.as_str()) {
-                    response.headers_mut().append(TAG, value);
-                }
-            }
-            Ok(response)
-        }
-        (Asked::Manifest(name, reference), &Method::DELETE) => {
-            manifest::delete(app, &visitor, &name, &reference).await?;
-            Ok(StatusCode::ACCEPTED.into_response())
-        }
-        (Asked::Blob(name, digest), &Method::GET | &Method::HEAD) => {
-            let download = blob::open(app, &visitor, &name, &digest).await?;
-            send(download, &digest, parts, is_head)
-        }
-        (Asked::Blob(name, digest), &Method::DELETE) => {
-            blob::delete(app, &visitor, &name, &digest).await?;
-            Ok(StatusCode::ACCEPTED.into_response())
-        }
-        (Asked::Uploads(name), &Method::POST) => {
-            let ask = Begin {
-                mount: query.digest("mount")?,
-                from: query.one("from").and_then(|from| from.parse().ok()),
-                digest: query.digest("digest")?,
-            };
-            let length = length(&parts.headers);
-            let ask = Begin {
-                // From a repository that cannot be is from none that the caller may pull.
-                mount: ask
-                    .mount
-                    .filter(|_| ask.from.is_some() || query.one("from").is_none()),
-                ..ask
-            };
-            match upload::begin(app, &visitor, &name, ask, length, body).await? {
-                Begun::Blob(digest) => Ok(blob_created(&name, &digest)),
-                Begun::Upload(id) => {
-                    let at = UploadAt {
-                        repository: name,
-                        id,
-                    };
-                    Ok(under_way(StatusCode::ACCEPTED, &at, 0))
-                }
-            }
-        }
-        (Asked::Upload(repository, id), method) => {
-            let at = UploadAt { repository, id };
-            match *method {
-                Method::GET | Method::HEAD => {
-                    let length = upload::status(app, &visitor, &at).await?;
-                    Ok(under_way(StatusCode::NO_CONTENT, &at, length))
-                }
-                Method::PATCH => {
-                    let part = part(&parts.headers)?;
-                    let length = upload::append(app, &visitor, &at, part, body).await?;
-                    Ok(under_way(StatusCode::ACCEPTED, &at, length))
-                }
-                Method::PUT => {
-                    let digest = query.digest("digest")?;
-                    let digest = digest.ok_or(RegistryError::NoDigest("digest"))?;
-                    let part = part(&parts.headers)?;
-                    upload::end(app, &visitor, &at, &digest, part, body).await?;
-                    Ok(blob_created(&at.repository, &digest))
-                }
-                Method::DELETE => {
-                    upload::cancel(app, &visitor, &at).await?;
-                    Ok(StatusCode::NO_CONTENT.into_response())
-                }
-                _ => Err(RegistryError::Method),
-            }
-        }
-        (Asked::Referrers(name, digest), &Method::GET) => {
-            let artifact_type = query.one("artifactType");
-            let index = referrers::list(app, &visitor, &name, &digest, artifact_type).await?;
-            let mut response = Json(index).into_response();
-            set(&mut response, header::CONTENT_TYPE, manifest::INDEX);
-            if artifact_type.is_some() {
-                set(&mut response, FILTERS, "artifactType");
-            }
-            Ok(response)
-        }
+        (Asked::Tags(name), &Method::GET) => request.tags(name).await,
+        (Asked::Manifest(name, reference), _) => request.manifest(name, reference).await,
+        (Asked::Blob(name, digest), _) => request.blob(name, digest).await,
+        (Asked::Uploads(name), &Method::POST) => request.begin(name).await,
+        (Asked::Upload(repository, id), _) => request.upload(UploadAt { repository, id }).await,
+        (Asked::Referrers(name, digest), &Method::GET) => request.referrers(name, digest).await,
         _ => Err(RegistryError::Method),
+    }
+}
+
+/// A request by somebody who is known.
+struct Asking<'a> {
+    app: &'a App,
+    parts: &'a Parts,
+    query: Query<'a>,
+    visitor: Visitor,
+    body: &'a mut BodyDataStream,
+}
+
+impl Asking<'_> {
+    async fn tags(self, name: RepositoryName) -> Result<Response, RegistryError> {
+        let most = self.query.one("n").and_then(|most| most.parse().ok());
+        let last = self.query.one("last");
+        let page = tag::list(self.app, &self.visitor, &name, most, last).await?;
+        let mut response = Json(page.body).into_response();
+        if let Some((most, last)) = page.continues_after {
+            let next = format!("</v2/{name}/tags/list?n={most}&last={last}>; rel=\"next\"");
+            set(&mut response, header::LINK, &next);
+        }
+        Ok(response)
+    }
+
+    async fn manifest(
+        self,
+        name: RepositoryName,
+        reference: Reference,
+    ) -> Result<Response, RegistryError> {
+        let (app, visitor, headers) = (self.app, &self.visitor, &self.parts.headers);
+        match self.parts.method {
+            Method::GET | Method::HEAD => {
+                let (found, bytes) = manifest::fetch(app, visitor, &name, &reference).await?;
+                // To a HEAD, hyper sends the head alone.
+                let mut response = bytes.into_response();
+                set(&mut response, header::CONTENT_TYPE, &found.media_type);
+                name_content(&mut response, &found.digest);
+                Ok(response)
+            }
+            Method::PUT => {
+                let push = manifest::Push {
+                    reference,
+                    tags: self.query.tags()?,
+                    media_type: content_type(headers),
+                    bytes: small(self.body, MOST_MANIFEST, length(headers)).await?,
+                };
+                let tags = push.tags.clone();
+                let taken = manifest::push(app, visitor, &name, push).await?;
+                let location = format!("/v2/{name}/manifests/{}", taken.digest);
+                let mut response = created(&location, &taken.digest);
+                if let Some(subject) = taken.subject {
+                    set(&mut response, SUBJECT, &subject.to_string());
+                }
+                for tag in tags {
+                    if let Ok(value) = HeaderValue::from_str(tag.as_str()) {
+                        response.headers_mut().append(TAG, value);
+                    }
+                }
+                Ok(response)
+            }
+            Method::DELETE => {
+                manifest::delete(app, visitor, &name, &reference).await?;
+                Ok(StatusCode::ACCEPTED.into_response())
+            }
+            _ => Err(RegistryError::Method),
+        }
+    }
+
+    async fn blob(
+        self,
+        name: RepositoryName,
+        digest: OciDigest,
+    ) -> Result<Response, RegistryError> {
+        match self.parts.method {
+            Method::GET | Method::HEAD => {
+                let download = blob::open(self.app, &self.visitor, &name, &digest).await?;
+                send(download, &digest, self.parts)
+            }
+            Method::DELETE => {
+                blob::delete(self.app, &self.visitor, &name, &digest).await?;
+                Ok(StatusCode::ACCEPTED.into_response())
+            }
+            _ => Err(RegistryError::Method),
+        }
+    }
+
+    async fn begin(self, repository: RepositoryName) -> Result<Response, RegistryError> {
+        let from = self.query.one("from");
+        let ask = Begin {
+            // From a repository that cannot be is from none that the caller may pull.
+            mount: match from.map(str::parse) {
+                None => self.query.digest("mount")?.map(|digest| (digest, None)),
+                Some(Ok(from)) => self
+                    .query
+                    .digest("mount")?
+                    .map(|digest| (digest, Some(from))),
+                Some(Err(_)) => None,
+            },
+            digest: self.query.digest("digest")?,
+            length: length(&self.parts.headers),
+        };
+        match upload::begin(self.app, &self.visitor, &repository, ask, self.body).await? {
+            Begun::Blob(digest) => Ok(blob_created(&repository, &digest)),
+            Begun::Upload(id) => {
+                let at = UploadAt { repository, id };
+                Ok(under_way(StatusCode::ACCEPTED, &at, 0))
+            }
+        }
+    }
+
+    async fn upload(self, at: UploadAt) -> Result<Response, RegistryError> {
+        let (app, visitor, headers) = (self.app, &self.visitor, &self.parts.headers);
+        match self.parts.method {
+            Method::GET | Method::HEAD => {
+                let length = upload::status(app, visitor, &at).await?;
+                Ok(under_way(StatusCode::NO_CONTENT, &at, length))
+            }
+            Method::PATCH => {
+                let part = part(headers)?;
+                let length = upload::append(app, visitor, &at, part, self.body).await?;
+                Ok(under_way(StatusCode::ACCEPTED, &at, length))
+            }
+            Method::PUT => {
+                let digest = self.query.digest("digest")?;
+                let digest = digest.ok_or(RegistryError::NoDigest("digest"))?;
+                let part = part(headers)?;
+                upload::end(app, visitor, &at, &digest, part, self.body).await?;
+                Ok(blob_created(&at.repository, &digest))
+            }
+            Method::DELETE => {
+                upload::cancel(app, visitor, &at).await?;
+                Ok(StatusCode::NO_CONTENT.into_response())
+            }
+            _ => Err(RegistryError::Method),
+        }
+    }
+
+    async fn referrers(
+        self,
+        name: RepositoryName,
+        digest: OciDigest,
+    ) -> Result<Response, RegistryError> {
+        let artifact_type = self.query.one("artifactType");
+        let index = referrers::list(self.app, &self.visitor, &name, &digest, artifact_type).await?;
+        let mut response = Json(index).into_response();
+        set(&mut response, header::CONTENT_TYPE, manifest::INDEX);
+        if artifact_type.is_some() {
+            set(&mut response, FILTERS, "artifactType");
+        }
+        Ok(response)
     }
 }
 
@@ -259,8 +302,8 @@ fn send(
     download: updraft_blob::Download,
     digest: &OciDigest,
     parts: &Parts,
-    is_head: bool,
 ) -> Result<Response, RegistryError> {
+    let is_head = parts.method == Method::HEAD;
     let size = download.size();
     let range = text(&parts.headers, &header::RANGE);
     let wanted = blob::wanted(range.filter(|_| !is_head), size)?;
@@ -370,117 +413,12 @@ fn part(headers: &HeaderMap) -> Result<Part, RegistryError> {
     })
 }
 
-/// A query's values by name, in order.
-struct Query<'a>(BTreeMap<Cow<'a, str>, Vec<Cow<'a, str>>>);
-
-impl<'a> Query<'a> {
-    fn of(text: Option<&'a str>) -> Self {
-        let mut values: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for pair in text.unwrap_or_default().split('&') {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            values.entry(decode(name)).or_default().push(decode(value));
-        }
-        Self(values)
-    }
-
-    fn one(&self, name: &str) -> Option<&str> {
-        self.0.get(name)?.first().map(AsRef::as_ref)
-    }
-
-    fn all(&self, name: &str) -> Vec<String> {
-        let values = self.0.get(name).into_iter().flatten();
-        values.map(|value| value.to_string()).collect()
-    }
-
-    fn digest(&self, name: &str) -> Result<Option<OciDigest>, RegistryError> {
-        let digest = self.one(name).map(str::parse).transpose();
-        Ok(digest?)
-    }
-
-    fn tags(&self) -> Result<Vec<Tag>, RegistryError> {
-        let tags: Result<Vec<Tag>, _> = self.all("tag").iter().map(|tag| tag.parse()).collect();
-        Ok(tags?)
-    }
-}
-
-/// Undoes what URLs and forms do to their values.
-fn decode(text: &str) -> Cow<'_, str> {
-    if !text.contains(['%', '+']) {
-        return Cow::Borrowed(text);
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let encoded = after.first_chunk::<2>().filter(|_| *first == b'%');
-        let mut decoded = [0];
-        match encoded.map(|hex| hex::decode_to_slice(hex, &mut decoded)) {
-            Some(Ok(())) => {
-                bytes.push(decoded[0]);
-                rest = &after[2..];
-                continue;
-            }
-            _ if *first == b'+' => bytes.push(b' '),
-            _ => bytes.push(*first),
-        }
-        rest = after;
-    }
-    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Tells a client where a token for what it asked can be had.
-fn challenge(app: &App, parts: &Parts) -> String {
-    let base = base_url(app, &parts.headers);
-    let service = base.split("://").nth(1).unwrap_or_default();
-    let mut challenge = format!("Bearer realm=\"{base}/v2/token\",service=\"{service}\"");
-    let path = parts.uri.path().strip_prefix("/v2/").unwrap_or_default();
-    let asked = Asked::parse(path).ok();
-    if let Some(repository) = asked.as_ref().and_then(Asked::repository) {
-        let actions = match parts.method {
-            Method::GET | Method::HEAD if !matches!(asked, Some(Asked::Upload(..))) => "pull",
-            Method::DELETE if !matches!(asked, Some(Asked::Upload(..))) => "pull,delete",
-            _ => "pull,push",
-        };
-        challenge.push_str(&format!(",scope=\"repository:{repository}:{actions}"));
-        let query = Query::of(parts.uri.query());
-        let from = query
-            .one("from")
-            .and_then(|from| from.parse::<RepositoryName>().ok());
-        if let Some(from) = from {
-            challenge.push_str(&format!(" repository:{from}:pull"));
-        }
-        challenge.push('"');
-    }
-    challenge
-}
-
-/// How this client reaches the control plane: as its operator says, else as the
-/// client itself has come.
-fn base_url(app: &App, headers: &HeaderMap) -> String {
-    let is_host = |host: &&str| {
-        let is_part = |b: u8| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b);
-        !host.is_empty() && host.bytes().all(is_part)
-    };
-    let host = text(headers, &header::HOST).filter(is_host);
-    match (host, &app.config.public_url) {
-        (Some(host), None) => {
-            let scheme = app.public_url.split("://").next().unwrap_or("http");
-            format!("{scheme}://{host}")
-        }
-        _ => app.public_url.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn reads_queries_and_ranges_of_parts() {
-        let query = Query::of(Some("scope=repository%3Aa%3Apull&scope=b+c&n=%zz&x"));
-        assert_eq!(query.all("scope"), ["repository:a:pull", "b c"]);
-        assert_eq!(query.one("n"), Some("%zz"));
-        assert_eq!((query.one("x"), query.one("y")), (Some(""), None));
-
+    fn reads_what_part_comes() {
         let read = |range: &str, length: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_RANGE, range.parse().unwrap());

@@ -9,10 +9,12 @@
 mod access;
 mod asked;
 mod blob;
+mod challenge;
 mod collect;
 mod error;
 pub(crate) mod http;
 mod manifest;
+mod query;
 mod quota;
 mod referrers;
 mod tag;

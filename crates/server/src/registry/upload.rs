@@ -31,13 +31,14 @@ const MOST_UPLOADS: usize = 100;
 const TOUCH: chrono::Duration = chrono::Duration::minutes(5);
 
 /// How an upload is to begin.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Begin {
-    /// A blob that another repository may have.
-    pub(super) mount: Option<OciDigest>,
-    pub(super) from: Option<RepositoryName>,
+    /// A blob that another repository may have: a named one, or any.
+    pub(super) mount: Option<(OciDigest, Option<RepositoryName>)>,
     /// The whole blob comes with the request.
     pub(super) digest: Option<OciDigest>,
+    /// How many bytes come, when that is known.
+    pub(super) length: Option<u64>,
 }
 
 /// A part of an upload as the request announces it.
@@ -47,6 +48,15 @@ pub(super) struct Part {
     pub(super) range: Option<(u64, u64)>,
     /// How many bytes come, when that is known.
     pub(super) length: Option<u64>,
+}
+
+/// Where a blob is to be, and the upload that it comes by, if that is one of several
+/// requests.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    deployment: &'a Deployment,
+    repository: &'a RepositoryName,
+    session: Option<UploadId>,
 }
 
 pub(super) enum Begun {
@@ -61,7 +71,6 @@ pub(super) async fn begin(
     visitor: &Visitor,
     repository: &RepositoryName,
     ask: Begin,
-    length: Option<u64>,
     body: &mut BodyDataStream,
 ) -> Result<Begun, RegistryError> {
     let mut read = app.store.read().await?;
@@ -69,8 +78,8 @@ pub(super) async fn begin(
         .deployment(&mut read, repository, Action::Push)
         .await?;
     drop(read);
-    if let Some(digest) = ask.mount
-        && mount(app, visitor, repository, &deployment, ask.from, &digest).await?
+    if let Some((digest, from)) = ask.mount
+        && mount(app, visitor, repository, &deployment, from, &digest).await?
     {
         return Ok(Begun::Blob(digest));
     }
@@ -78,9 +87,14 @@ pub(super) async fn begin(
     if let Some(digest) = ask.digest {
         let part = Part {
             range: None,
-            length,
+            length: ask.length,
         };
-        let whole = at_once(app, &deployment, repository, id, &digest, part, body).await;
+        let place = Place {
+            deployment: &deployment,
+            repository,
+            session: None,
+        };
+        let whole = at_once(app, place, id, &digest, part, body).await;
         if whole.is_err() {
             app.blobs.discard_upload(id)?;
         }
@@ -157,20 +171,19 @@ async fn mount(
 /// Takes a blob that comes whole in the request that begins it.
 async fn at_once(
     app: &App,
-    deployment: &Deployment,
-    repository: &RepositoryName,
+    place: Place<'_>,
     id: UploadId,
     digest: &OciDigest,
     part: Part,
     body: &mut BodyDataStream,
 ) -> Result<(), RegistryError> {
     let mut read = app.store.read().await?;
-    let room = room_for(app, &mut read, deployment, id).await?;
+    let room = room_for(app, &mut read, place.deployment, id).await?;
     drop(read);
     let mut receipt = Receipt::begin(app, id, room, part, None).await?;
     receipt.receive(body).await?;
     let upload = receipt.end().await?;
-    finish(app, deployment, repository, None, digest, upload).await
+    finish(app, place, digest, upload).await
 }
 
 /// Goes on with an upload, and says how much of it is there.
@@ -200,15 +213,12 @@ pub(super) async fn end(
 ) -> Result<(), RegistryError> {
     let deployment = find(app, visitor, at, Action::Push).await?;
     let upload = take(app, &deployment, at, part, body).await?;
-    finish(
-        app,
-        &deployment,
-        &at.repository,
-        Some(at.id),
-        digest,
-        upload,
-    )
-    .await
+    let place = Place {
+        deployment: &deployment,
+        repository: &at.repository,
+        session: Some(at.id),
+    };
+    finish(app, place, digest, upload).await
 }
 
 /// Says how much of an upload is there.
@@ -440,16 +450,14 @@ impl<'a> Receipt<'a> {
 /// Makes what came a blob of the repository, if it is the one that was promised.
 async fn finish(
     app: &App,
-    deployment: &Deployment,
-    repository: &RepositoryName,
-    session: Option<UploadId>,
+    place: Place<'_>,
     digest: &OciDigest,
     upload: Upload,
 ) -> Result<(), RegistryError> {
     let (upload, actual) = upload.digest_like(digest).await?;
     if actual != *digest {
         drop(upload);
-        if let Some(id) = session {
+        if let Some(id) = place.session {
             forget(app, id).await?;
         }
         return Err(RegistryError::WrongDigest {
@@ -463,14 +471,14 @@ async fn finish(
     let stored = app.blobs.keep_upload(upload).await?;
     failpoint("server.registry.after_blob");
     let link = RegistryLink {
-        deployment: deployment.id,
-        repository: repository.clone(),
+        deployment: place.deployment.id,
+        repository: place.repository.clone(),
         digest: digest.clone(),
         stored,
         size,
         linked_at: app.now(),
     };
-    link_blob(app, deployment, &link, session).await
+    link_blob(app, place.deployment, &link, place.session).await
 }
 
 /// Only for whoever keeps blobs from going meanwhile.
