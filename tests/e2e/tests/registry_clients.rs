@@ -58,37 +58,6 @@ impl World {
         command
     }
 
-    fn run(&self, command: &mut Command) -> String {
-        let (is_good, output) = self.attempt(command, "");
-        assert!(is_good, "{command:?}: {output}");
-        output
-    }
-
-    /// Signs in with a token on the standard input, as its documentation says.
-    fn sign_in(&self, command: &mut Command, token: &str) -> (bool, String) {
-        self.attempt(command, token)
-    }
-
-    /// Whether a command ends well, with all that it prints.
-    fn attempt(&self, command: &mut Command, input: &str) -> (bool, String) {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        // One that does not read it is fine too.
-        let _ = stdin.write_all(input.as_bytes());
-        drop(stdin);
-        let output = child.wait_with_output().unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        (
-            output.status.success(),
-            String::from_utf8_lossy(&text).into_owned(),
-        )
-    }
-
     /// A file system with something in it, as a tar file.
     fn file_system(&self) -> PathBuf {
         let folder = self.root.join("rootfs");
@@ -103,7 +72,7 @@ impl World {
         let tar = self.root.join("rootfs.tar");
         let mut make = self.command("tar");
         make.arg("-cf").arg(&tar).arg("-C").arg(&folder).arg(".");
-        self.run(&mut make);
+        run(&mut make);
         tar
     }
 
@@ -146,6 +115,33 @@ impl World {
     }
 }
 
+fn run(command: &mut Command) -> String {
+    let (is_good, output) = attempt(command, "");
+    assert!(is_good, "{command:?}: {output}");
+    output
+}
+
+/// Whether a command ends well, with all that it prints. Who signs in gives the
+/// token as input.
+fn attempt(command: &mut Command, input: &str) -> (bool, String) {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // One that does not read it is fine too.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
 /// Where a program is not there, says on a line that CI looks for what is skipped.
 fn is_there_or_skip(program: &str) -> bool {
     let is_there = Command::new(program).arg("--version").output().is_ok();
@@ -170,12 +166,13 @@ async fn an_engine_pushes_and_pulls(name: EngineName, plain_http: &[&str]) {
     let Some(engine) = Engine::start_or_skip(name, &world.root).unwrap() else {
         return;
     };
-    let run = |arguments: &[&str]| {
+    let engine_with = |arguments: &[&str]| {
         let mut command = world.command(engine.program());
         command.args(arguments).envs(engine.variables());
         command
     };
-    let with = |arguments: &[&str]| run(&[&arguments[..1], plain_http, &arguments[1..]].concat());
+    let with =
+        |arguments: &[&str]| engine_with(&[&arguments[..1], plain_http, &arguments[1..]].concat());
     let registry = world.registry();
     let login = [
         "login",
@@ -184,29 +181,39 @@ async fn an_engine_pushes_and_pulls(name: EngineName, plain_http: &[&str]) {
         "--password-stdin",
         &registry,
     ];
-    let (is_good, refused) = world.sign_in(&mut with(&login), "nonsense");
+    let (is_good, refused) = attempt(&mut with(&login), "nonsense");
     assert!(!is_good, "{refused}");
-    let (is_good, output) = world.sign_in(&mut with(&login), &world.token);
+    let (is_good, output) = attempt(&mut with(&login), &world.token);
     assert!(is_good, "{output}");
 
     let image = world.image("engine:v1");
     let tar = world.file_system();
-    world.run(&mut run(&["import", tar.to_str().unwrap(), &image]));
-    let id = world.run(&mut run(&["images", "--quiet", "--no-trunc", &image]));
-    world.run(&mut with(&["push", &image]));
+    run(&mut engine_with(&["import", tar.to_str().unwrap(), &image]));
+    let id = run(&mut engine_with(&[
+        "images",
+        "--quiet",
+        "--no-trunc",
+        &image,
+    ]));
+    run(&mut with(&["push", &image]));
     // What is there is not sent again; another tag is another name.
     let again = world.image("engine:v2");
-    world.run(&mut run(&["tag", &image, &again]));
-    world.run(&mut with(&["push", &again]));
-    world.run(&mut run(&["rmi", &image, &again]));
-    world.run(&mut with(&["pull", &again]));
-    let pulled = world.run(&mut run(&["images", "--quiet", "--no-trunc", &again]));
+    run(&mut engine_with(&["tag", &image, &again]));
+    run(&mut with(&["push", &again]));
+    run(&mut engine_with(&["rmi", &image, &again]));
+    run(&mut with(&["pull", &again]));
+    let pulled = run(&mut engine_with(&[
+        "images",
+        "--quiet",
+        "--no-trunc",
+        &again,
+    ]));
     assert_eq!(pulled, id);
 
     // Where the token may not, the registry's own words are shown.
     let elsewhere = format!("{registry}/office:v1");
-    world.run(&mut run(&["tag", &again, &elsewhere]));
-    let (is_good, refused) = world.attempt(&mut with(&["push", &elsewhere]), "");
+    run(&mut engine_with(&["tag", &again, &elsewhere]));
+    let (is_good, refused) = attempt(&mut with(&["push", &elsewhere]), "");
     assert!(!is_good && refused.contains("Deployment"), "{refused}");
 }
 
@@ -245,32 +252,32 @@ async fn buildah_pushes_and_pulls() {
         "--password-stdin",
         &registry,
     ];
-    let (is_good, output) = world.sign_in(&mut buildah(&login), &world.token);
+    let (is_good, output) = attempt(&mut buildah(&login), &world.token);
     assert!(is_good, "{output}");
-    let container = world.run(&mut buildah(&["from", "scratch"]));
+    let container = run(&mut buildah(&["from", "scratch"]));
     let tar = world.file_system();
-    world.run(&mut buildah(&[
+    run(&mut buildah(&[
         "add",
         container.trim(),
         tar.to_str().unwrap(),
         "/",
     ]));
     let image = world.image("buildah:v1");
-    world.run(&mut buildah(&[
+    run(&mut buildah(&[
         "commit",
         "--quiet",
         container.trim(),
         &image,
     ]));
     let reference = format!("docker://{image}");
-    world.run(&mut buildah(&[
+    run(&mut buildah(&[
         "push",
         "--tls-verify=false",
         &image,
         &reference,
     ]));
-    world.run(&mut buildah(&["rmi", "--force", &image]));
-    let pulled = world.run(&mut buildah(&[
+    run(&mut buildah(&["rmi", "--force", &image]));
+    let pulled = run(&mut buildah(&[
         "pull",
         "--quiet",
         "--tls-verify=false",
@@ -299,7 +306,7 @@ async fn skopeo_copies_there_within_and_back() {
         "--password-stdin",
         &registry,
     ];
-    let (is_good, output) = world.sign_in(&mut skopeo(&login), &world.token);
+    let (is_good, output) = attempt(&mut skopeo(&login), &world.token);
     assert!(is_good, "{output}");
     let (layout, digest) = world.layout();
     let from = format!("oci:{}:v1", layout.display());
@@ -312,28 +319,27 @@ async fn skopeo_copies_there_within_and_back() {
         "--dest-tls-verify=false",
         "--src-tls-verify=false",
     ];
-    world.run(&mut skopeo(&[&to[..], &[&from, &first]].concat()));
-    world.run(&mut skopeo(&[&both[..], &[&first, &second]].concat()));
-    let seen = world.run(&mut skopeo(&["inspect", "--tls-verify=false", &second]));
+    run(&mut skopeo(&[&to[..], &[&from, &first]].concat()));
+    run(&mut skopeo(&[&both[..], &[&first, &second]].concat()));
+    let seen = run(&mut skopeo(&["inspect", "--tls-verify=false", &second]));
     let seen: Value = serde_json::from_str(&seen).unwrap();
     assert_eq!(seen["Digest"], digest.to_string(), "{seen:#}");
     assert_eq!(seen["RepoTags"], json!(["v1"]), "{seen:#}");
     let back = world.root.join("back");
     let target = format!("oci:{}:v1", back.display());
     let from = ["copy", "--preserve-digests", "--src-tls-verify=false"];
-    world.run(&mut skopeo(&[&from[..], &[&second, &target]].concat()));
+    run(&mut skopeo(&[&from[..], &[&second, &target]].concat()));
     for blob in fs::read_dir(layout.join("blobs/sha256")).unwrap() {
         let blob = blob.unwrap();
         let copy = back.join("blobs/sha256").join(blob.file_name());
         assert!(fs::read(copy).unwrap() == fs::read(blob.path()).unwrap());
     }
     // Deleting is an admin's.
-    let (is_good, refused) =
-        world.attempt(&mut skopeo(&["delete", "--tls-verify=false", &second]), "");
+    let (is_good, refused) = attempt(&mut skopeo(&["delete", "--tls-verify=false", &second]), "");
     assert!(!is_good, "{refused}");
-    let (is_good, output) = world.sign_in(&mut skopeo(&login), world.server.admin_token());
+    let (is_good, output) = attempt(&mut skopeo(&login), world.server.admin_token());
     assert!(is_good, "{output}");
-    world.run(&mut skopeo(&["delete", "--tls-verify=false", &second]));
+    run(&mut skopeo(&["delete", "--tls-verify=false", &second]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -356,7 +362,7 @@ async fn oras_pushes_attaches_and_pulls() {
         "--password-stdin",
         &registry,
     ];
-    let (is_good, output) = world.sign_in(&mut oras(&login), &world.token);
+    let (is_good, output) = attempt(&mut oras(&login), &world.token);
     assert!(is_good, "{output}");
     fs::write(world.root.join("report.txt"), "all is well").unwrap();
     fs::write(world.root.join("note.txt"), "and signed").unwrap();
@@ -367,7 +373,7 @@ async fn oras_pushes_attaches_and_pulls() {
         "application/x.report",
         &artifact,
     ];
-    world.run(&mut oras(
+    run(&mut oras(
         &[&["push"], &kind[..], &["report.txt:text/plain"]].concat(),
     ));
     let kind = [
@@ -376,14 +382,14 @@ async fn oras_pushes_attaches_and_pulls() {
         "application/x.note",
         &artifact,
     ];
-    world.run(&mut oras(
+    run(&mut oras(
         &[&["attach"], &kind[..], &["note.txt:text/plain"]].concat(),
     ));
     let found = ["discover", "--plain-http", "--format", "json", &artifact];
-    let found = world.run(&mut oras(&found));
+    let found = run(&mut oras(&found));
     assert!(found.contains("application/x.note"), "{found}");
     let to = world.root.join("pulled");
-    world.run(&mut oras(&[
+    run(&mut oras(&[
         "pull",
         "--plain-http",
         "--output",
@@ -394,7 +400,7 @@ async fn oras_pushes_attaches_and_pulls() {
         fs::read_to_string(to.join("report.txt")).unwrap(),
         "all is well"
     );
-    let tags = world.run(&mut oras(&[
+    let tags = run(&mut oras(&[
         "repo",
         "tags",
         "--plain-http",
@@ -411,7 +417,7 @@ async fn oras_pushes_attaches_and_pulls() {
         &artifact,
         &copy,
     ];
-    world.run(&mut oras(&copied));
+    run(&mut oras(&copied));
     let (layout, _) = world.layout();
     let layout = format!("{}:v1", layout.display());
     let image = world.image("image:v1");
@@ -422,7 +428,7 @@ async fn oras_pushes_attaches_and_pulls() {
         &layout,
         &image,
     ];
-    world.run(&mut oras(&copied));
+    run(&mut oras(&copied));
 }
 
 /// How the suite ended, from the table that it prints.
@@ -456,7 +462,7 @@ async fn the_specifications_conformance_suite_passes_in_full() {
         .env("OCI_API_BLOBS_UPLOAD_CANCEL", "true")
         .env("OCI_API_MANIFESTS_DIGEST_HEADER", "true")
         .env("OCI_API_MANIFESTS_TAG_PARAM", "true");
-    let report = world.run(&mut command);
+    let report = run(&mut command);
     for bad in ["FAIL", "Error", "Skip"] {
         assert_eq!(count(&report, bad), 0, "{report}");
     }
