@@ -178,6 +178,10 @@ impl RegistryError {
     /// One sentence for whoever reads it: these bodies have no place for a help.
     fn message(&self) -> String {
         let (text, help) = match self {
+            Self::Unauthorized(error @ AuthError::Missing) => (
+                error.to_string(),
+                Some("sign in with any user name and a token of this control plane as the password (`docker login`)".into()),
+            ),
             Self::Unauthorized(error) => (error.to_string(), error.help()),
             Self::Blob(error) => (error.to_string(), Problem::help(error)),
             Self::Store(error) => (error.to_string(), Problem::help(error)),

@@ -116,7 +116,6 @@ pub(super) async fn push(
         .await?
         .ok_or_else(|| RegistryError::NameUnknown(repository.clone()))?;
     let named = present(app, &mut tx, repository, &parsed.named).await?;
-    let before = tx.registry_usage(deployment.id).await?;
     let pushed = PushedManifest {
         deployment: deployment.id,
         repository: repository.clone(),
@@ -133,7 +132,7 @@ pub(super) async fn push(
         pushed_at: now,
     };
     tx.insert_registry_manifest(&pushed).await?;
-    check_added(app, &mut tx, &deployment, before, size).await?;
+    check_added(app, &mut tx, &deployment, size).await?;
     let tags = match push.reference {
         Reference::Tag(tag) => vec![tag],
         Reference::Digest(_) => push.tags,

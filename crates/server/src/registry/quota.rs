@@ -62,24 +62,24 @@ impl Room {
     }
 }
 
-/// Says no, in the transaction that adds something, to what does not fit. What the
-/// Deployment has already takes up no more.
+/// Says no, in the transaction that has added something, to what does not fit.
+/// What the Deployment had already takes up no more.
 pub(super) async fn check_added(
     app: &App,
     read: &mut Read,
     deployment: &Deployment,
-    before: u64,
     added: u64,
 ) -> Result<(), RegistryError> {
     let Some(quota) = app.config.registry_quota else {
         return Ok(());
     };
-    if read.registry_usage(deployment.id).await? <= quota {
+    let used = read.registry_usage(deployment.id).await?;
+    if used <= quota {
         return Ok(());
     }
     Err(RegistryError::Quota {
         deployment: deployment.name.to_string(),
-        used: before,
+        used: used.saturating_sub(added),
         quota,
         more: added,
     })

@@ -468,6 +468,12 @@ async fn finish(
     let size = upload.length();
     // Nothing that is unnamed goes before the row names it.
     let _gate = app.blob_gate.read().await;
+    if let Some(id) = place.session
+        && app.store.look().await?.registry_upload(id).await?.is_none()
+    {
+        // Cancelled meanwhile, and its file with it.
+        return Err(RegistryError::UploadUnknown);
+    }
     let stored = app.blobs.keep_upload(upload).await?;
     failpoint("server.registry.after_blob");
     let link = RegistryLink {
@@ -497,9 +503,8 @@ async fn link_blob(
     {
         return Err(RegistryError::UploadUnknown);
     }
-    let before = tx.registry_usage(deployment.id).await?;
     tx.link_registry_blob(link).await?;
-    check_added(app, &mut tx, deployment, before, link.size).await?;
+    check_added(app, &mut tx, deployment, link.size).await?;
     tx.commit().await?;
     failpoint("server.registry.after_row");
     Ok(())
