@@ -327,18 +327,16 @@ fn install(
     exact: &Lock,
     guard: &File,
 ) -> Result<Built, RealiseError> {
+    // The folder that stays is what somebody can look at.
+    let failed = |source| RealiseError::Io {
+        path: ask.dir.to_owned(),
+        source,
+    };
     let scratch = tempfile::Builder::new()
         .prefix(".installing-")
         .tempdir_in(ask.dir)
-        .map_err(|source| RealiseError::Io {
-            path: ask.dir.to_owned(),
-            source,
-        })?;
+        .map_err(failed)?;
     let scratch = scratch.path();
-    let failed = |source| RealiseError::Io {
-        path: scratch.to_owned(),
-        source,
-    };
     let requirements = &ask.config.requirements_text;
     let (name, wheel) = (
         wheel::airflow_updraft_wheel_name(),
