@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Start with [`Uv`], then [`lock`] and [`Environment`] for the sending side,
-//! [`realise`] for the agent's. Everything here blocks.
+//! [`realise`] for the agent's. Everything here blocks, but for [`registry`], which pushes
+//! images.
 
 mod build;
 mod bytecode;
@@ -19,6 +20,7 @@ mod process;
 mod pytest;
 mod python;
 mod realise;
+pub mod registry;
 mod ruff;
 mod standard;
 mod uv;
