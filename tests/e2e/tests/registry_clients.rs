@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use updraft_e2e::{Engine, EngineName};
 use updraft_model::{Digest, Role};
-use updraft_testkit::{Reaper, TestServer, skipped};
+use updraft_testkit::{Postgres, Reaper, TestServer, skipped};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -25,8 +25,13 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::on(None).await
+    }
+
+    /// Its rows in this database.
+    async fn on(database: Option<String>) -> Self {
         let (root, reaper) = Reaper::folder("updraft-registry-").unwrap();
-        let server = TestServer::start().await;
+        let server = TestServer::start_with(|config| config.database_url = database).await;
         let shop = server.deployment("shop").await.name;
         let token = server.token(Role::Deployer, Some(&shop)).await;
         fs::create_dir(root.join("docker-config")).unwrap();
@@ -440,11 +445,22 @@ fn count(report: &str, what: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_specifications_conformance_suite_passes_in_full() {
+    conformance_suite_passes(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_conformance_suite_passes_on_postgresql_too() {
+    if let Some(postgres) = Postgres::start_or_skip("the registry on PostgreSQL") {
+        conformance_suite_passes(Some(postgres.database())).await;
+    }
+}
+
+async fn conformance_suite_passes(database: Option<String>) {
     let what = "the conformance suite of the OCI Distribution specification";
     let Some(suite) = made_or_skip("UPDRAFT_CONFORMANCE", what) else {
         return;
     };
-    let world = World::new().await;
+    let world = World::on(database).await;
     let results = world.root.join("results");
     let mut command = world.command(suite);
     command
