@@ -69,6 +69,18 @@ pub struct ImageHalf {
     pub notes: Vec<String>,
 }
 
+/// What Airflow is installed from: the image half but for the project's files.
+#[derive(Debug)]
+pub struct ImageRecipe {
+    /// Without files.
+    pub fingerprint: ImageFingerprint,
+    pub requirements: crate::Requirements,
+    /// What the Dockerfile's `ENV` sets.
+    pub env: std::collections::BTreeMap<String, String>,
+    /// As in [`ImageHalf::notes`].
+    pub notes: Vec<String>,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ImageHalfError {
     #[error("could not read the folder `{}`", path.display())]

@@ -8,6 +8,7 @@ mod airflow;
 mod airflow_settings;
 mod dockerfile;
 mod dockerignore;
+mod dotenv;
 mod git;
 mod image_half;
 mod packages;
@@ -17,10 +18,14 @@ mod scaffold;
 mod settings;
 
 pub use airflow::{AirflowVersion, InvalidVersion, PythonVersion};
-pub use airflow_settings::{AirflowNames, AirflowSettingsError};
+pub use airflow_settings::{
+    AirflowConnection, AirflowNames, AirflowObjects, AirflowPool, AirflowSettingsError,
+    AirflowVariable,
+};
 pub use dockerfile::{BaseAirflow, Dockerfile, DockerfileError, OwnStep};
+pub use dotenv::{DotenvError, parse_dotenv};
 pub use git::git_state;
-pub use image_half::{ImageFingerprint, ImageHalf, ImageHalfError};
+pub use image_half::{ImageFingerprint, ImageHalf, ImageHalfError, ImageRecipe};
 pub use packages::{PackagesError, read_packages};
 pub use project::{Project, ProjectError, SETTINGS_FILE};
 pub use requirements::{Requirements, RequirementsError};

@@ -8,7 +8,7 @@ use updraft_model::{Digest, GitState};
 
 use crate::airflow_settings::{AirflowNames, AirflowSettingsError};
 use crate::dockerfile::{Dockerfile, DockerfileError};
-use crate::image_half::{self, ImageFingerprint, ImageHalf, ImageHalfError};
+use crate::image_half::{self, ImageFingerprint, ImageHalf, ImageHalfError, ImageRecipe};
 use crate::packages::PackagesError;
 use crate::requirements::{Requirements, RequirementsError};
 use crate::settings::{Settings, SettingsError};
@@ -207,11 +207,9 @@ impl Project {
         Ok(Digest::of(&inputs))
     }
 
-    /// Everything the Environment is made from. Fails when the project needs
-    /// a container build.
-    ///
-    /// With a cache file, files that did not change are not read again.
-    pub fn image_half(&self, cache: Option<PathBuf>) -> Result<ImageHalf, ProjectError> {
+    /// What Airflow is installed from, without looking at the project's files.
+    /// Fails when the project needs a container build.
+    pub fn image_recipe(&self) -> Result<ImageRecipe, ProjectError> {
         let dockerfile = self.dockerfile()?.ok_or(ProjectError::NoDockerfile)?;
         if !dockerfile.own_steps().is_empty() {
             return Err(ProjectError::OwnSteps(dockerfile.own_steps().to_vec()));
@@ -219,7 +217,6 @@ impl Project {
         let base = dockerfile.airflow()?;
         let requirements = self.requirements()?;
         let packages = self.packages()?;
-        let scan = self.files(cache)?;
 
         let mut notes = Vec::new();
         if base.python_is_default {
@@ -240,14 +237,32 @@ impl Project {
             dockerfile: dockerfile.digest(),
             requirements: requirements.digest(),
             packages,
-            files: scan.entries().to_vec(),
+            files: Vec::new(),
         };
-        Ok(ImageHalf {
+        Ok(ImageRecipe {
             fingerprint,
-            scan,
             requirements,
             env: dockerfile.env().clone(),
             notes,
+        })
+    }
+
+    /// Everything the Environment is made from. Fails when the project needs
+    /// a container build.
+    ///
+    /// With a cache file, files that did not change are not read again.
+    pub fn image_half(&self, cache: Option<PathBuf>) -> Result<ImageHalf, ProjectError> {
+        let recipe = self.image_recipe()?;
+        let scan = self.files(cache)?;
+        Ok(ImageHalf {
+            fingerprint: ImageFingerprint {
+                files: scan.entries().to_vec(),
+                ..recipe.fingerprint
+            },
+            scan,
+            requirements: recipe.requirements,
+            env: recipe.env,
+            notes: recipe.notes,
         })
     }
 }
