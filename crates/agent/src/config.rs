@@ -40,11 +40,7 @@ impl AgentConfig {
 
     /// The usual: this very binary is the wrapper.
     pub fn new(root: PathBuf, connect: Connect, token: TokenSource) -> io::Result<Self> {
-        let wrapper = vec![
-            std::env::current_exe()?.into(),
-            "agent".into(),
-            "exec".into(),
-        ];
+        let wrapper = wrapper()?;
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname")?
             .trim()
             .to_owned();
@@ -86,6 +82,12 @@ impl AgentConfig {
         }
         Ok(self)
     }
+}
+
+/// This very binary, as what becomes a component.
+pub(crate) fn wrapper() -> io::Result<Vec<OsString>> {
+    let binary = std::env::current_exe()?;
+    Ok(vec![binary.into(), "agent".into(), "exec".into()])
 }
 
 /// An Airflow that somebody else runs.

@@ -27,7 +27,7 @@ use updraft_model::{
 use crate::airflow::components::{self, Common, DAG_PROCESSOR, SCHEDULER};
 use crate::airflow::rest::{AirflowRest, AirflowRestError};
 use crate::airflow::secrets::Secrets;
-use crate::airflow::settings::{self, AskedFor, SettingsFor, Variables};
+use crate::airflow::settings::{self, AskedFor, Dags, SettingsFor, Variables};
 use crate::config::AgentConfig;
 use crate::control::explain;
 use crate::deliver::{Deliver, PassError, Passes};
@@ -512,20 +512,21 @@ impl Converge {
         let isolation = self.isolation(&environment).await?;
         self.make_home(&isolation)?;
         let files = self.files(live).await?;
-        // A variable that is no text is none of those that pass.
-        let ours: Vec<(String, String)> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
+        let ours = settings::own_variables();
         let settings = SettingsFor {
             disk: &self.deliver.disk,
             environment: &environment,
-            release: &live.release,
-            wanted,
+            dags: Dags::Release {
+                release: &live.release,
+                view_url: &wanted.view_url,
+            },
+            executor: &wanted.executor,
+            own: &wanted.environment,
             secrets: &self.secrets,
             port: self.config.airflow_port,
             metadata_db_url: self.config.metadata_db_url.as_deref(),
             apart: isolation.user.is_some(),
-            files,
+            parse_again: settings::parse_again_after(files),
             pass: &self.config.pass_environment,
             ours: &ours,
         };
@@ -624,12 +625,7 @@ impl Converge {
         for folder in [self.deliver.disk.notes(), self.deliver.disk.worker_state()] {
             user::make_theirs(&folder, user)?;
         }
-        let passwords = self.deliver.disk.passwords();
-        if std::fs::symlink_metadata(&passwords).is_err() {
-            let content = serde_json::json!({ "admin": self.secrets.admin_password });
-            let owner = user.map(|ids| (ids.uid, ids.gid));
-            files::write_for(&passwords, content.to_string().as_bytes(), 0o600, owner)?;
-        }
+        self.secrets.give_password(&self.deliver.disk, user)?;
         Ok(())
     }
 

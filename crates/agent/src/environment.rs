@@ -31,7 +31,7 @@ pub(crate) struct Environment {
     /// The image's digest.
     pub(crate) digest: Digest,
     /// Names the virtual environment.
-    key: Digest,
+    pub(crate) key: Digest,
     pub(crate) folder: PathBuf,
     pub(crate) bin: PathBuf,
     pub(crate) python: PathBuf,

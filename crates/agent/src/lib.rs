@@ -3,7 +3,8 @@
 //!
 //! Start with `converge` (the loop), then `disk` (the one switch),
 //! `runtime::exec` (why nothing starts twice), `prove` and `control`.
-//! [`Agent::start`] is the way in; the binary's hidden `agent exec` calls
+//! [`Agent::start`] is the way in, and [`LocalAirflow`] that of whoever runs a project's
+//! folder with the same components and without an agent; the binary's hidden `agent exec` calls
 //! [`exec_component`].
 
 mod agent;
@@ -20,6 +21,7 @@ mod failpoint;
 mod fetch;
 mod files;
 mod folder;
+mod local;
 mod migrate;
 mod observed;
 mod prove;
@@ -34,6 +36,9 @@ pub use config::{AgentConfig, ExternalAirflow, ExternalConfig, TokenSource};
 pub use disk::RootError;
 pub use failpoint::{FAILPOINTS, IMAGE_FAILPOINTS};
 pub use folder::{admin_password, is_installed, listens};
+pub use local::{
+    Imported, LocalAirflow, LocalComponent, LocalError, LocalRun, LocalState, ObjectKind,
+};
 pub use observed::Observed;
 pub use runtime::exec::{ExecError, exec_component};
 pub use runtime::user::{UserError, airflow_user};

@@ -1,5 +1,7 @@
 //! Airflow's database, kept at the version of the Airflow that runs.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 use updraft_model::Digest;
 use updraft_project::AirflowVersion;
@@ -7,8 +9,11 @@ use updraft_project::AirflowVersion;
 use crate::airflow::components::{self, Common};
 use crate::converge::Converge;
 use crate::deliver::PassError;
+use crate::disk::Disk;
 use crate::environment::Environment;
 use crate::failpoint::failpoint;
+use crate::files;
+use crate::runtime::supervisor::{Launcher, Spec};
 
 const MIGRATED: &str = "migrated.json";
 
@@ -21,10 +26,26 @@ struct Migrated {
 
 const CONNECTION: &str = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN";
 
-/// Whether the database is the file in Airflow's home, and not one that somebody
-/// named, a SQLite elsewhere for instance.
-fn is_own_file(common: &Common<'_>) -> bool {
-    !common.variables.contains_key(CONNECTION)
+/// Airflow's database as it is, and as an Airflow wants it.
+pub(crate) struct Database<'a> {
+    pub(crate) launcher: &'a Launcher,
+    pub(crate) common: &'a Common<'a>,
+}
+
+/// What is to be done before that Airflow starts.
+pub(crate) struct Migration {
+    /// The Airflow that the database, a file, was migrated to before.
+    copied_from: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MigrateError {
+    #[error("Airflow's database was migrated to {newer}, and Airflow {older} cannot use it")]
+    TooOld { older: String, newer: String },
+    #[error("{what} failed: {said}")]
+    Failed { what: &'static str, said: String },
+    #[error(transparent)]
+    Kept(#[from] io::Error),
 }
 
 impl Migrated {
@@ -35,57 +56,121 @@ impl Migrated {
             database: Digest::of(database.map_or("", String::as_str).as_bytes()),
         }
     }
+
+    fn read(disk: &Disk) -> Option<Self> {
+        files::read_json(&disk.root().join(MIGRATED)).unwrap_or_default()
+    }
+
+    fn keep(&self, disk: &Disk) -> io::Result<()> {
+        files::write_json(&disk.root().join(MIGRATED), self, 0o600)
+    }
 }
 
-impl Converge {
-    fn migrated(&self) -> Option<Migrated> {
-        self.deliver.read(MIGRATED).unwrap_or_default()
+/// Says that an Airflow cannot use the database: a newer one has.
+pub(crate) fn too_old(disk: &Disk, environment: &Environment) -> Result<(), MigrateError> {
+    let Some(Migrated { airflow: newer, .. }) = Migrated::read(disk) else {
+        return Ok(());
+    };
+    let older = environment.airflow_version.clone();
+    if is_older(&older, &newer) {
+        return Err(MigrateError::TooOld { older, newer });
+    }
+    Ok(())
+}
+
+impl Database<'_> {
+    /// Whether it is the file in Airflow's home, and not one that somebody
+    /// named, a SQLite elsewhere for instance.
+    fn is_own_file(&self) -> bool {
+        !self.common.variables.contains_key(CONNECTION)
     }
 
-    /// Says why an Airflow cannot use the database: a newer one has.
-    pub(crate) fn too_old(&self, environment: &Environment) -> Option<String> {
-        let newer = self.migrated()?.airflow;
-        let older = &environment.airflow_version;
-        is_older(older, &newer).then(|| {
-            format!(
-                "Airflow's database was migrated to {newer}, and Airflow {older} cannot use it; nothing was switched. \
-                 Deploy {newer} or a later one, or give --allow-downgrade"
-            )
-        })
-    }
-
-    /// Brings Airflow's database to the environment's version, once.
-    pub(crate) async fn migrate(&self, common: &Common<'_>) -> Result<(), PassError> {
-        let home = self.deliver.disk.airflow_home();
-        let is_own_file = is_own_file(common);
-        let is_there = !is_own_file || home.join("airflow.db").exists();
-        let (before, wanted) = (self.migrated(), Migrated::of(common));
+    /// What is to be done, while nothing of Airflow runs.
+    pub(crate) fn pending(&self) -> Result<Option<Migration>, MigrateError> {
+        let disk = self.common.disk;
+        let is_own_file = self.is_own_file();
+        let is_there = !is_own_file || disk.airflow_home().join("airflow.db").exists();
+        let (before, wanted) = (Migrated::read(disk), Migrated::of(self.common));
         if before.as_ref() == Some(&wanted) && is_there {
-            return Ok(());
+            return Ok(None);
         }
         let before = before.filter(|before| before.database == wanted.database && is_there);
-        if before.is_some()
-            && let Some(why) = self.too_old(common.environment)
-        {
-            return Err(PassError::Stalled(why));
+        if before.is_some() {
+            too_old(disk, self.common.environment)?;
         }
-        // Components of another version must not write while tables change.
-        self.supervisor().want(&[]);
-        self.wait_until_stopped(components::LONG_RUNNING).await?;
-        self.deliver.board.busy("preparing Airflow's database");
-        if let Some(before) = before.filter(|_| is_own_file) {
-            let backup = common.copy_database("airflow.db", &kept_as(&before.airflow));
+        let copied_from = before.filter(|_| is_own_file).map(|before| before.airflow);
+        Ok(Some(Migration { copied_from }))
+    }
+
+    /// Brings it to the environment's version.
+    pub(crate) async fn migrate(
+        &self,
+        migration: Migration,
+        admin_password: &str,
+    ) -> Result<(), MigrateError> {
+        let common = self.common;
+        if let Some(before) = migration.copied_from {
+            let backup = common.copy_database("airflow.db", &kept_as(&before));
             self.run(&backup, "a backup of Airflow's database").await?;
             failpoint("agent.migrate.backed_up");
         }
         self.run(&common.migrate(), "`airflow db migrate`").await?;
         failpoint("agent.migrate.end");
         if common.environment.is_airflow_2() {
-            let admin = common.airflow_2_admin(&self.secrets.admin_password);
+            let admin = common.airflow_2_admin(admin_password);
             self.run(&admin, "making Airflow's admin user").await?;
         }
-        self.deliver.keep(MIGRATED, &wanted)?;
+        Migrated::of(common).keep(common.disk)?;
         Ok(())
+    }
+
+    async fn run(&self, spec: &Spec, what: &'static str) -> Result<(), MigrateError> {
+        let ended = self.launcher.run_to_end(spec).await;
+        ended.map_err(|said| MigrateError::Failed { what, said })
+    }
+}
+
+impl From<MigrateError> for PassError {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::TooOld { .. } => Self::Stalled(why_too_old(&error)),
+            MigrateError::Failed { .. } => Self::Retry(error.to_string()),
+            MigrateError::Kept(error) => error.into(),
+        }
+    }
+}
+
+fn why_too_old(error: &MigrateError) -> String {
+    let MigrateError::TooOld { newer, .. } = error else {
+        return error.to_string();
+    };
+    format!(
+        "{error}; nothing was switched. Deploy {newer} or a later one, or give --allow-downgrade"
+    )
+}
+
+impl Converge {
+    /// Says why an Airflow cannot use the database: a newer one has.
+    pub(crate) fn too_old(&self, environment: &Environment) -> Option<String> {
+        let refused = too_old(&self.deliver.disk, environment);
+        refused.err().map(|error| why_too_old(&error))
+    }
+
+    /// Brings Airflow's database to the environment's version, once.
+    pub(crate) async fn migrate(&self, common: &Common<'_>) -> Result<(), PassError> {
+        let database = Database {
+            launcher: &self.launcher,
+            common,
+        };
+        let Some(migration) = database.pending()? else {
+            return Ok(());
+        };
+        // Components of another version must not write while tables change.
+        self.supervisor().want(&[]);
+        self.wait_until_stopped(components::LONG_RUNNING).await?;
+        self.deliver.board.busy("preparing Airflow's database");
+        let password = &self.secrets.admin_password;
+        Ok(database.migrate(migration, password).await?)
     }
 
     /// Takes the database back to an older Airflow, whose successor did not come
@@ -95,7 +180,7 @@ impl Converge {
         newer: &Common<'_>,
         older: &Common<'_>,
     ) -> Result<(), PassError> {
-        let is_migrated = self.migrated() == Some(Migrated::of(newer));
+        let is_migrated = Migrated::read(&self.deliver.disk) == Some(Migrated::of(newer));
         let version = &older.environment.airflow_version;
         if !is_migrated || !is_older(version, &newer.environment.airflow_version) {
             return Ok(());
@@ -105,31 +190,29 @@ impl Converge {
         self.deliver
             .board
             .busy(format!("taking Airflow's database back to {version}"));
-        if is_own_file(older) {
+        let database = Database {
+            launcher: &self.launcher,
+            common: older,
+        };
+        let is_own_file = database.is_own_file();
+        if is_own_file {
             let copy =
                 newer.copy_database("airflow.db", &kept_as(&newer.environment.airflow_version));
-            self.run(&copy, "a copy of Airflow's database").await?;
+            database.run(&copy, "a copy of Airflow's database").await?;
         }
         let downgrade = newer.downgrade(version);
-        if let Err(error) = self.run(&downgrade, "`airflow db downgrade`").await {
-            if !is_own_file(older) {
-                return Err(error);
+        if let Err(error) = database.run(&downgrade, "`airflow db downgrade`").await {
+            if !is_own_file {
+                return Err(error.into());
             }
             tracing::warn!(?error, "the database is put back from its copy");
             let copy = older.copy_database(&kept_as(version), "airflow.db");
-            self.run(&copy, "putting Airflow's database back").await?;
+            database
+                .run(&copy, "putting Airflow's database back")
+                .await?;
         }
-        self.deliver.keep(MIGRATED, &Migrated::of(older))?;
+        Migrated::of(older).keep(&self.deliver.disk)?;
         Ok(())
-    }
-
-    async fn run(
-        &self,
-        spec: &crate::runtime::supervisor::Spec,
-        what: &str,
-    ) -> Result<(), PassError> {
-        let ended = self.launcher.run_to_end(spec).await;
-        ended.map_err(|text| PassError::Retry(format!("{what} failed: {text}")))
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) const TRIAL: &str = "trial";
 const COPY: &str = "copy-database";
 
 const ADMIN: &str = "admin-user";
+pub(crate) const OBJECTS: &str = "objects";
 
 /// Everything that may have a record.
 pub(crate) const ALL: &[&str] = &[
@@ -35,6 +36,7 @@ pub(crate) const ALL: &[&str] = &[
     TRIAL,
     COPY,
     ADMIN,
+    OBJECTS,
     WORKER,
 ];
 
@@ -133,6 +135,12 @@ sys.exit(subprocess.run(
         let mut variables = self.variables.clone();
         variables.insert("UPDRAFT_ADMIN_PASSWORD".into(), password.to_owned());
         self.spec(ADMIN, &["-c", SCRIPT], variables)
+    }
+
+    /// Reads or writes connections, variables and pools, as its standard input says.
+    pub(crate) fn objects(&self) -> Spec {
+        let variables = settings::without_bundles(self.variables.clone());
+        self.spec(OBJECTS, &["-m", "airflow_updraft.objects"], variables)
     }
 
     pub(crate) fn worker(&self) -> Spec {

@@ -126,6 +126,25 @@ impl AirflowRest {
             .is_ok_and(|response| response.status().is_success())
     }
 
+    /// Whether the API server answers, and every component that has to has said
+    /// lately that it works.
+    pub(crate) async fn is_healthy(&self) -> bool {
+        let (path, parts): (_, &[&str]) = if self.basic {
+            ("health", &["metadatabase", "scheduler", "triggerer"])
+        } else {
+            let parts = &["metadatabase", "scheduler", "triggerer", "dag_processor"];
+            ("api/v2/monitor/health", parts)
+        };
+        let request = self
+            .http
+            .get(format!("{}/{path}", self.base))
+            .timeout(Duration::from_secs(3));
+        let Ok(health) = self.send("the question for its health", request).await else {
+            return false;
+        };
+        parts.iter().all(|part| health[part]["status"] == "healthy")
+    }
+
     /// Starts a run of a DAG, taking it off pause first.
     pub async fn trigger(&self, dag: &str) -> Result<DagRun, AirflowRestError> {
         self.call(

@@ -11,7 +11,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
+use updraft_image::RunAs;
 
+use crate::disk::Disk;
 use crate::files;
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -37,6 +39,17 @@ impl Secrets {
         };
         files::write_json(path, &secrets, 0o600)?;
         Ok(secrets)
+    }
+
+    /// Tells Airflow 3 the admin's password, once.
+    pub(crate) fn give_password(&self, disk: &Disk, user: Option<RunAs>) -> io::Result<()> {
+        let passwords = disk.passwords();
+        if std::fs::symlink_metadata(&passwords).is_ok() {
+            return Ok(());
+        }
+        let content = serde_json::json!({ "admin": self.admin_password });
+        let owner = user.map(|ids| (ids.uid, ids.gid));
+        files::write_for(&passwords, content.to_string().as_bytes(), 0o600, owner)
     }
 }
 

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::json;
-use updraft_api::agent::Wanted;
 use updraft_model::{BundleName, Digest, Release};
 
 use super::secrets::Secrets;
@@ -69,19 +68,33 @@ pub(crate) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/
 pub(crate) struct SettingsFor<'a> {
     pub(crate) disk: &'a Disk,
     pub(crate) environment: &'a Environment,
-    pub(crate) release: &'a Release,
-    pub(crate) wanted: &'a Wanted,
+    pub(crate) dags: Dags<'a>,
+    pub(crate) executor: &'a str,
+    /// The Deployment's variables, or those of a project's `.env`.
+    pub(crate) own: &'a BTreeMap<String, String>,
     pub(crate) secrets: &'a Secrets,
     pub(crate) port: u16,
     pub(crate) metadata_db_url: Option<&'a str>,
     /// Whether Airflow runs as another user than the agent.
     pub(crate) apart: bool,
-    /// Files in the largest bundle.
-    pub(crate) files: u64,
+    /// Seconds until Airflow parses a file again that did not change.
+    pub(crate) parse_again: u64,
     /// Further names that pass from the agent's environment.
     pub(crate) pass: &'a [String],
     /// The agent's own environment.
     pub(crate) ours: &'a [(String, String)],
+}
+
+/// Where the DAGs are.
+#[derive(Clone, Copy)]
+pub(crate) enum Dags<'a> {
+    /// In the versions of a Release, behind the link that is switched.
+    Release {
+        release: &'a Release,
+        view_url: &'a str,
+    },
+    /// In a folder that people edit.
+    Folder(&'a Path),
 }
 
 /// What was asked for, told apart from how this agent goes about it.
@@ -109,13 +122,16 @@ pub(crate) fn asked(ask: &SettingsFor<'_>) -> AskedFor {
         "venv": ask.environment.folder,
         "files": ask.environment.project,
         "image": ask.environment.variables,
-        "deployment": ask.wanted.environment,
-        "executor": ask.wanted.executor,
+        "deployment": ask.own,
+        "executor": ask.executor,
         "port": ask.port,
         "database": ask.metadata_db_url,
         "passed": named,
     });
-    let bundles: Vec<_> = ask.release.bundles.keys().collect();
+    let bundles = match ask.dags {
+        Dags::Release { release, .. } => json!(release.bundles.keys().collect::<Vec<_>>()),
+        Dags::Folder(folder) => json!(folder),
+    };
     let digest = |asked: &serde_json::Value| Digest::of(asked.to_string().as_bytes());
     AskedFor {
         with_bundles: digest(&json!([asked, bundles])),
@@ -143,13 +159,10 @@ pub(crate) fn hidden(ask: &SettingsFor<'_>) -> Hidden {
         ("the secret key", Some(&ask.secrets.secret_key)),
         ("the admin password", Some(&ask.secrets.admin_password)),
     ];
-    let deployment = ask
-        .wanted
-        .environment
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let deployment = ask.own.iter();
     Hidden::new(
         deployment
+            .map(|(name, value)| (name.as_str(), value.as_str()))
             .chain(passed.map(|(name, value)| (name.as_str(), value.as_str())))
             .chain(
                 own.into_iter()
@@ -163,13 +176,8 @@ pub(crate) fn variables(ask: &SettingsFor<'_>) -> Variables {
     let mut variables = passed(ask.ours.iter().cloned(), ask.apart, ask.pass);
     // What the Deployment says may replace a default of ours …
     variables.extend(defaults(ask));
-    for (name, value) in ask
-        .environment
-        .variables
-        .iter()
-        .chain(&ask.wanted.environment)
-    {
-        if RESERVED.contains(&name.as_str()) || name.starts_with("UPDRAFT_") {
+    for (name, value) in ask.environment.variables.iter().chain(ask.own) {
+        if is_reserved(name) {
             tracing::warn!(
                 variable = name,
                 "the agent sets this variable itself; the Deployment's is left out"
@@ -209,6 +217,18 @@ pub(crate) fn variables(ask: &SettingsFor<'_>) -> Variables {
     variables
 }
 
+/// Whether a variable is Updraft's to set.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name) || name.starts_with("UPDRAFT_")
+}
+
+/// What a Release's size has Airflow wait before it parses an unchanged file
+/// again: doing so without a reason costs a whole processor in a large project,
+/// and a deploy does not wait for it.
+pub(crate) fn parse_again_after(files: u64) -> u64 {
+    (files / 10).clamp(30, 600)
+}
+
 const STANDALONE: &str = "AIRFLOW__SCHEDULER__STANDALONE_DAG_PROCESSOR";
 
 /// Whether Airflow's database is a file.
@@ -243,6 +263,14 @@ fn passed(
     variables
 }
 
+/// This process's own environment. A variable that is no text is none of those
+/// that pass.
+pub(crate) fn own_variables() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
 fn own(pairs: impl IntoIterator<Item = (&'static str, String)>) -> Variables {
     pairs
         .into_iter()
@@ -252,11 +280,8 @@ fn own(pairs: impl IntoIterator<Item = (&'static str, String)>) -> Variables {
 
 fn defaults(ask: &SettingsFor<'_>) -> Variables {
     let processors = std::thread::available_parallelism().map_or(2, usize::from);
-    // Parsing again without a reason costs a whole processor in a large
-    // project; a deploy does not wait for it.
-    let again = (ask.files / 10).clamp(30, 600);
     let mut variables = own([
-        ("AIRFLOW__CORE__EXECUTOR", ask.wanted.executor.clone()),
+        ("AIRFLOW__CORE__EXECUTOR", ask.executor.to_owned()),
         ("AIRFLOW__CORE__LOAD_EXAMPLES", "False".into()),
         ("AIRFLOW__CORE__LAZY_LOAD_PLUGINS", "True".into()),
         (
@@ -273,7 +298,7 @@ fn defaults(ask: &SettingsFor<'_>) -> Variables {
         ("AIRFLOW__USAGE_DATA_COLLECTION__ENABLED", "False".into()),
         (
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL",
-            again.to_string(),
+            ask.parse_again.to_string(),
         ),
         (
             "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES",
@@ -333,7 +358,10 @@ fn fixed(ask: &SettingsFor<'_>) -> Variables {
         variables.extend(own([
             (
                 "AIRFLOW__CORE__DAGS_FOLDER",
-                shown(&ask.disk.airflow_link("dags")),
+                match ask.dags {
+                    Dags::Release { .. } => shown(&ask.disk.airflow_link("dags")),
+                    Dags::Folder(folder) => shown(folder),
+                },
             ),
             (
                 "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS",
@@ -375,7 +403,10 @@ fn fixed(ask: &SettingsFor<'_>) -> Variables {
             ),
             (
                 "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST",
-                bundles(ask),
+                match ask.dags {
+                    Dags::Release { release, view_url } => bundles(ask.disk, release, view_url),
+                    Dags::Folder(folder) => folder_as_bundle(folder),
+                },
             ),
             // Not in the machine's temporary folder, where it would meet another Airflow's.
             (
@@ -410,24 +441,34 @@ pub(crate) fn without_bundles(mut variables: Variables) -> Variables {
 /// left it and have versions here, since runs that began on one end on it. Such
 /// a bundle has no `current`, so Airflow finds no DAGs in it. Airflow's Config
 /// API shows this, so nothing in it is secret.
-fn bundles(ask: &SettingsFor<'_>) -> String {
-    let list: Vec<_> = bundle_names(ask.disk, ask.release)
+fn bundles(disk: &Disk, release: &Release, view_url: &str) -> String {
+    let list: Vec<_> = bundle_names(disk, release)
         .iter()
         .map(|name| {
             json!({
                 "name": name,
                 "classpath": "airflow_updraft.bundle.UpdraftDagBundle",
                 "kwargs": {
-                    "root": ask.disk.airflow_bundle(name.as_str()),
-                    "view_url": ask.wanted.view_url,
-                    "socket": ask.disk.socket(),
-                    "notes": ask.disk.notes(),
+                    "root": disk.airflow_bundle(name.as_str()),
+                    "view_url": view_url,
+                    "socket": disk.socket(),
+                    "notes": disk.notes(),
                     "refresh_interval": 1,
                 },
             })
         })
         .collect();
     serde_json::Value::from(list).to_string()
+}
+
+/// A folder as it is at the moment, without versions, looked at each second.
+fn folder_as_bundle(folder: &Path) -> String {
+    json!([{
+        "name": BundleName::dags(),
+        "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+        "kwargs": { "path": folder, "refresh_interval": 1 },
+    }])
+    .to_string()
 }
 
 fn bundle_names(disk: &Disk, release: &Release) -> BTreeSet<BundleName> {

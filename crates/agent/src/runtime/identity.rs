@@ -39,7 +39,12 @@ impl ProcessIdentity {
         let same = |stat: Stat| {
             stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X' | 'x')
         };
-        boot_id().is_ok_and(|boot| boot == self.boot_id) && Stat::read(self.pid).is_ok_and(same)
+        self.is_of_this_boot() && Stat::read(self.pid).is_ok_and(same)
+    }
+
+    /// Whether it started since this machine did.
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        boot_id().is_ok_and(|boot| boot == self.boot_id)
     }
 
     /// How long it has been running, by a clock that nobody can set back.
