@@ -528,6 +528,13 @@ const SETTINGS: &[[&str; 5]] = &[
     [
         "",
         "",
+        "`UPDRAFT_STATE_DIR`",
+        "no",
+        "Where `updraft dev start` keeps databases and logs, instead of `~/.local/state/updraft`",
+    ],
+    [
+        "",
+        "",
         "`NO_COLOR`, `COLUMNS`",
         "no",
         "No colours; the width of output",

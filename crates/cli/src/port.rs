@@ -5,6 +5,11 @@ use std::net::{Ipv4Addr, TcpListener};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 
+/// Whether nothing listens there.
+pub(crate) fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
 /// Refuses a port where something else listens.
 pub(crate) fn must_be_free(what: &str, port: u16, flag: &str) -> Result<()> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {

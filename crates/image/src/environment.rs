@@ -90,6 +90,21 @@ impl EnvironmentError {
 }
 
 impl EnvironmentConfig {
+    pub fn new(
+        fingerprint: ImageFingerprint,
+        requirements_text: Requirements,
+        env: BTreeMap<String, String>,
+        lock: Lock,
+    ) -> Self {
+        Self {
+            fingerprint,
+            platform: "any".to_owned(),
+            lock,
+            requirements_text,
+            env,
+        }
+    }
+
     /// Reads the two blobs that it is kept in.
     pub fn parse(config: &[u8], lock: &[u8]) -> Result<Self, EnvironmentError> {
         if config.len().max(lock.len()) > MAX_CONFIG_BYTES {
@@ -235,13 +250,8 @@ impl EnvironmentManifest {
 impl Environment {
     /// Puts a project's image half and its lock together.
     pub fn new(half: &ImageHalf, lock: Lock) -> Self {
-        let config = EnvironmentConfig {
-            fingerprint: half.fingerprint.clone(),
-            platform: "any".to_owned(),
-            lock,
-            requirements_text: half.requirements.clone(),
-            env: half.env.clone(),
-        };
+        let (requirements, env) = (half.requirements.clone(), half.env.clone());
+        let config = EnvironmentConfig::new(half.fingerprint.clone(), requirements, env, lock);
         let config_bytes = config.to_bytes();
         let manifest = EnvironmentManifest {
             config: Digest::of(&config_bytes),

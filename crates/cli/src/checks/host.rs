@@ -326,12 +326,17 @@ pub(crate) fn needed(cache: Option<PathBuf>) -> Result<PathBuf> {
 }
 
 impl Ready {
-    /// The folder of the virtual environment, where it is one.
-    pub(crate) fn venv(&self) -> Option<&Path> {
+    /// The virtual environment, where it is one.
+    pub(crate) fn realised(&self) -> Option<&Realised> {
         match &self.place {
-            Place::Here { realised, .. } => Some(&realised.folder),
+            Place::Here { realised, .. } => Some(realised),
             Place::Container(_) => None,
         }
+    }
+
+    /// The folder of the virtual environment, where it is one.
+    pub(crate) fn venv(&self) -> Option<&Path> {
+        self.realised().map(|realised| realised.folder.as_path())
     }
 
     /// The variables of a process of this machine that imports the project's

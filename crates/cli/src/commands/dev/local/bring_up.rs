@@ -1,0 +1,214 @@
+//! Starts a project's Airflow, or what of it does not run.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use updraft_agent::{LocalAirflow, LocalError, LocalRun};
+
+use super::place::{Kept, Place};
+use super::{inputs, runtime, tell_address};
+use crate::busy::busy;
+use crate::checks::host;
+use crate::commands::deploy::create::seconds;
+use crate::console::Console;
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+use crate::interrupt::Interrupt;
+use crate::output::time::duration;
+use crate::port;
+
+/// What a start takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpArgs {
+    /// Port of Airflow, on this machine only (default: that of the last start, or the first free one from 8080 on)
+    #[arg(short, long)]
+    port: Option<u16>,
+
+    /// File with variables for Airflow (default: .env)
+    #[arg(short, long = "env", value_name = "FILE")]
+    env_file: Option<PathBuf>,
+
+    /// File with connections, variables and pools (default: airflow_settings.yaml)
+    #[arg(short, long, value_name = "FILE")]
+    settings_file: Option<PathBuf>,
+
+    /// How long Airflow may take to come up, such as 90s or 5m
+    #[arg(long, value_name = "TIME", value_parser = seconds, default_value = "3m")]
+    wait: Duration,
+}
+
+/// What happens to what runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Running {
+    Stays,
+    Stops,
+}
+
+/// Has the project's Airflow run as the project says now. Everything that can be
+/// refused is found before anything is stopped.
+pub(crate) async fn bring_up(
+    cx: &Context,
+    place: &Place,
+    args: &UpArgs,
+    running: Running,
+    out: &mut Console,
+) -> Result<()> {
+    let started = Instant::now();
+    let interrupt = Interrupt::listen()?;
+    let project = &place.project;
+    let env_file = inputs::file(args.env_file.as_deref(), project, ".env")?;
+    let own = inputs::variables(&env_file, args.env_file.is_some())?;
+    let settings = inputs::file(
+        args.settings_file.as_deref(),
+        project,
+        "airflow_settings.yaml",
+    )?;
+    let objects = inputs::objects(&settings, args.settings_file.is_some())?;
+    let recipe = runtime::of_project(project)?;
+    for note in &recipe.notes {
+        out.warn(note);
+    }
+    let (image, image_variables) = (recipe.fingerprint.clone(), recipe.env.clone());
+    let cache = host::cache(cx)?;
+    let mut step = out.step("making the environment");
+    let made = busy(&mut step, out, move |stop, say| {
+        runtime::make(recipe, &cache, stop, say)
+    });
+    let realised = interrupt.ends(made).await?;
+    let what = format!(
+        "Airflow {} on Python {}",
+        image.airflow_version, realised.python_version
+    );
+    if realised.reused {
+        out.done(step, &format!("the environment is there: {what}"));
+    } else {
+        out.done(step, &format!("made the environment: {what}"));
+    }
+    if let Some(note) = &realised.note {
+        out.warn(note);
+    }
+
+    let airflow = LocalAirflow::open(place.root())?;
+    let before = place.kept()?.map(|kept| kept.run.port);
+    let own_port = before.filter(|_| airflow.runs());
+    if let Some(port) = args.port.filter(|port| own_port != Some(*port)) {
+        port::must_be_free("Airflow", port, "--port")?;
+    }
+    if running == Running::Stops {
+        stop(&airflow, out).await;
+    }
+    let port = choose_port(
+        args.port,
+        before,
+        own_port.filter(|_| running == Running::Stays),
+        out,
+    )?;
+    let mut run = LocalRun::new(
+        &realised,
+        image.airflow_version.to_string(),
+        image_variables,
+        project.root().to_owned(),
+        port,
+    );
+    let env = inputs::digest(&own);
+    run.own = own;
+    for name in run.reserved() {
+        out.warn(&format!(
+            "Updraft sets {name} itself; the project's value is left out"
+        ));
+    }
+    let kept = Kept {
+        run,
+        image,
+        env_file,
+        env,
+    };
+    place.keep(&kept)?;
+
+    let mut step = out.step("starting Airflow");
+    let mut say = |text: &str| out.update(&mut step, text);
+    let up = tokio::select! {
+        up = airflow.start(&kept.run, &objects, args.wait, &mut say) => up.map_err(Some),
+        () = interrupt.came() => Err(None),
+    };
+    let imported = match up {
+        Ok(imported) => imported,
+        // What is slow may come up yet.
+        Err(Some(error @ LocalError::TimedOut { .. })) => {
+            out.abandon(step);
+            return Err(error.into());
+        }
+        Err(cause) => {
+            out.update(&mut step, "stopping what was started");
+            airflow.stop().await;
+            out.abandon(step);
+            let interrupted = || Failure::interrupted().help("nothing is left running");
+            return Err(cause.map_or_else(interrupted, Failure::from));
+        }
+    };
+    out.done(step, "Airflow is up");
+    if let Some(imported) = imported {
+        super::super::object::tell_imported(&imported, &settings, out)?;
+    }
+    tell_address(&airflow, &kept, out)?;
+    let took = duration(started.elapsed());
+    tell_next(&took, out)
+}
+
+fn tell_next(took: &str, out: &mut Console) -> Result<()> {
+    use std::io::Write;
+
+    writeln!(
+        out.status(),
+        "\nUp after {took}. Edits in dags/, include/ and plugins/ are live; `updraft dev logs -f` follows,\n\
+         `updraft dev restart` takes new requirements and plugins, `updraft dev stop` ends it."
+    )?;
+    Ok(())
+}
+
+/// Stops all of it, and says so.
+pub(crate) async fn stop(airflow: &LocalAirflow, out: &mut Console) {
+    if !airflow.runs() {
+        return;
+    }
+    let step = out.step("stopping Airflow");
+    out.announce(&step);
+    airflow.stop().await;
+    out.done(step, "stopped Airflow");
+}
+
+const USUAL: u16 = 8080;
+/// How many ports are looked at.
+const PORTS: u16 = 100;
+
+/// The port that is asked for, that of before, or the first free one.
+fn choose_port(
+    asked: Option<u16>,
+    before: Option<u16>,
+    runs_on: Option<u16>,
+    out: &mut Console,
+) -> Result<u16> {
+    let is_good = |port: &u16| runs_on == Some(*port) || port::is_free(*port);
+    if let Some(port) = asked {
+        if runs_on != Some(port) {
+            port::must_be_free("Airflow", port, "--port")?;
+        }
+        return Ok(port);
+    }
+    let wanted = before.unwrap_or(USUAL);
+    let candidates = std::iter::once(wanted).chain(USUAL..USUAL + PORTS);
+    match candidates.into_iter().find(is_good) {
+        Some(port) => {
+            if port != wanted {
+                out.warn(&format!(
+                    "something else listens on port {wanted}, so Airflow gets {port}"
+                ));
+            }
+            Ok(port)
+        }
+        None => {
+            port::must_be_free("Airflow", wanted, "--port")?;
+            Ok(wanted)
+        }
+    }
+}
