@@ -312,6 +312,11 @@ fn defaults(ask: &SettingsFor<'_>) -> Variables {
     if let Some(url) = ask.metadata_db_url {
         variables.insert("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN".into(), url.to_owned());
     }
+    if let Dags::Folder(_) = ask.dags {
+        // Its looks at the folder, three lines each second, would be all of the log.
+        let quiet = "airflow.dag_processing.manager=WARNING";
+        variables.insert("AIRFLOW__LOGGING__NAMESPACE_LEVELS".into(), quiet.into());
+    }
     variables
 }
 

@@ -4,6 +4,7 @@
 
 mod checked;
 mod common;
+mod dev_start;
 mod edges;
 mod halves;
 mod local;

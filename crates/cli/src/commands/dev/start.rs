@@ -28,6 +28,9 @@ pub(crate) async fn run(args: &StartArgs, cx: &Context, out: &mut Console) -> Re
         let airflow = LocalAirflow::open(place.root())?;
         if all_run(&airflow.components(&kept.run)) {
             writeln!(out.status(), "It is running already")?;
+            if args.up.says_something() {
+                out.warn("what this start asks for is left out; `updraft dev restart` takes it");
+            }
             tell_outdated(&place, &kept, out);
             tell_address(&airflow, &kept, out)?;
             return Ok(Exit::Success);

@@ -37,6 +37,13 @@ pub(crate) struct UpArgs {
     wait: Duration,
 }
 
+impl UpArgs {
+    /// Whether it names anything that an Airflow which runs may not have.
+    pub(crate) fn says_something(&self) -> bool {
+        self.port.is_some() || self.env_file.is_some() || self.settings_file.is_some()
+    }
+}
+
 /// What happens to what runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Running {
