@@ -1,0 +1,396 @@
+//! `updraft dev start` and its companions: a project's folder in a real Airflow.
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use updraft_e2e::{Airflow, Project, files_below, updraft_binary, wait_for};
+use updraft_testkit::{Reaper, free_port};
+
+const PASSWORD: &str = "s3cret-of-the-connection";
+const VARIABLE: &str = "s3cret-of-the-variable";
+const ENVIRONMENT: &str = "s3cret-of-the-env-file";
+const SECRETS: [&str; 3] = [PASSWORD, VARIABLE, ENVIRONMENT];
+
+/// Whoever works on a project.
+struct Desk {
+    root: PathBuf,
+    project: Project,
+    _reaper: Reaper,
+}
+
+struct Printed {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Printed {
+    #[track_caller]
+    fn ended_with(self, code: i32) -> Self {
+        let Self { stdout, stderr, .. } = &self;
+        assert_eq!(self.code, Some(code), "{stdout}\n{stderr}");
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+}
+
+impl Desk {
+    fn new() -> Self {
+        let (root, reaper) = Reaper::folder("updraft-dev-").unwrap();
+        let project = Project::at(root.join("shop"));
+        let desk = Self {
+            root,
+            project,
+            _reaper: reaper,
+        };
+        let init = desk
+            .command(&["dev", "init", "shop"])
+            .current_dir(&desk.root)
+            .output();
+        assert!(init.unwrap().status.success());
+        desk
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(updraft_binary());
+        command
+            .args(arguments)
+            .env("XDG_CONFIG_HOME", self.root.join("config"))
+            .env("UPDRAFT_STATE_DIR", self.state())
+            .env("UPDRAFT_CACHE_DIR", self.root.join("cache"))
+            .env_remove("UPDRAFT_TOKEN")
+            .stdin(Stdio::null());
+        if self.project.root().is_dir() {
+            command.current_dir(self.project.root());
+        }
+        command
+    }
+
+    /// Runs one, which says no secret.
+    fn dev(&self, arguments: &[&str]) -> Printed {
+        let child = self
+            .command(&[&["dev"], arguments].concat())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = child.unwrap();
+        while child.try_wait().unwrap().is_none() {
+            assert_eq!(in_process_lists(), [""; 0], "while `{arguments:?}` ran");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        printed(child.wait_with_output().unwrap())
+    }
+
+    fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    /// The folder of the one Airflow.
+    fn kept(&self) -> PathBuf {
+        let entries = fs::read_dir(self.state().join("dev")).unwrap();
+        let mut folders = entries.map(|entry| entry.unwrap().path());
+        folders.find(|path| path.is_dir()).unwrap()
+    }
+
+    fn components(&self) -> Value {
+        self.dev(&["ps", "-o", "json"]).ended_with(0).json()
+    }
+
+    fn pid(&self, component: &str) -> Option<Pid> {
+        let seen = self.components();
+        let components = seen["components"].as_array().unwrap();
+        let found = components.iter().find(|it| it["name"] == component);
+        let pid = found.unwrap()["pid"].as_i64()?;
+        Pid::from_raw(i32::try_from(pid).unwrap())
+    }
+
+    /// Processes that belong to its Airflow.
+    fn running(&self) -> Vec<String> {
+        let state = self.state();
+        let state = state.to_str().unwrap();
+        let belongs = |process: &Path| {
+            let environ = fs::read(process.join("environ")).unwrap_or_default();
+            String::from_utf8_lossy(&environ).contains(state)
+                || fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(state))
+        };
+        let all = processes().into_iter();
+        all.filter(|process| belongs(process))
+            .map(|process| command_line(&process))
+            .collect()
+    }
+
+    /// What is in the project's folder.
+    fn files(&self) -> BTreeSet<PathBuf> {
+        files_below(self.project.root())
+            .unwrap()
+            .into_iter()
+            .collect()
+    }
+}
+
+fn printed(output: std::process::Output) -> Printed {
+    let printed = Printed {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    };
+    for secret in SECRETS {
+        assert!(!printed.stdout.contains(secret), "{}", printed.stdout);
+        assert!(!printed.stderr.contains(secret), "{}", printed.stderr);
+    }
+    printed
+}
+
+fn processes() -> Vec<PathBuf> {
+    let own = std::process::id().to_string();
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let is_other = |name: &str| name.parse::<u32>().is_ok() && name != own;
+    entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_other))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn command_line(process: &Path) -> String {
+    let line = fs::read(process.join("cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).replace('\0', " ")
+}
+
+/// Command lines that have a secret.
+fn in_process_lists() -> Vec<String> {
+    let lines = processes()
+        .into_iter()
+        .map(|process| command_line(&process));
+    lines
+        .filter(|line| SECRETS.iter().any(|secret| line.contains(secret)))
+        .collect()
+}
+
+/// Files below a folder that have a secret in clear.
+fn told_in(folder: &Path) -> Vec<PathBuf> {
+    let tells = |path: &PathBuf| {
+        let bytes = fs::read(path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        SECRETS.iter().any(|secret| text.contains(secret))
+    };
+    files_below(folder)
+        .unwrap()
+        .into_iter()
+        .filter(tells)
+        .collect()
+}
+
+fn sign_in(start: &Printed) -> Airflow {
+    let word_after = |before: &str| {
+        let (_, rest) = start.stdout.split_once(before).unwrap();
+        rest.split_whitespace().next().unwrap().to_owned()
+    };
+    let url = format!("http://{}", word_after("http://"));
+    Airflow::sign_in(&url, "admin", &word_after("password ")).unwrap()
+}
+
+fn wait_for_tasks(airflow: &Airflow, dag: &str, wanted: &[&str]) {
+    wait_for(dag, Duration::from_secs(60), || {
+        // Until then Airflow knows no such DAG.
+        let tasks = airflow.tasks(dag).unwrap_or_default();
+        Ok((tasks == wanted).then_some(()))
+    })
+    .unwrap();
+}
+
+const SETTINGS: &str = "airflow:
+  connections:
+    - conn_id: warehouse
+      conn_type: postgres
+      conn_host: db
+      conn_login: me
+      conn_password: s3cret-of-the-connection
+      conn_port: 5432
+      conn_extra:
+        sslmode: require
+  variables:
+    - variable_name: region
+      variable_value: s3cret-of-the-variable
+  pools:
+    - pool_name: small
+      pool_slot: 2
+";
+
+#[test]
+fn a_project_runs_live_from_its_folder() {
+    let desk = Desk::new();
+    desk.project
+        .write("airflow_settings.yaml", SETTINGS)
+        .unwrap();
+    desk.project
+        .write(".env", &format!("LOCAL_TOKEN={ENVIRONMENT}\n"))
+        .unwrap();
+    let before = desk.files();
+
+    // Two at once give one Airflow.
+    let port = free_port().to_string();
+    let start = ["start", "--port", &port, "--wait", "5m"];
+    let second = std::thread::scope(|scope| {
+        let second = scope.spawn(|| desk.dev(&start).ended_with(0));
+        let first = desk.dev(&start).ended_with(0);
+        let second = second.join().unwrap();
+        let already = [&first, &second].map(|it| it.stderr.contains("It is running already"));
+        assert_eq!(already.iter().filter(|it| **it).count(), 1);
+        second
+    });
+    let airflow = sign_in(&second);
+    assert_eq!(desk.components()["state"], "running");
+
+    // An edit is seen without a command, and so is what `.env` and the settings file have.
+    desk.project.write_dag("fresh", &["one"]).unwrap();
+    wait_for_tasks(&airflow, "fresh", &["one"]);
+    desk.project.write_dag("fresh", &["one", "two"]).unwrap();
+    wait_for_tasks(&airflow, "fresh", &["one", "two"]);
+    let body = "import os\nfrom airflow.sdk import Variable\nimport hashlib\nboth = os.environ['LOCAL_TOKEN'] + Variable.get('region')\nreturn len(both)";
+    desk.project.write_python_dag("reads", "", body).unwrap();
+    wait_for_tasks(&airflow, "reads", &["step"]);
+    let run = airflow.trigger("reads").unwrap();
+    airflow.wait_for_success("reads", &run).unwrap();
+    let read = airflow.returned("reads", &run, "step").unwrap();
+    assert_eq!(read, (ENVIRONMENT.len() + VARIABLE.len()) as u64);
+
+    // Airflow's own command line, with its exit codes.
+    let listed = desk
+        .dev(&["run", "dags", "list", "-o", "json"])
+        .ended_with(0);
+    assert!(listed.stdout.contains("\"fresh\""), "{}", listed.stdout);
+    let missing = desk.dev(&["run", "dags", "show", "nowhere"]);
+    assert!(missing.code.is_some_and(|code| code != 0));
+    let inside = desk.dev(&["bash", "-c", "pwd; python -c 'import airflow_updraft'"]);
+    let inside = inside.ended_with(0).stdout;
+    assert_eq!(inside.trim(), desk.project.root().to_str().unwrap());
+
+    // What is exported is what was imported.
+    let file = desk.root.join("exported.yaml");
+    let file = file.to_str().unwrap();
+    let export = ["object", "export", "--settings-file", file];
+    let told = desk.dev(&export).ended_with(0);
+    assert!(told.stderr.contains("in clear"), "{}", told.stderr);
+    assert_eq!(
+        fs::metadata(file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let text = fs::read_to_string(file).unwrap();
+    for part in [
+        PASSWORD,
+        VARIABLE,
+        "sslmode",
+        "pool_slot: 2",
+        "conn_port: 5432",
+    ] {
+        assert!(text.contains(part), "no {part} in it");
+    }
+    desk.dev(&export).ended_with(8);
+    let import = ["object", "import", "--settings-file", file];
+    let same = desk.dev(&import).ended_with(0);
+    assert!(
+        same.stderr.contains("had them as they are"),
+        "{}",
+        same.stderr
+    );
+    desk.dev(&["run", "variables", "delete", "region"])
+        .ended_with(0);
+    desk.dev(&["run", "connections", "delete", "warehouse"])
+        .ended_with(0);
+    let connections = [&import[..], &["--connections"]].concat();
+    let one = desk.dev(&connections).ended_with(0);
+    assert!(
+        one.stderr
+            .contains("1 connection from exported.yaml (1 new"),
+        "{}",
+        one.stderr
+    );
+    let rest = desk.dev(&import).ended_with(0);
+    assert!(
+        rest.stderr.contains("(1 new or changed)"),
+        "{}",
+        rest.stderr
+    );
+    desk.dev(&export).ended_with(8);
+    desk.dev(&[&export[..], &["--force"]].concat())
+        .ended_with(0);
+    assert_eq!(fs::read_to_string(file).unwrap(), text);
+
+    // What a crash leaves is told, and mended.
+    let scheduler = desk.pid("scheduler").unwrap();
+    kill_process(scheduler, Signal::KILL).unwrap();
+    wait_for("its end", Duration::from_secs(10), || {
+        Ok((desk.components()["state"] == "degraded").then_some(()))
+    })
+    .unwrap();
+    let ps = desk.dev(&["ps"]).ended_with(0);
+    assert!(ps.stdout.contains("ended by itself"), "{}", ps.stdout);
+    // And what was changed meanwhile is named.
+    desk.project
+        .write(".env", &format!("LOCAL_TOKEN={ENVIRONMENT}\nMORE=1\n"))
+        .unwrap();
+    let ps = desk.dev(&["ps"]).ended_with(0);
+    assert!(ps.stderr.contains(".env: changed"), "{}", ps.stderr);
+    let restarted = desk.dev(&["restart", "--wait", "5m"]).ended_with(0);
+    assert!(restarted.stdout.contains(&port), "{}", restarted.stdout);
+    assert_eq!(desk.components()["state"], "running");
+    assert_ne!(desk.pid("scheduler"), Some(scheduler));
+    let airflow = sign_in(&restarted);
+    let run = airflow.trigger("reads").unwrap();
+    airflow.wait_for_success("reads", &run).unwrap();
+    let logs = desk.dev(&["logs", "--scheduler"]).ended_with(0);
+    assert!(logs.stdout.contains("scheduler"), "{}", logs.stdout);
+    desk.dev(&["logs", "--webserver"]).ended_with(6);
+
+    // Nothing of it is in the project, and no secret is anywhere.
+    let mut expected = before;
+    for dag in ["fresh", "reads"] {
+        expected.insert(desk.project.root().join(format!("dags/{dag}.py")));
+    }
+    assert_eq!(desk.files(), expected);
+    assert_eq!(told_in(&desk.state()), [PathBuf::new(); 0]);
+
+    // The database stays until it is asked to go.
+    desk.dev(&["stop"]).ended_with(0);
+    assert_eq!(desk.running(), [""; 0]);
+    assert_eq!(desk.components()["state"], "stopped");
+    assert!(desk.kept().join("airflow/airflow.db").exists());
+    desk.dev(&["kill", "--yes"]).ended_with(0);
+    assert!(
+        !desk
+            .state()
+            .join("dev")
+            .read_dir()
+            .unwrap()
+            .any(|it| it.unwrap().path().is_dir())
+    );
+}
+
+#[test]
+fn a_component_that_cannot_start_is_told_with_its_last_words_and_nothing_is_left() {
+    let desk = Desk::new();
+    // Each process of Airflow's reads the project's local settings as it starts.
+    let code = "import sys\nif 'scheduler' in ' '.join(sys.argv):\n    raise SystemExit('told by the project')\n";
+    desk.project
+        .write("airflow_local_settings.py", code)
+        .unwrap();
+    let port = free_port().to_string();
+    let refused = desk.dev(&["start", "--port", &port]).ended_with(1);
+    for said in [
+        "Airflow's scheduler does not come up",
+        "told by the project",
+    ] {
+        assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    }
+    assert_eq!(desk.running(), [""; 0]);
+}
