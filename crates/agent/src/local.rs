@@ -80,6 +80,11 @@ impl LocalRun {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// The Python of the environment: `-m airflow` is its command line.
+    pub fn python(&self) -> &Path {
+        &self.python
+    }
+
     /// Whether the virtual environment is still there.
     pub fn is_installed(&self) -> bool {
         self.python.exists()
@@ -339,6 +344,17 @@ impl LocalAirflow {
         }
     }
 
+    /// Refuses what could not run on the database that is here. Changes nothing.
+    pub fn check(&self, run: &LocalRun) -> Result<(), LocalError> {
+        let setup = self.setup(run);
+        let database = Database {
+            launcher: &self.launcher,
+            common: &setup.common(&self.disk),
+        };
+        let pending = database.pending().map(drop);
+        pending.map_err(|error| self.not_migrated(error))
+    }
+
     /// Has it run: what runs as asked is left alone, what does not is started.
     /// Comes back once all of it works. What parses DAGs begins when the objects
     /// are there.
@@ -457,11 +473,6 @@ impl LocalAirflow {
         let venv = run.venv.display().to_string();
         variables.insert("VIRTUAL_ENV".into(), venv);
         variables
-    }
-
-    /// The Python of the environment: `-m airflow` is its command line.
-    pub fn python<'a>(&self, run: &'a LocalRun) -> &'a Path {
-        &run.python
     }
 
     /// Gives Airflow what a settings file has, all of it or nothing. Twice is once.

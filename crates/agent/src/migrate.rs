@@ -34,8 +34,8 @@ pub(crate) struct Database<'a> {
 
 /// What is to be done before that Airflow starts.
 pub(crate) struct Migration {
-    /// The Airflow that the database, a file, was migrated to before.
-    copied_from: Option<String>,
+    /// The Airflow that the database was migrated to before.
+    before: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -98,8 +98,8 @@ impl Database<'_> {
         if before.is_some() {
             too_old(disk, self.common.environment)?;
         }
-        let copied_from = before.filter(|_| is_own_file).map(|before| before.airflow);
-        Ok(Some(Migration { copied_from }))
+        let before = before.map(|before| before.airflow);
+        Ok(Some(Migration { before }))
     }
 
     /// Brings it to the environment's version.
@@ -109,10 +109,15 @@ impl Database<'_> {
         admin_password: &str,
     ) -> Result<(), MigrateError> {
         let common = self.common;
-        if let Some(before) = migration.copied_from {
-            let backup = common.copy_database("airflow.db", &kept_as(&before));
+        if let Some(before) = &migration.before
+            && self.is_own_file()
+        {
+            let backup = common.copy_database("airflow.db", &kept_as(before));
             self.run(&backup, "a backup of Airflow's database").await?;
             failpoint("agent.migrate.backed_up");
+        }
+        if let Some(before) = &migration.before {
+            self.set_aside_settings(before)?;
         }
         self.run(&common.migrate(), "`airflow db migrate`").await?;
         failpoint("agent.migrate.end");
@@ -122,6 +127,20 @@ impl Database<'_> {
         }
         Migrated::of(common).keep(common.disk)?;
         Ok(())
+    }
+
+    /// Airflow writes its defaults into a file and believes them later. Those of
+    /// Airflow 2 name things that Airflow 3 has not.
+    fn set_aside_settings(&self, before: &str) -> io::Result<()> {
+        if before.starts_with("2.") == self.common.environment.is_airflow_2() {
+            return Ok(());
+        }
+        let home = self.common.disk.airflow_home();
+        let kept = home.join(format!("airflow.cfg.of-{before}"));
+        match std::fs::rename(home.join("airflow.cfg"), kept) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     async fn run(&self, spec: &Spec, what: &'static str) -> Result<(), MigrateError> {

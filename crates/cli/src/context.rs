@@ -134,22 +134,22 @@ impl Context {
                 .join("updraft"),
         )
     }
+}
 
-    /// Where things are kept that cannot be made again, such as databases.
-    pub(crate) fn state_dir(&self) -> Result<PathBuf> {
-        if let Some(dir) = std::env::var_os("UPDRAFT_STATE_DIR").filter(|dir| !dir.is_empty()) {
-            return Ok(std::path::absolute(PathBuf::from(dir))?);
-        }
-        let strategy = etcetera::choose_base_strategy().ok();
-        let usual = strategy.map(|it| it.state_dir().unwrap_or_else(|| it.data_dir()));
-        usual.map(|dir| dir.join("updraft")).ok_or_else(|| {
-            Failure::new(
-                Exit::Prerequisite,
-                "there is no folder to keep databases in",
-            )
-            .help("set UPDRAFT_STATE_DIR")
-        })
+/// Where things are kept that cannot be made again, such as databases.
+pub(crate) fn state_dir() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("UPDRAFT_STATE_DIR").filter(|dir| !dir.is_empty()) {
+        return Ok(std::path::absolute(PathBuf::from(dir))?);
     }
+    let strategy = etcetera::choose_base_strategy().ok();
+    let usual = strategy.map(|it| it.state_dir().unwrap_or_else(|| it.data_dir()));
+    usual.map(|dir| dir.join("updraft")).ok_or_else(|| {
+        Failure::new(
+            Exit::Prerequisite,
+            "there is no folder to keep databases in",
+        )
+        .help("set UPDRAFT_STATE_DIR")
+    })
 }
 
 /// The same client with the token for where it goes. Blocks where that is on

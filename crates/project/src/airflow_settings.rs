@@ -4,6 +4,8 @@
 //! A check reads names alone, as [`AirflowNames`]. [`AirflowObjects`] has the values too:
 //! they are secrets, so it has no `Debug`, and no error quotes one.
 
+use std::fmt::Write as _;
+
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -33,6 +35,7 @@ pub struct AirflowObjects {
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_field_names, reason = "as the file has them")]
 pub struct AirflowConnection {
     #[serde(deserialize_with = "text")]
     pub conn_id: String,
@@ -51,6 +54,7 @@ pub struct AirflowConnection {
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_field_names, reason = "as the file has them")]
 pub struct AirflowVariable {
     #[serde(deserialize_with = "text")]
     pub variable_name: String,
@@ -61,6 +65,7 @@ pub struct AirflowVariable {
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_field_names, reason = "as the file has them")]
 pub struct AirflowPool {
     #[serde(deserialize_with = "text")]
     pub pool_name: String,
@@ -163,7 +168,7 @@ struct Yaml(String);
 impl Yaml {
     fn section<T>(&mut self, name: &str, items: &[T], write: impl Fn(&mut Self, &T)) {
         let none = if items.is_empty() { " []" } else { "" };
-        self.0 += &format!("  {name}:{none}\n");
+        let _ = writeln!(self.0, "  {name}:{none}");
         for item in items {
             write(self, item);
         }
@@ -181,7 +186,7 @@ impl Yaml {
         let Some(value) = value.and_then(|value| serde_json::to_string(value).ok()) else {
             return;
         };
-        self.0 += &format!("{before}{name}: {}\n", escaped(&value));
+        let _ = writeln!(self.0, "{before}{name}: {}", escaped(&value));
     }
 }
 
@@ -228,10 +233,10 @@ impl AirflowNames {
     /// Reads the names in the file's text; none when it names nothing, as the
     /// file of a new project does.
     pub fn parse(text: &str) -> Result<Option<Self>, AirflowSettingsError> {
-        let named = read::<Names>(text)?.unwrap_or_default();
+        let file = read::<Names>(text)?.unwrap_or_default();
         let filled = |name: Option<String>| name.filter(|name| !name.is_empty());
-        let variables = named.variables.unwrap_or_default().into_iter();
-        let connections = named.connections.unwrap_or_default().into_iter();
+        let variables = file.variables.unwrap_or_default().into_iter();
+        let connections = file.connections.unwrap_or_default().into_iter();
         let names = Self {
             variables: variables
                 .filter_map(|it| filled(it.variable_name))

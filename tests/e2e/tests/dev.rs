@@ -45,7 +45,8 @@ impl Printed {
 }
 
 impl Desk {
-    fn new() -> Self {
+    /// A new project for that Airflow, with secrets in its settings file.
+    fn new(airflow: &str) -> Self {
         let (root, reaper) = Reaper::folder("updraft-dev-").unwrap();
         let project = Project::at(root.join("shop"));
         let desk = Self {
@@ -228,63 +229,84 @@ const SETTINGS: &str = "airflow:
 
 #[test]
 fn a_project_runs_live_from_its_folder() {
-    let desk = Desk::new();
-    desk.project
-        .write("airflow_settings.yaml", SETTINGS)
-        .unwrap();
+    let desk = Desk::new("3.3.2");
     desk.project
         .write(".env", &format!("LOCAL_TOKEN={ENVIRONMENT}\n"))
         .unwrap();
-    let before = desk.files();
+    let mut files = desk.files();
 
     // Two at once give one Airflow.
     let port = free_port().to_string();
     let start = ["start", "--port", &port, "--wait", "5m"];
-    let second = std::thread::scope(|scope| {
+    let started = std::thread::scope(|scope| {
         let second = scope.spawn(|| desk.dev(&start).ended_with(0));
         let first = desk.dev(&start).ended_with(0);
         let second = second.join().unwrap();
-        let already = [&first, &second].map(|it| it.stderr.contains("It is running already"));
-        assert_eq!(already.iter().filter(|it| **it).count(), 1);
+        let waited = [&first, &second].map(|it| it.stderr.contains("It is running already"));
+        assert_eq!(waited.iter().filter(|it| **it).count(), 1);
         second
     });
-    let airflow = sign_in(&second);
     assert_eq!(desk.components()["state"], "running");
 
-    // An edit is seen without a command, and so is what `.env` and the settings file have.
+    edits_are_seen(&desk, &sign_in(&started));
+    commands_of_airflow_work(&desk);
+    what_is_exported_is_what_was_imported(&desk);
+    a_crash_is_told_and_mended(&desk, &port);
+
+    // Nothing of it is in the project, and no secret is anywhere.
+    for dag in ["fresh", "reads"] {
+        files.insert(desk.project.root().join(format!("dags/{dag}.py")));
+    }
+    assert_eq!(desk.files(), files);
+    let told = told_in(&desk.state());
+    assert!(told.is_empty(), "{told:?}");
+
+    // The database stays until it is asked to go.
+    desk.dev(&["stop"]).ended_with(0);
+    assert_eq!(desk.running(), [""; 0]);
+    assert_eq!(desk.components()["state"], "stopped");
+    let kept = desk.kept();
+    assert!(kept.join("airflow/airflow.db").exists());
+    desk.dev(&["kill", "--yes"]).ended_with(0);
+    assert!(!kept.exists());
+}
+
+/// Without a command; and so is what `.env` and the settings file have.
+fn edits_are_seen(desk: &Desk, airflow: &Airflow) {
     desk.project.write_dag("fresh", &["one"]).unwrap();
-    wait_for_tasks(&airflow, "fresh", &["one"]);
+    wait_for_tasks(airflow, "fresh", &["one"]);
     desk.project.write_dag("fresh", &["one", "two"]).unwrap();
-    wait_for_tasks(&airflow, "fresh", &["one", "two"]);
-    let body = "import os\nfrom airflow.sdk import Variable\nimport hashlib\nboth = os.environ['LOCAL_TOKEN'] + Variable.get('region')\nreturn len(both)";
-    desk.project.write_python_dag("reads", "", body).unwrap();
-    wait_for_tasks(&airflow, "reads", &["step"]);
+    wait_for_tasks(airflow, "fresh", &["one", "two"]);
+    let head = "import os\nfrom airflow.sdk import Variable";
+    let body = "return len(os.environ['LOCAL_TOKEN'] + Variable.get('region'))";
+    desk.project.write_python_dag("reads", head, body).unwrap();
+    wait_for_tasks(airflow, "reads", &["step"]);
     let run = airflow.trigger("reads").unwrap();
     airflow.wait_for_success("reads", &run).unwrap();
     let read = airflow.returned("reads", &run, "step").unwrap();
     assert_eq!(read, (ENVIRONMENT.len() + VARIABLE.len()) as u64);
+}
 
-    // Airflow's own command line, with its exit codes.
+fn commands_of_airflow_work(desk: &Desk) {
     let listed = desk
         .dev(&["run", "dags", "list", "-o", "json"])
         .ended_with(0);
     assert!(listed.stdout.contains("\"fresh\""), "{}", listed.stdout);
     let missing = desk.dev(&["run", "dags", "show", "nowhere"]);
     assert!(missing.code.is_some_and(|code| code != 0));
-    let inside = desk.dev(&["bash", "-c", "pwd; python -c 'import airflow_updraft'"]);
-    let inside = inside.ended_with(0).stdout;
+    let script = "pwd; python -c 'import airflow_updraft'; exit 7";
+    let inside = desk.dev(&["bash", "-c", script]).ended_with(7).stdout;
     assert_eq!(inside.trim(), desk.project.root().to_str().unwrap());
+}
 
-    // What is exported is what was imported.
+fn what_is_exported_is_what_was_imported(desk: &Desk) {
     let file = desk.root.join("exported.yaml");
     let file = file.to_str().unwrap();
     let export = ["object", "export", "--settings-file", file];
     let told = desk.dev(&export).ended_with(0);
     assert!(told.stderr.contains("in clear"), "{}", told.stderr);
-    assert_eq!(
-        fs::metadata(file).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    let mode = fs::metadata(file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
     let text = fs::read_to_string(file).unwrap();
     for part in [
         PASSWORD,
@@ -296,53 +318,41 @@ fn a_project_runs_live_from_its_folder() {
         assert!(text.contains(part), "no {part} in it");
     }
     desk.dev(&export).ended_with(8);
+
     let import = ["object", "import", "--settings-file", file];
-    let same = desk.dev(&import).ended_with(0);
-    assert!(
-        same.stderr.contains("had them as they are"),
-        "{}",
-        same.stderr
-    );
+    let imports = |arguments: &[&str], said: &str| {
+        let printed = desk.dev(arguments).ended_with(0);
+        assert!(printed.stderr.contains(said), "{}", printed.stderr);
+    };
+    imports(&import, "had them as they are");
     desk.dev(&["run", "variables", "delete", "region"])
         .ended_with(0);
     desk.dev(&["run", "connections", "delete", "warehouse"])
         .ended_with(0);
     let connections = [&import[..], &["--connections"]].concat();
-    let one = desk.dev(&connections).ended_with(0);
-    assert!(
-        one.stderr
-            .contains("1 connection from exported.yaml (1 new"),
-        "{}",
-        one.stderr
-    );
-    let rest = desk.dev(&import).ended_with(0);
-    assert!(
-        rest.stderr.contains("(1 new or changed)"),
-        "{}",
-        rest.stderr
-    );
-    desk.dev(&export).ended_with(8);
+    imports(&connections, "1 connection from exported.yaml (1 new");
+    imports(&import, "(1 new or changed)");
     desk.dev(&[&export[..], &["--force"]].concat())
         .ended_with(0);
     assert_eq!(fs::read_to_string(file).unwrap(), text);
+}
 
-    // What a crash leaves is told, and mended.
+fn a_crash_is_told_and_mended(desk: &Desk, port: &str) {
     let scheduler = desk.pid("scheduler").unwrap();
     kill_process(scheduler, Signal::KILL).unwrap();
     wait_for("its end", Duration::from_secs(10), || {
         Ok((desk.components()["state"] == "degraded").then_some(()))
     })
     .unwrap();
+    // What was changed meanwhile is named, too.
+    let more = format!("LOCAL_TOKEN={ENVIRONMENT}\nMORE=1\n");
+    desk.project.write(".env", &more).unwrap();
     let ps = desk.dev(&["ps"]).ended_with(0);
     assert!(ps.stdout.contains("ended by itself"), "{}", ps.stdout);
-    // And what was changed meanwhile is named.
-    desk.project
-        .write(".env", &format!("LOCAL_TOKEN={ENVIRONMENT}\nMORE=1\n"))
-        .unwrap();
-    let ps = desk.dev(&["ps"]).ended_with(0);
     assert!(ps.stderr.contains(".env: changed"), "{}", ps.stderr);
+
     let restarted = desk.dev(&["restart", "--wait", "5m"]).ended_with(0);
-    assert!(restarted.stdout.contains(&port), "{}", restarted.stdout);
+    assert!(restarted.stdout.contains(port), "{}", restarted.stdout);
     assert_eq!(desk.components()["state"], "running");
     assert_ne!(desk.pid("scheduler"), Some(scheduler));
     let airflow = sign_in(&restarted);
@@ -351,34 +361,49 @@ fn a_project_runs_live_from_its_folder() {
     let logs = desk.dev(&["logs", "--scheduler"]).ended_with(0);
     assert!(logs.stdout.contains("scheduler"), "{}", logs.stdout);
     desk.dev(&["logs", "--webserver"]).ended_with(6);
+}
 
-    // Nothing of it is in the project, and no secret is anywhere.
-    let mut expected = before;
-    for dag in ["fresh", "reads"] {
-        expected.insert(desk.project.root().join(format!("dags/{dag}.py")));
-    }
-    assert_eq!(desk.files(), expected);
-    assert_eq!(told_in(&desk.state()), [PathBuf::new(); 0]);
+#[test]
+fn a_project_goes_from_airflow_2_to_3_and_not_back() {
+    let desk = Desk::new("2.11.2");
+    let port = free_port().to_string();
+    desk.dev(&["start", "--port", &port, "--wait", "5m"])
+        .ended_with(0);
+    let export = |name: &str| {
+        let file = desk.root.join(name);
+        let file = file.to_str().unwrap();
+        desk.dev(&["object", "export", "--settings-file", file])
+            .ended_with(0);
+        fs::read_to_string(file).unwrap()
+    };
+    let before = export("before.yaml");
+    assert!(before.contains(PASSWORD) && before.contains(VARIABLE));
 
-    // The database stays until it is asked to go.
-    desk.dev(&["stop"]).ended_with(0);
-    assert_eq!(desk.running(), [""; 0]);
-    assert_eq!(desk.components()["state"], "stopped");
-    assert!(desk.kept().join("airflow/airflow.db").exists());
-    desk.dev(&["kill", "--yes"]).ended_with(0);
+    let dockerfile = fs::read_to_string(desk.project.root().join("Dockerfile")).unwrap();
+    let newer = dockerfile.replace("2.11.2", "3.3.2");
+    desk.project.write("Dockerfile", &newer).unwrap();
+    desk.dev(&["restart", "--wait", "5m"]).ended_with(0);
+    assert_eq!(desk.components()["airflow_version"], "3.3.2");
+    assert_eq!(export("after.yaml"), before);
+
+    // What is refused stops nothing.
+    desk.project.write("Dockerfile", &dockerfile).unwrap();
+    let refused = desk.dev(&["restart"]).ended_with(8);
     assert!(
-        !desk
-            .state()
-            .join("dev")
-            .read_dir()
-            .unwrap()
-            .any(|it| it.unwrap().path().is_dir())
+        refused.stderr.contains("migrated to 3.3.2"),
+        "{}",
+        refused.stderr
     );
+    assert_eq!(desk.components()["state"], "running");
+    let told = told_in(&desk.state());
+    assert!(told.is_empty(), "{told:?}");
+    desk.dev(&["kill", "--yes"]).ended_with(0);
+    assert_eq!(desk.running(), [""; 0]);
 }
 
 #[test]
 fn a_component_that_cannot_start_is_told_with_its_last_words_and_nothing_is_left() {
-    let desk = Desk::new();
+    let desk = Desk::new("3.3.2");
     // Each process of Airflow's reads the project's local settings as it starts.
     let code = "import sys\nif 'scheduler' in ' '.join(sys.argv):\n    raise SystemExit('told by the project')\n";
     desk.project

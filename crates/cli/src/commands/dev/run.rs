@@ -45,7 +45,7 @@ pub(crate) struct BashArgs {
 pub(crate) fn airflow(args: &RunArgs, cx: &Context) -> Result<Exit> {
     let place = Place::of(cx)?;
     let (kept, airflow) = place.installed()?;
-    let mut command = Command::new(airflow.python(&kept.run));
+    let mut command = Command::new(kept.run.python());
     command.args(["-m", "airflow"]).args(&args.command);
     command.envs(airflow.variables(&kept.run));
     become_it(command, &place)

@@ -13,7 +13,7 @@ use crate::failure::Result;
 /// Run the project here, in a real Airflow
 ///
 /// Makes the environment that the Dockerfile and requirements.txt ask for, starts Airflow in it on this machine alone, and
-/// imports airflow_settings.yaml. DAGs, plugins and other files are read from the project's folder: an edit needs no
+/// imports `airflow_settings.yaml`. DAGs, plugins and other files are read from the project's folder: an edit needs no
 /// command. Airflow goes on when the command has ended; its database and logs are kept outside the project.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StartArgs {

@@ -28,7 +28,7 @@ pub(crate) struct UpArgs {
     #[arg(short, long = "env", value_name = "FILE")]
     env_file: Option<PathBuf>,
 
-    /// File with connections, variables and pools (default: airflow_settings.yaml)
+    /// File with connections, variables and pools (default: `airflow_settings.yaml`)
     #[arg(short, long, value_name = "FILE")]
     settings_file: Option<PathBuf>,
 
@@ -101,24 +101,21 @@ pub(crate) async fn bring_up(
     if let Some(port) = args.port.filter(|port| own_port != Some(*port)) {
         port::must_be_free("Airflow", port, "--port")?;
     }
-    if running == Running::Stops {
-        stop(&airflow, out).await;
-    }
-    let port = choose_port(
-        args.port,
-        before,
-        own_port.filter(|_| running == Running::Stays),
-        out,
-    )?;
     let mut run = LocalRun::new(
         &realised,
         image.airflow_version.to_string(),
         image_variables,
         project.root().to_owned(),
-        port,
+        before.unwrap_or(USUAL),
     );
     let env = inputs::digest(&own);
     run.own = own;
+    airflow.check(&run)?;
+    if running == Running::Stops {
+        stop(&airflow, out).await;
+    }
+    let runs_on = own_port.filter(|_| running == Running::Stays);
+    run.port = choose_port(args.port, before, runs_on, out)?;
     for name in run.reserved() {
         out.warn(&format!(
             "Updraft sets {name} itself; the project's value is left out"
@@ -204,18 +201,14 @@ fn choose_port(
     }
     let wanted = before.unwrap_or(USUAL);
     let candidates = std::iter::once(wanted).chain(USUAL..USUAL + PORTS);
-    match candidates.into_iter().find(is_good) {
-        Some(port) => {
-            if port != wanted {
-                out.warn(&format!(
-                    "something else listens on port {wanted}, so Airflow gets {port}"
-                ));
-            }
-            Ok(port)
-        }
-        None => {
-            port::must_be_free("Airflow", wanted, "--port")?;
-            Ok(wanted)
-        }
+    let Some(port) = candidates.into_iter().find(is_good) else {
+        port::must_be_free("Airflow", wanted, "--port")?;
+        return Ok(wanted);
+    };
+    if port != wanted {
+        out.warn(&format!(
+            "something else listens on port {wanted}, so Airflow gets {port}"
+        ));
     }
+    Ok(port)
 }

@@ -13,7 +13,7 @@ use updraft_project::{ImageFingerprint, Project, project_name_for};
 
 use super::inputs;
 use crate::console::Console;
-use crate::context::Context;
+use crate::context::{Context, state_dir};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 
@@ -46,7 +46,7 @@ impl Place {
         let key = Digest::of(project.root().as_os_str().as_bytes()).short();
         let name = format!("{}-{key}", project_name_for(project.root()));
         Ok(Self {
-            root: cx.state_dir()?.join("dev").join(name),
+            root: state_dir()?.join("dev").join(name),
             project,
         })
     }

@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 
-/// Write what the local Airflow has into airflow_settings.yaml
+/// Write what the local Airflow has into `airflow_settings.yaml`
 ///
 /// Values are written in clear, passwords as well, since that is what the file is for; only you can read it.
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub(crate) struct ExportArgs {
     #[command(flatten)]
     kinds: KindArgs,
 
-    /// File to write (default: airflow_settings.yaml)
+    /// File to write (default: `airflow_settings.yaml`)
     #[arg(short, long, value_name = "FILE")]
     settings_file: Option<PathBuf>,
 

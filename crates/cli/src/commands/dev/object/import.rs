@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Result;
 
-/// Give the local Airflow what airflow_settings.yaml has
+/// Give the local Airflow what `airflow_settings.yaml` has
 ///
 /// What Airflow has under the same name is replaced, and nothing else is removed. `updraft dev start` does this, too.
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub(crate) struct ImportArgs {
     #[command(flatten)]
     kinds: KindArgs,
 
-    /// File to read (default: airflow_settings.yaml)
+    /// File to read (default: `airflow_settings.yaml`)
     #[arg(short, long, value_name = "FILE")]
     settings_file: Option<PathBuf>,
 }
