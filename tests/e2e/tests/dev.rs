@@ -54,11 +54,12 @@ impl Desk {
             project,
             _reaper: reaper,
         };
-        let init = desk
-            .command(&["dev", "init", "shop"])
-            .current_dir(&desk.root)
-            .output();
+        let init = ["dev", "init", "shop", "--airflow-version", airflow];
+        let init = desk.command(&init).current_dir(&desk.root).output();
         assert!(init.unwrap().status.success());
+        desk.project
+            .write("airflow_settings.yaml", SETTINGS)
+            .unwrap();
         desk
     }
 
