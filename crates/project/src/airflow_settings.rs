@@ -268,7 +268,7 @@ mod tests {
         assert!(AirflowNames::parse("airflow: [").is_err());
     }
 
-    const FILE: &str = r#"airflow:
+    const FILE: &str = r"airflow:
   connections:
     - conn_id: warehouse
       conn_type: postgres
@@ -289,7 +289,7 @@ mod tests {
       variable_value: eu
     - variable_name: limits
       variable_value: {a: 1}
-"#;
+";
 
     #[test]
     fn reads_values_and_writes_what_it_reads() {
