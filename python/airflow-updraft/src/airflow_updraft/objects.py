@@ -13,6 +13,7 @@ nothing else does: `{"error": "…"}` names what is wrong and quotes no value, a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -94,9 +95,10 @@ def _import_variable(session: Session, item: dict[str, Any]) -> bool:
     from sqlalchemy import select
 
     value, description = _text(item.get("variable_value")), item.get("variable_description")
+    model: Any = Variable
     old: Any = session.scalar(select(Variable).where(Variable.key == item["variable_name"]))
     if old is None:
-        session.add(Variable(key=item["variable_name"], val=value, description=description))
+        session.add(model(key=item["variable_name"], val=value, description=description))
         return True
     if old.get_val() == value and (old.description or None) == (description or None):
         return False
@@ -159,11 +161,9 @@ def _export_connections(session: Session) -> list[dict[str, Any]]:
             item[f"conn_{field.removeprefix('conn_')}"] = getattr(known, field) or None
         extra = known.get_extra()
         if extra:
-            try:
+            # Older Airflows took any text.
+            with contextlib.suppress(ValueError):
                 extra = json.loads(extra)
-            except ValueError:
-                # Older Airflows took any text.
-                pass
             item["conn_extra"] = extra
         exported.append(item)
     return exported
