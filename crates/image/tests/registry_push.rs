@@ -3,18 +3,20 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use updraft_image::registry::{
     BlobContent, Credentials, ImageBlob, OciImage, PushError, Registry, RegistryAccess,
 };
 use updraft_model::{Digest, Role};
-use updraft_testkit::TestServer;
+use updraft_testkit::{TestServer, skipped};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -236,6 +238,73 @@ async fn a_refusal_says_what_was_refused_where_and_which_scope_lacks() {
         unreachable.await.unwrap(),
         Err(PushError::Unreachable { .. })
     ));
+}
+
+/// Debian's, which is of another family.
+struct OtherRegistry {
+    process: Child,
+    _folder: TempDir,
+}
+
+impl Drop for OtherRegistry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_registry_takes_them_as_well() {
+    if Command::new("docker-registry")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        return skipped(
+            "a push to another registry",
+            "docker-registry is not installed",
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let address = format!("127.0.0.1:{}", updraft_testkit::free_port());
+    let config = folder.path().join("config.yml");
+    let data = folder.path().join("data");
+    let text = format!(
+        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
+        data.display()
+    );
+    fs::write(&config, text).unwrap();
+    let child = Command::new("docker-registry")
+        .arg("serve")
+        .arg(&config)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _other = OtherRegistry {
+        process: child,
+        _folder: folder,
+    };
+    while TcpStream::connect(&address).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (line, _) = breaking_line(address.clone(), 5 << 20, 2).await;
+    let pushed = image(&[noise(1, 12 << 20), noise(2, 100), Vec::new()]);
+    let to = registry(&line, "acme/airflow", "");
+    let first = to.push(&pushed, Some("v1"), &[]).await.unwrap();
+    assert_eq!((first.sent, first.skipped), (4, 0));
+    let again = registry(&address, "acme/airflow", "");
+    assert_eq!(again.push(&pushed, Some("v2"), &[]).await.unwrap().sent, 0);
+    let from = ["acme/airflow".to_owned()];
+    let other = registry(&address, "acme/other", "");
+    assert_eq!(
+        other
+            .push(&pushed, Some("v1"), &from)
+            .await
+            .unwrap()
+            .mounted,
+        4
+    );
 }
 
 #[test]
