@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use reqwest::StatusCode;
 use updraft_api::{ErrorBody, ErrorCode, VERSION};
 use updraft_model::Digest;
-use updraft_server::{InitError, Server, ServerConfig, StartError, init_admin};
+use updraft_server::{InitError, Route, Server, ServerConfig, StartError, init_admin};
 use updraft_testkit::TestServer;
 
 async fn get(server: &TestServer, path: &str, headers: &[(&str, &str)]) -> reqwest::Response {
@@ -110,7 +110,9 @@ async fn reference_openapi_is_up_to_date() {
     let document: serde_json::Value = serde_json::from_str(&document_text).unwrap();
     let mut names = std::collections::BTreeSet::new();
     let routes = server.running().routes().iter();
-    for route in routes.filter(|route| !route.is_page) {
+    // The registry's addresses are described by its specification.
+    let is_ours = |route: &&Route| !route.is_page && !route.path.starts_with("/v2/");
+    for route in routes.filter(is_ours) {
         let operation = &document["paths"][&route.path][route.method.to_lowercase()];
         assert!(
             operation.is_object(),
