@@ -24,11 +24,11 @@ pub(crate) struct UpArgs {
     #[arg(short, long)]
     port: Option<u16>,
 
-    /// File with variables for Airflow (default: .env)
+    /// File with variables for Airflow (default: that of the last start, or .env)
     #[arg(short, long = "env", value_name = "FILE")]
     env_file: Option<PathBuf>,
 
-    /// File with connections, variables and pools (default: `airflow_settings.yaml`)
+    /// File with connections, variables and pools (default: that of the last start, or `airflow_settings.yaml`)
     #[arg(short, long, value_name = "FILE")]
     settings_file: Option<PathBuf>,
 
@@ -63,14 +63,17 @@ pub(crate) async fn bring_up(
     let started = Instant::now();
     let interrupt = Interrupt::listen()?;
     let project = &place.project;
-    let env_file = inputs::file(args.env_file.as_deref(), project, ".env")?;
-    let own = inputs::variables(&env_file, args.env_file.is_some())?;
-    let settings = inputs::file(
-        args.settings_file.as_deref(),
-        project,
-        "airflow_settings.yaml",
-    )?;
-    let objects = inputs::objects(&settings, args.settings_file.is_some())?;
+    let before = place.kept()?;
+    let before = before.as_ref();
+    let of_before = |file: fn(&Kept) -> &PathBuf| before.map(|kept| file(kept).as_path());
+    let env_file = args.env_file.as_deref();
+    let env_file = env_file.or(of_before(|kept| &kept.env_file));
+    let env_file = inputs::file(env_file, project, ".env")?;
+    let own = inputs::variables(&env_file, env_file != project.root().join(".env"))?;
+    let settings = args.settings_file.as_deref();
+    let settings = settings.or(of_before(|kept| &kept.settings_file));
+    let settings = inputs::file(settings, project, SETTINGS)?;
+    let objects = inputs::objects(&settings, settings != project.root().join(SETTINGS))?;
     let recipe = runtime::of_project(project)?;
     for note in &recipe.notes {
         out.warn(note);
@@ -96,7 +99,7 @@ pub(crate) async fn bring_up(
     }
 
     let airflow = LocalAirflow::open(place.root())?;
-    let before = place.kept()?.map(|kept| kept.run.port);
+    let before = before.map(|kept| kept.run.port);
     let own_port = before.filter(|_| airflow.runs());
     if let Some(port) = args.port.filter(|port| own_port != Some(*port)) {
         port::must_be_free("Airflow", port, "--port")?;
@@ -115,7 +118,7 @@ pub(crate) async fn bring_up(
         stop(&airflow, out).await;
     }
     let runs_on = own_port.filter(|_| running == Running::Stays);
-    run.port = choose_port(args.port, before, runs_on, out)?;
+    run.port = choose_port(place, args.port, before, runs_on, out)?;
     for name in run.reserved() {
         out.warn(&format!(
             "Updraft sets {name} itself; the project's value is left out"
@@ -125,6 +128,7 @@ pub(crate) async fn bring_up(
         run,
         image,
         env_file,
+        settings_file: settings,
         env,
     };
     place.keep(&kept)?;
@@ -152,7 +156,7 @@ pub(crate) async fn bring_up(
     };
     out.done(step, "Airflow is up");
     if let Some(imported) = imported {
-        super::super::object::tell_imported(&imported, &settings, out)?;
+        super::super::object::tell_imported(&imported, &kept.settings_file, out)?;
     }
     tell_address(&airflow, &kept, out)?;
     let took = duration(started.elapsed());
@@ -162,11 +166,18 @@ pub(crate) async fn bring_up(
 fn tell_next(took: &str, out: &mut Console) -> Result<()> {
     use std::io::Write;
 
+    let mut status = out.status();
     writeln!(
-        out.status(),
-        "\nUp after {took}. Edits in dags/, include/ and plugins/ are live; `updraft dev logs -f` follows,\n\
-         `updraft dev restart` takes new requirements and plugins, `updraft dev stop` ends it."
+        status,
+        "\nUp after {took}. Edits in dags/ and include/ are live."
     )?;
+    for (command, does) in [
+        ("logs -f", "follows what it writes"),
+        ("restart", "takes new requirements, plugins and .env"),
+        ("stop", "ends it"),
+    ] {
+        writeln!(status, "  updraft dev {command:<9} {does}")?;
+    }
     Ok(())
 }
 
@@ -181,18 +192,23 @@ pub(crate) async fn stop(airflow: &LocalAirflow, out: &mut Console) {
     out.done(step, "stopped Airflow");
 }
 
+const SETTINGS: &str = "airflow_settings.yaml";
 const USUAL: u16 = 8080;
 /// How many ports are looked at.
 const PORTS: u16 = 100;
 
 /// The port that is asked for, that of before, or the first free one.
 fn choose_port(
+    place: &Place,
     asked: Option<u16>,
     before: Option<u16>,
     runs_on: Option<u16>,
     out: &mut Console,
 ) -> Result<u16> {
-    let is_good = |port: &u16| runs_on == Some(*port) || port::is_free(*port);
+    // Another project's may be coming up, and not listen yet.
+    let others = place.ports_of_others();
+    let is_free = |port: u16| !others.contains(&port) && port::is_free(port);
+    let is_good = |port: &u16| runs_on == Some(*port) || is_free(*port);
     if let Some(port) = asked {
         if runs_on != Some(port) {
             port::must_be_free("Airflow", port, "--port")?;

@@ -31,6 +31,7 @@ pub(crate) struct Kept {
     /// Without the project's files, which are live.
     pub(super) image: ImageFingerprint,
     pub(super) env_file: PathBuf,
+    pub(super) settings_file: PathBuf,
     /// Of the variables in it.
     pub(super) env: Digest,
 }
@@ -116,9 +117,10 @@ impl Place {
         Ok((kept, LocalAirflow::open(&self.root)?))
     }
 
-    /// The same, where its environment has to be there.
+    /// The same, where its environment and its variables have to be there.
     pub(crate) fn installed(&self) -> Result<(Kept, LocalAirflow)> {
-        let (kept, airflow) = self.started()?;
+        let (mut kept, airflow) = self.started()?;
+        kept.run.own = inputs::variables(&kept.env_file, false)?;
         if !kept.run.is_installed() {
             return Err(Failure::new(
                 Exit::Conflict,
@@ -128,6 +130,23 @@ impl Place {
             .help("`updraft dev restart` makes it again"));
         }
         Ok((kept, airflow))
+    }
+
+    /// The ports of other projects whose Airflow runs, or is being started.
+    pub(super) fn ports_of_others(&self) -> Vec<u16> {
+        let folder = self.root.parent().unwrap_or(&self.root);
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let others = entries.map(|entry| entry.path());
+        let others = others.filter(|path| path.is_dir() && *path != self.root);
+        let port = |root: PathBuf| {
+            let text = fs::read(root.join(KEPT)).ok()?;
+            let kept: Kept = serde_json::from_slice(&text).ok()?;
+            let lock = File::open(root.with_extension("lock")).ok()?;
+            let is_busy = lock.try_lock().is_err();
+            let runs = || LocalAirflow::open(&root).is_ok_and(|airflow| airflow.runs());
+            (is_busy || runs()).then_some(kept.run.port)
+        };
+        others.filter_map(port).collect()
     }
 
     /// What of the project is not what runs, a line each. Its DAGs and other files are live.
