@@ -7,7 +7,9 @@
 
 mod agents;
 mod checks;
+mod halves;
 mod peers;
+mod registry;
 mod table;
 mod tree;
 
@@ -34,6 +36,9 @@ const STATIC_WARM: &str = "static check of 5,000, warm";
 const PARSE_COLD: &str = "parse of 1,000, cold";
 const PARSE_KNOWN: &str = "parse of 1,000, known";
 const PARSE_ONE: &str = "parse, one changed";
+const IMAGE_CHANGED: &str = "image file changed, live";
+const PUSH: &str = "push of 1 GB";
+const PULL: &str = "pull of 1 GB";
 
 /// What `docs` promise, in milliseconds.
 const BARS: &[(&str, u64)] = &[
@@ -63,6 +68,8 @@ fn main() -> Result<()> {
     let memory = installation.peak_memory()?;
     peers::measure(&dags, &mut tree, &mut table)?;
     checks::measure(&installation, &mut table)?;
+    registry::measure(&installation, &mut table)?;
+    halves::measure(&installation, &mut table)?;
     table.print(BARS);
     println!("\npeak memory during the deploys: {memory}");
     drop(installation);

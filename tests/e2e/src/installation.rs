@@ -279,6 +279,7 @@ impl Installation {
             }))
             .env("XDG_CONFIG_HOME", self.root.join("config"))
             .env("UPDRAFT_CACHE_DIR", self.root.join("cache"))
+            .env("UPDRAFT_STATE_DIR", self.root.join("state"))
             .env_remove("GITHUB_ACTIONS")
             .stdin(Stdio::null());
         if let Ok(token) = std::fs::read_to_string(self.root.join("token")) {
