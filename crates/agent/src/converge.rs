@@ -50,11 +50,23 @@ const ASK_STATUS: Duration = Duration::from_secs(30);
 const COLLECT: Duration = Duration::from_secs(30);
 /// How long components may take to come up on a new environment before the old
 /// one is taken back.
-const COME_UP: Duration = Duration::from_secs(120);
+const COME_UP: Duration = Duration::from_secs(180);
 
-/// A component that runs for so long in a new environment has come up: some crash
-/// only when they have begun to work.
+/// A component that runs for so long in a new environment, and says that it works,
+/// has come up: some crash only when they have begun to work.
 const SETTLED: Duration = Duration::from_secs(10);
+
+/// The same while a scheduler ends with its tasks: what is said may be said by that one.
+const SETTLED_BESIDE_ANOTHER: Duration = Duration::from_secs(30);
+
+/// When an Airflow counts as up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Up {
+    /// Its components run, and its API answers.
+    Answers,
+    /// Its components have run for a while, and each says that it works.
+    Settled,
+}
 
 /// How long components may take to stop: more than being polite and then firm.
 const STOPPED: Duration = Duration::from_secs(60);
@@ -348,7 +360,7 @@ impl Converge {
         target: &Target,
     ) -> Result<(), PassError> {
         let came_up = match self.keep_airflow(next, wanted).await {
-            Ok(()) => self.wait_until_up(COME_UP, SETTLED).await,
+            Ok(()) => self.wait_until_up(COME_UP, Up::Settled).await,
             Err(PassError::Retry(text) | PassError::DiskFull(text) | PassError::Stalled(text)) => {
                 Err(text)
             }
@@ -383,7 +395,7 @@ impl Converge {
         self.deliver.switch(&back).await?;
         self.keep_airflow(&back, wanted).await?;
         // Whoever reads that it was taken back wants to look at Airflow.
-        if let Err(why) = self.wait_until_up(COME_UP, SETTLED).await {
+        if let Err(why) = self.wait_until_up(COME_UP, Up::Settled).await {
             tracing::error!(why, "Airflow does not come up as it was before either");
         }
         Ok(())
@@ -670,13 +682,24 @@ impl Converge {
     }
 
     /// Waits until every component has run for so long, and the API answers.
-    async fn wait_until_up(&self, limit: Duration, for_long: Duration) -> Result<(), String> {
+    async fn wait_until_up(&self, limit: Duration, up: Up) -> Result<(), String> {
         let rest = self.rest().map_err(|error| explain(&error))?;
         let end = Instant::now() + limit;
         let mut is_said = false;
         loop {
+            let for_long = match up {
+                Up::Answers => Duration::ZERO,
+                Up::Settled if self.supervisor().draining().is_empty() => SETTLED,
+                Up::Settled => SETTLED_BESIDE_ANOTHER,
+            };
             let not_up = self.supervisor().not_up(for_long);
-            if not_up.is_none() && rest.is_up().await {
+            let is_up = match up {
+                _ if not_up.is_some() => false,
+                Up::Answers => rest.is_up().await,
+                // On a slow machine, what will crash may take longer than that to begin.
+                Up::Settled => rest.is_healthy().await,
+            };
+            if is_up {
                 self.deliver
                     .board
                     .change(|observed| observed.airflow_up = true);
@@ -698,6 +721,9 @@ impl Converge {
             if Instant::now() > end {
                 return Err(match not_up {
                     Some(NotUp { view, .. }) => last_error(&view.name, &view).trim().to_owned(),
+                    None if rest.is_up().await => {
+                        format!("not every component says that it works: {}", rest.address())
+                    }
                     None => format!("Airflow's API does not answer at {}", rest.address()),
                 });
             }
@@ -742,7 +768,7 @@ impl Converge {
         // Content in the database is no use to anyone while Airflow is down.
         if proof.outcome == ProofOutcome::Proven {
             let left = timeout.saturating_sub(begun.elapsed());
-            if let Err(why) = self.wait_until_up(left, Duration::ZERO).await {
+            if let Err(why) = self.wait_until_up(left, Up::Answers).await {
                 proof.outcome = ProofOutcome::TimedOut;
                 proof.reason = "Airflow has the new content, but is not up".into();
                 proof.seen = format!("{} DAGs in Airflow's database", proof.dags.total);
