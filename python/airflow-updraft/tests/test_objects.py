@@ -26,7 +26,7 @@ OBJECTS = {
             "conn_port": 5432,
             "conn_extra": {"sslmode": "require"},
         },
-        {"conn_id": "by_uri", "conn_uri": f"http://me:{SECRET}@host:80/path?key=1"},
+        {"conn_id": "by_uri", "conn_uri": f"http://me:{SECRET}@host:80/path?key=word"},
     ],
     "variables": [
         {"variable_name": "region", "variable_value": SECRET, "variable_description": "where"},
@@ -61,7 +61,7 @@ def test_what_is_imported_is_exported(quiet_site: Site) -> None:
     assert SECRET not in log
     by_uri, warehouse = exported["connections"]
     assert {**OBJECTS["connections"][0], "conn_description": None, "conn_schema": None} == warehouse
-    assert (by_uri["conn_type"], by_uri["conn_password"], by_uri["conn_extra"]) == ("http", SECRET, {"key": 1})
+    assert (by_uri["conn_type"], by_uri["conn_password"], by_uri["conn_extra"]) == ("http", SECRET, {"key": "word"})
     values = {variable["variable_name"]: variable["variable_value"] for variable in exported["variables"]}
     assert values == {"region": SECRET, "limits": '{"a": [1, 2]}', "empty": ""}
     assert [pool["pool_slot"] for pool in exported["pools"] if pool["pool_name"] == "small"] == [3]
