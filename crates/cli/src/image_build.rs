@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use updraft_image::{
-    BuildOptions, BuildRequest, BuildSecret, Engine, INDEX_VARIABLES, Image, SecretFrom, Standard,
-    Stop,
+    BuildOptions, BuildRequest, BuildSecret, Engine, EngineName, INDEX_VARIABLES, Image,
+    SecretFrom, Standard, Stop,
 };
 use updraft_model::Digest;
 use updraft_project::{Dockerfile, Project, ProjectError};
@@ -61,6 +61,9 @@ impl ImageBuild<'_> {
         {
             return Ok(Built { image, is_standard });
         }
+        if let Steps::Standard(base) = &steps {
+            self.look_for_airflow(base, dockerfile.base(), stop)?;
+        }
         say(&format!("building `{}`", self.tag));
         let image = match steps {
             Steps::Own => self.build(self.project.root(), &inputs, stop)?,
@@ -70,7 +73,17 @@ impl ImageBuild<'_> {
                 self.build(context.path(), &inputs, stop)?
             }
         };
+        self.look_for_airflow(&image, self.tag, stop)?;
         Ok(Built { image, is_standard })
+    }
+
+    /// Refuses an image without Airflow, where the engine here can run it.
+    fn look_for_airflow(&self, image: &Image, name: &str, stop: &Stop) -> Result<()> {
+        let runs = EngineName::RUN.contains(&self.engine.name()) && self.options.platform.is_none();
+        if let (true, Some(cache)) = (runs, self.cache) {
+            self.engine.packages(image, name, cache, stop)?;
+        }
+        Ok(())
     }
 
     fn dockerfile(&self) -> Result<Dockerfile> {

@@ -264,6 +264,11 @@ fn a_plain_project_gets_the_standard_steps(name: EngineName) {
     assert!(other.stderr.contains("apache-airflow==3.3.2"), "{other:?}");
     project.write("requirements.txt", "").unwrap();
 
+    // An image is for Airflow, or it is none.
+    world.add_steps("USER root\nRUN rm -r /opt/packages/apache_airflow-*.dist-info\n");
+    let other = image_build(&["--quiet"]).expect_code(3).unwrap();
+    assert!(other.stderr.contains("has no Airflow"), "{other:?}");
+
     // A secret is read by a step, and is in no layer.
     let secret = world.root.join("secret");
     fs::write(&secret, "hush-hush").unwrap();
