@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::wait_for;
@@ -46,7 +46,7 @@ impl Airflow {
         };
         let credentials = json!({"username": user, "password": password});
         // Airflow 2 has no such address.
-        if let Ok(answer) = airflow.call(Method::POST, "/auth/token", Some(credentials)) {
+        if let Ok(answer) = airflow.call(&Method::POST, "/auth/token", Some(&credentials)) {
             let token = answer["access_token"].as_str();
             let token = token.context("Airflow gave no access token")?;
             airflow.access = Access::Token(token.to_owned());
@@ -54,7 +54,15 @@ impl Airflow {
         Ok(airflow)
     }
 
-    fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+    /// On SQLite, Airflow answers 500 while something else writes for longer than it waits.
+    fn call(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        wait_for("Airflow's database", Duration::from_secs(60), || {
+            self.ask(method.clone(), path, body)
+        })
+    }
+
+    /// None where its database was busy.
+    fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Option<Value>> {
         self.runtime.block_on(async {
             let request = self.http.request(method, format!("{}{path}", self.url));
             let mut request = match &self.access {
@@ -62,24 +70,27 @@ impl Airflow {
                 Access::Password(user, password) => request.basic_auth(user, Some(password)),
             };
             if let Some(body) = body {
-                request = request.json(&body);
+                request = request.json(body);
             }
             let response = request.send().await?;
             let status = response.status();
             let text = response.text().await?;
+            if status == StatusCode::INTERNAL_SERVER_ERROR {
+                return Ok(None);
+            }
             if !status.is_success() {
                 bail!("Airflow answered {status} to {path}: {text}");
             }
-            Ok(if text.is_empty() {
+            Ok(Some(if text.is_empty() {
                 Value::Null
             } else {
                 serde_json::from_str(&text)?
-            })
+            }))
         })
     }
 
     /// A call below the API's root.
-    fn api(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+    fn api(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let root = if self.is_airflow_2() {
             "/api/v1"
         } else {
@@ -106,7 +117,7 @@ impl Airflow {
         let unanswered = |error: &anyhow::Error| error.is::<reqwest::Error>();
         let begun = Instant::now();
         loop {
-            let answer = self.api(Method::GET, path, None);
+            let answer = self.api(&Method::GET, path, None);
             if !answer.as_ref().is_err_and(unanswered) || begun.elapsed() > STARTED_AGAIN {
                 return answer;
             }
@@ -115,7 +126,7 @@ impl Airflow {
     }
 
     pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        self.api(Method::POST, path, Some(body.clone()))
+        self.api(&Method::POST, path, Some(body))
     }
 
     /// The task ids of a DAG's newest version.
@@ -147,16 +158,16 @@ impl Airflow {
     /// Starts a run and gives its id.
     pub fn trigger(&self, dag: &str) -> Result<String> {
         self.api(
-            Method::PATCH,
+            &Method::PATCH,
             &format!("/dags/{dag}"),
-            Some(json!({"is_paused": false})),
+            Some(&json!({"is_paused": false})),
         )?;
         let body = if self.is_airflow_2() {
             json!({})
         } else {
             json!({"logical_date": null})
         };
-        let run = self.api(Method::POST, &format!("/dags/{dag}/dagRuns"), Some(body))?;
+        let run = self.api(&Method::POST, &format!("/dags/{dag}/dagRuns"), Some(&body))?;
         Ok(run["dag_run_id"]
             .as_str()
             .context("the run has no id")?
@@ -209,9 +220,9 @@ impl Airflow {
     /// Has every task of a run executed once more.
     pub fn clear_run(&self, dag: &str, run: &str) -> Result<()> {
         self.api(
-            Method::POST,
+            &Method::POST,
             &format!("/dags/{dag}/dagRuns/{run}/clear"),
-            Some(json!({"dry_run": false})),
+            Some(&json!({"dry_run": false})),
         )
         .map(drop)
     }
