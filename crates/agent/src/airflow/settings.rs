@@ -308,6 +308,11 @@ fn defaults(ask: &SettingsFor<'_>) -> Variables {
         // After the default 5 s a task gives up on a busy API server, asks again
         // to begin, hears that it runs already, and fails.
         ("AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT", "30".into()),
+        // Tasks run on while the API server is another: on a slow machine, or while its
+        // database is migrated, it is away for longer than Airflow's tasks wait by
+        // default, which is about 15 s for a request and a minute for three heartbeats.
+        ("AIRFLOW__WORKERS__EXECUTION_API_RETRIES", "60".into()),
+        ("AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX", "5".into()),
     ]);
     if let Some(url) = ask.metadata_db_url {
         variables.insert("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN".into(), url.to_owned());
