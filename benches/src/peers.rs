@@ -129,7 +129,8 @@ impl Peer {
     }
 }
 
-fn shell(script: &str) -> Result<(bool, Duration)> {
+/// Runs a script, and says whether it went well and how long it took.
+pub(crate) fn shell(script: &str) -> Result<(bool, Duration)> {
     let start = Instant::now();
     let status = Command::new("bash")
         .args(["-c", script])

@@ -6,12 +6,13 @@ use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use updraft_e2e::{Installation, wait_for};
 use updraft_testkit::free_port;
 
+use crate::peers::shell;
 use crate::table::{Row, Table};
 use crate::{PULL, PUSH};
 
@@ -145,12 +146,7 @@ fn docker_registry(scratch: &Path) -> Result<Option<(Registry, Child)>> {
 }
 
 fn timed(script: &str) -> Result<Duration> {
-    let start = Instant::now();
-    let status = Command::new("bash")
-        .args(["-c", script])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()?;
-    ensure!(status.success(), "failed: {script}");
-    Ok(start.elapsed())
+    let (success, time) = shell(script)?;
+    ensure!(success, "failed: {script}");
+    Ok(time)
 }

@@ -6,9 +6,9 @@
 #![cfg(debug_assertions)]
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+mod process;
+
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use updraft_api::client::Connect;
@@ -17,67 +17,12 @@ use updraft_api::deployment::{CreateDeployment, DeploymentSettings};
 use updraft_api::token::CreateToken;
 use updraft_api::{Client, ClientError};
 use updraft_model::{AgentId, DeployId, DeploymentName, Digest, ProofOutcome, Role};
-use updraft_server::{FAILPOINTS, Server, ServerConfig, init_admin};
+use updraft_server::{FAILPOINTS, Server, init_admin};
 use updraft_testkit::{Reaper, TestAgent, Tree, environment, parts};
 
-const SERVE: &str = "UPDRAFT_TEST_SERVE";
-
-/// No test, but the server's process: ends only by being killed.
-#[tokio::test]
-async fn serves_when_asked_to() {
-    let Some(folder) = std::env::var_os(SERVE).map(PathBuf::from) else {
-        return;
-    };
-    let server = Server::start(config(&folder)).await.unwrap();
-    let address = folder.join("address");
-    fs::write(folder.join("address.new"), server.url()).unwrap();
-    fs::rename(folder.join("address.new"), address).unwrap();
-    std::future::pending::<()>().await;
-}
-
-fn config(folder: &Path) -> ServerConfig {
-    let mut config = ServerConfig::new(folder.join("data"));
-    config.listen = "127.0.0.1:0".parse().unwrap();
-    config
-}
-
-/// A server process; killed when it goes.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use crate::process::{Process, config};
 
 impl Process {
-    async fn start(folder: &Path, failpoint: Option<&str>) -> (Self, String) {
-        let address = folder.join("address");
-        let _ = fs::remove_file(&address);
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", "serves_when_asked_to", "--nocapture"])
-            .env(SERVE, folder)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        if let Some(failpoint) = failpoint {
-            command.env("UPDRAFT_FAILPOINT", failpoint);
-        }
-        let process = Self(command.spawn().unwrap());
-        let started = Instant::now();
-        loop {
-            if let Ok(url) = fs::read_to_string(&address) {
-                return (process, url);
-            }
-            assert!(
-                started.elapsed() < Duration::from_secs(20),
-                "no server came up"
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
     /// Whether it ended by itself.
     async fn is_dead(&mut self) -> bool {
         let deadline = Instant::now() + Duration::from_secs(5);

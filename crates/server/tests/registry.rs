@@ -1,9 +1,9 @@
 //! The registry at `/v2/`, asked as OCI clients do, and as those do that mean no good.
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+mod process;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use updraft_model::{Digest, Role};
-use updraft_server::{Server, ServerConfig, backup, init_admin, restore};
+use updraft_server::{Server, backup, init_admin, restore};
 use updraft_testkit::{SmallDisk, TestServer};
+
+use crate::process::{Process, config};
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -989,64 +991,6 @@ async fn several_pushes_of_the_same_at_once_all_end_well() {
     }
     let path = format!("/v2/shop/r1/blobs/{}", Digest::of(&content));
     assert!(admin.get(&path).await.is(200).body == content);
-}
-
-const SERVE: &str = "UPDRAFT_TEST_SERVE_REGISTRY";
-
-/// No test, but the process of a server that others kill.
-#[tokio::test]
-async fn serves_when_asked_to() {
-    let Some(folder) = std::env::var_os(SERVE).map(PathBuf::from) else {
-        return;
-    };
-    let server = Server::start(config(&folder)).await.unwrap();
-    let address = folder.join("address");
-    fs::write(folder.join("address.new"), server.url()).unwrap();
-    fs::rename(folder.join("address.new"), address).unwrap();
-    std::future::pending::<()>().await;
-}
-
-fn config(folder: &Path) -> ServerConfig {
-    let mut config = ServerConfig::new(folder.join("data"));
-    config.listen = "127.0.0.1:0".parse().unwrap();
-    config
-}
-
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Process {
-    async fn start(folder: &Path, failpoint: Option<&str>) -> (Self, String) {
-        let address = folder.join("address");
-        let _ = fs::remove_file(&address);
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", "serves_when_asked_to", "--nocapture"])
-            .env(SERVE, folder)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        if let Some(failpoint) = failpoint {
-            command.env("UPDRAFT_FAILPOINT", failpoint);
-        }
-        let process = Self(command.spawn().unwrap());
-        let started = std::time::Instant::now();
-        loop {
-            if let Ok(url) = fs::read_to_string(&address) {
-                return (process, url);
-            }
-            assert!(
-                started.elapsed() < Duration::from_secs(20),
-                "no server came up"
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
 }
 
 async fn make_shop(url: &str, token: &str) {
