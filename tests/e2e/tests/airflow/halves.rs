@@ -215,7 +215,7 @@ pub(crate) fn a_plan_names_the_dags_that_change_and_the_runs_that_go_on(
         .stdout;
     for line in [
         "  + comes: @daily, 2 tasks",
-        "  ~ planned: schedule no schedule → @hourly; task +three; task -two",
+        "  ~ planned: schedule none → @hourly; task +three; task -two",
         "  - goes",
         "1 DAG run under way: waiting",
         "they keep the code that they began with; what runs now ends in the old image",

@@ -209,7 +209,7 @@ fn described(dag: &DagOf) -> String {
     format!(
         "{}: {}, {}",
         dag.dag_id,
-        schedule(dag.schedule.as_deref()),
+        dag.schedule.as_deref().unwrap_or("no schedule"),
         things(dag.tasks.len() as u64, "task")
     )
 }
@@ -221,8 +221,9 @@ fn changes(dag: &ChangedDag) -> String {
         parts.push(format!("moved from {from} to {}", dag.file));
     }
     if let Some(change) = &dag.schedule {
-        let (from, to) = (change.from.as_deref(), change.to.as_deref());
-        parts.push(format!("schedule {} → {}", schedule(from), schedule(to)));
+        let named = |schedule: &Option<String>| schedule.clone().unwrap_or("none".into());
+        let (from, to) = (named(&change.from), named(&change.to));
+        parts.push(format!("schedule {from} → {to}"));
     }
     for (mark, tasks) in [('+', &dag.tasks_added), ('-', &dag.tasks_removed)] {
         let some = tasks.iter().take(MOST_TASKS);
@@ -242,7 +243,3 @@ fn changes(dag: &ChangedDag) -> String {
 
 /// Tasks of one DAG that are named.
 const MOST_TASKS: usize = 8;
-
-fn schedule(schedule: Option<&str>) -> &str {
-    schedule.unwrap_or("no schedule")
-}
