@@ -36,7 +36,7 @@ fn a_failed_check_is_17_and_changes_nothing() {
         assert_snapshot!(world.run(&["history"]).ended_with(0), @"
         exit code 0
         --- stdout
-        DEPLOY                STATE  WHEN      BY     CHANGES   CHECKS   COMMIT  DESCRIPTION
+        DEPLOY                STATE  WHEN  BY     CHANGES   CHECKS   COMMIT  DESCRIPTION
         [dpl]  unfit  [AGO]  admin            1 error
         [dpl]  live   [AGO]  admin  image +1  passed
         ");

@@ -98,7 +98,7 @@ fn without_a_flag_it_deploys_what_differs_and_just_that() {
         assert_snapshot!(world.run(&["history"]).ended_with(0), @"
         exit code 0
         --- stdout
-        DEPLOY                STATE     WHEN      BY     CHANGES   CHECKS  COMMIT  DESCRIPTION
+        DEPLOY                STATE     WHEN  BY     CHANGES   CHECKS  COMMIT  DESCRIPTION
         [dpl]  live      [AGO]  admin  image ~1  passed
         [dpl]  was live  [AGO]  admin  ~1        passed
         [dpl]  was live  [AGO]  admin  image     passed

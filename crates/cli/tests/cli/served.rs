@@ -502,7 +502,7 @@ fn history_status_and_diff_tell_what_happened() {
         assert_snapshot!(world.run(&["history"]).ended_with(0), @"
         exit code 0
         --- stdout
-        DEPLOY                STATE     WHEN      BY     CHANGES   CHECKS  COMMIT  DESCRIPTION
+        DEPLOY                STATE     WHEN  BY     CHANGES   CHECKS  COMMIT  DESCRIPTION
         [dpl]  live      [AGO]  admin  +1 ~1     passed          Returns
         [dpl]  was live  [AGO]  admin  image +1  passed          Orders for the first time
         ");
@@ -580,7 +580,7 @@ fn tables_fit_a_narrow_terminal() {
         assert_snapshot!(world.run(&["history"]).ended_with(0), @"
         exit code 0
         --- stdout
-        DEPLOY                STATE  WHEN      BY     CHANGES   CHECKS  COMMIT  DESCRIPTION
+        DEPLOY                STATE  WHEN  BY     CHANGES   CHECKS  COMMIT  DESCRIPTION
         [dpl]  live   [AGO]  admin  image +1  passed          A description that is longer than
                                                                                 the terminal is wide
         ");

@@ -170,7 +170,9 @@ pub(crate) fn filters() -> insta::Settings {
         // What a step was busy with depends on who was quicker.
         (r"(?m)^  [a-z].* …\n", ""),
         (r"  +\n", "\n"),
-        (r"just now|\d+ s ago", "[AGO]"),
+        (r"just now|\d+ (?:s|min) ago", "[AGO]"),
+        // Their column is as wide as the longest.
+        (r"(\[AGO\]|WHEN)  +", "$1  "),
     ] {
         settings.add_filter(pattern, replacement);
     }
