@@ -129,6 +129,11 @@ impl Environments {
             airflow_runs,
         } = ask;
         let described = describe(disk, client, image).await?;
+        if let Some(image) = &described.config().container {
+            return Err(EnvironmentError::Stalled(format!(
+                "this agent runs no container images, and the Release has `{image}`"
+            )));
+        }
         let files = described.manifest().files().clone();
         let dir = project_dir(disk)?;
         let latest = dir.versions()?.pop();

@@ -24,6 +24,9 @@ pub struct DeploymentSettings {
     /// How many Releases keep their files on agents besides the wanted and the proven one (default 10).
     pub keep_releases: Option<u32>,
     pub runtime: Option<Runtime>,
+    /// The repository that its container images lie in, as in `ghcr.io/acme/airflow`;
+    /// empty: that of this control plane.
+    pub registry: Option<String>,
     /// The Airflow executor (default `LocalExecutor`).
     pub executor: Option<String>,
     pub description: Option<String>,
@@ -52,6 +55,9 @@ pub struct DeploymentView {
     pub proof_timeout_s: u32,
     pub keep_releases: u32,
     pub runtime: Runtime,
+    /// Where its container images lie; none: in this control plane.
+    #[serde(default)]
+    pub registry: Option<String>,
     pub executor: String,
     /// Checks without which no deploy is accepted.
     #[serde(default)]

@@ -27,6 +27,8 @@ pub enum ErrorCode {
     NameTaken,
     /// The Deployment has no image yet and the deploy brings none.
     ImageMissing,
+    /// The image half is none that the Deployment's runtime runs.
+    ImageUnsuitable,
     /// The deploy is not in a state in which this can be done.
     DeployState,
     /// The deploy never became a Release that can be returned to.

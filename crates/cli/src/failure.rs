@@ -135,6 +135,7 @@ fn exit_of_code(code: ErrorCode) -> Exit {
         }
         ErrorCode::NameTaken
         | ErrorCode::ImageMissing
+        | ErrorCode::ImageUnsuitable
         | ErrorCode::DeployState
         | ErrorCode::NotARollbackTarget => Exit::Conflict,
         ErrorCode::ChecksRequired | ErrorCode::ChecksRefused => Exit::CheckFailed,

@@ -1,12 +1,16 @@
 //! The Environment as an OCI artifact: a manifest, a config blob that says what
 //! it was made from, the lock as the first layer, and the project's files in the
 //! layers of a bundle. So an edited file leaves the lock where it is.
+//!
+//! Where all of that is in a container image, the artifact is what is known of
+//! it: the image's name is in an annotation, its packages are the lock, and there
+//! are no files.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use updraft_bundle::{ARTIFACT_TYPE, EMPTY_BLOB, EMPTY_MEDIA_TYPE, Manifest, ManifestError};
-use updraft_model::Digest;
+use updraft_model::{ContainerImage, Digest, ImageRef, InvalidContainerImage};
 use updraft_project::{ImageFingerprint, ImageHalf, PythonVersion, Requirements};
 
 use crate::lock::Lock;
@@ -14,6 +18,9 @@ use crate::lock::Lock;
 pub const ENVIRONMENT_ARTIFACT_TYPE: &str = "application/vnd.updraft.environment.v1";
 pub const ENVIRONMENT_CONFIG_MEDIA_TYPE: &str =
     "application/vnd.updraft.environment.config.v1+json";
+
+/// The annotation that names the container image.
+const IMAGE: &str = "io.updraft.image";
 
 const ENVIRONMENT_LOCK_MEDIA_TYPE: &str = "application/vnd.updraft.environment.lock.v1+text";
 
@@ -32,6 +39,8 @@ pub struct EnvironmentConfig {
     pub requirements_text: Requirements,
     /// What the Dockerfile's `ENV` sets.
     pub env: BTreeMap<String, String>,
+    /// The container image that all of it is in, and nothing is installed.
+    pub container: Option<ContainerImage>,
 }
 
 /// The manifest by itself: which config, which lock, which layers.
@@ -42,6 +51,7 @@ pub struct EnvironmentManifest {
     lock: Digest,
     lock_size: u64,
     files: Manifest,
+    container: Option<ContainerImage>,
 }
 
 /// An Environment with its config.
@@ -72,12 +82,20 @@ pub enum EnvironmentError {
     Lock(#[source] std::str::Utf8Error),
     #[error("the config of the Environment cannot be read")]
     Config(#[source] serde_json::Error),
+    #[error("the container image of the Environment has no valid name")]
+    Image(#[source] InvalidContainerImage),
+    #[error("the config of the Environment names another container image than its manifest")]
+    OtherImage,
 }
 
 impl EnvironmentError {
     pub fn help(&self) -> &'static str {
         match self {
-            Self::NotAnEnvironment | Self::Json(_) | Self::Layers(_) => {
+            Self::NotAnEnvironment
+            | Self::Json(_)
+            | Self::Layers(_)
+            | Self::Image(_)
+            | Self::OtherImage => {
                 "Environments are made by `updraft deploy`; another artifact may have been pushed instead"
             }
             Self::WrongBlob { .. } | Self::Lock(_) => {
@@ -102,6 +120,7 @@ impl EnvironmentConfig {
             lock,
             requirements_text,
             env,
+            container: None,
         }
     }
 
@@ -121,6 +140,7 @@ impl EnvironmentConfig {
             },
             requirements_text: wire.requirements_text,
             env: wire.env,
+            container: wire.container,
         })
     }
 
@@ -132,6 +152,7 @@ impl EnvironmentConfig {
             lock_python_from: self.lock.python_from,
             requirements_text: self.requirements_text.clone(),
             env: self.env.clone(),
+            container: self.container.clone(),
         };
         serde_json::to_vec(&wire).expect("text and numbers always serialise")
     }
@@ -163,6 +184,14 @@ impl EnvironmentManifest {
             return Err(EnvironmentError::NotAnEnvironment);
         }
         let lock = wire.layers.remove(0);
+        let container = match wire.annotations.take() {
+            None => None,
+            Some(mut annotations) => {
+                let name = annotations.remove(IMAGE);
+                let name = name.ok_or(EnvironmentError::NotAnEnvironment)?;
+                Some(name.parse().map_err(EnvironmentError::Image)?)
+            }
+        };
         if config.size.max(lock.size) > MAX_CONFIG_BYTES as u64 {
             return Err(EnvironmentError::TooLarge);
         }
@@ -182,7 +211,11 @@ impl EnvironmentManifest {
             lock: lock.digest,
             lock_size: lock.size,
             files,
+            container,
         };
+        if manifest.container.is_some() && !manifest.files.layers().is_empty() {
+            return Err(EnvironmentError::NotAnEnvironment);
+        }
         if manifest.to_bytes() != bytes {
             return Err(EnvironmentError::Layers(ManifestError::NotCanonical));
         }
@@ -207,12 +240,25 @@ impl EnvironmentManifest {
             annotations: None,
         };
         wire.layers.insert(0, lock);
+        wire.annotations = self
+            .container
+            .as_ref()
+            .map(|image| [(IMAGE.to_owned(), image.to_string())].into());
         wire.to_bytes()
     }
 
     /// The Environment's digest.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.to_bytes())
+    }
+
+    /// How a Release names it.
+    pub fn image_ref(&self) -> ImageRef {
+        let digest = self.digest();
+        match self.container.clone() {
+            None => ImageRef::Environment { digest },
+            Some(image) => ImageRef::Container { digest, image },
+        }
     }
 
     /// Digest of the config blob.
@@ -252,13 +298,26 @@ impl Environment {
     pub fn new(half: &ImageHalf, lock: Lock) -> Self {
         let (requirements, env) = (half.requirements.clone(), half.env.clone());
         let config = EnvironmentConfig::new(half.fingerprint.clone(), requirements, env, lock);
+        Self::of(config, half.scan.manifest().clone())
+    }
+
+    /// What is known of a container image.
+    pub fn of_image(config: EnvironmentConfig) -> Self {
+        Self::of(
+            config,
+            Manifest::new(Vec::new()).expect("none is not too many"),
+        )
+    }
+
+    fn of(config: EnvironmentConfig, files: Manifest) -> Self {
         let config_bytes = config.to_bytes();
         let manifest = EnvironmentManifest {
             config: Digest::of(&config_bytes),
             config_size: config_bytes.len() as u64,
             lock: Digest::of(config.lock.text.as_bytes()),
             lock_size: config.lock.text.len() as u64,
-            files: half.scan.manifest().clone(),
+            files,
+            container: config.container.clone(),
         };
         Self {
             manifest,
@@ -283,8 +342,12 @@ impl Environment {
                 });
             }
         }
+        let parsed = EnvironmentConfig::parse(config, lock)?;
+        if parsed.container != manifest.container {
+            return Err(EnvironmentError::OtherImage);
+        }
         Ok(Self {
-            config: EnvironmentConfig::parse(config, lock)?,
+            config: parsed,
             manifest,
             config_bytes: config.to_vec(),
         })
@@ -316,6 +379,8 @@ struct WireConfig {
     lock_python_from: PythonVersion,
     requirements_text: Requirements,
     env: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    container: Option<ContainerImage>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -326,6 +391,8 @@ struct WireManifest {
     artifact_type: Option<String>,
     config: WireDescriptor,
     layers: Vec<WireDescriptor>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]

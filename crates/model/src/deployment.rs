@@ -21,6 +21,8 @@ pub enum Runtime {
     /// A virtual environment on the agent's host.
     #[default]
     Process,
+    /// Containers of the Release's image, by docker or podman on the agent's host.
+    Container,
     /// Somebody else runs Airflow; the agent only delivers and asks.
     External,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{BundleName, Digest, ReleaseId};
+use crate::{BundleName, ContainerImage, Digest, ReleaseId};
 
 /// The immutable pair of an image and bundles.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -15,18 +15,32 @@ pub struct Release {
     pub bundles: BTreeMap<BundleName, BundleRef>,
 }
 
-/// What Airflow runs in. The digest is that of an OCI manifest.
+/// What Airflow runs in. The digest is that of the OCI manifest by which the control
+/// plane knows it: what it was made from, and what is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ImageRef {
     /// A locked Python environment with the project's non-DAG files.
     Environment { digest: Digest },
+    /// A container image, which lies in a registry.
+    Container {
+        digest: Digest,
+        image: ContainerImage,
+    },
 }
 
 impl ImageRef {
     pub const fn digest(&self) -> Digest {
         match self {
-            Self::Environment { digest } => *digest,
+            Self::Environment { digest } | Self::Container { digest, .. } => *digest,
+        }
+    }
+
+    /// The container image, where it is one.
+    pub const fn container(&self) -> Option<&ContainerImage> {
+        match self {
+            Self::Environment { .. } => None,
+            Self::Container { image, .. } => Some(image),
         }
     }
 }

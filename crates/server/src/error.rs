@@ -87,6 +87,7 @@ pub(crate) const fn status_of(code: ErrorCode) -> StatusCode {
         ErrorCode::InvalidRequest => StatusCode::BAD_REQUEST,
         ErrorCode::NameTaken
         | ErrorCode::ImageMissing
+        | ErrorCode::ImageUnsuitable
         | ErrorCode::DeployState
         | ErrorCode::NotARollbackTarget
         | ErrorCode::BlobsMissing => StatusCode::CONFLICT,

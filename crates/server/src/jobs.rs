@@ -256,7 +256,7 @@ async fn blobs_to_keep(app: &App) -> Result<HashSet<Digest>, DeployError> {
     let mut read = app.store.read().await?;
     let mut keep = read.registry_stored().await?;
     keep.insert(Digest::of(updraft_bundle::EMPTY_BLOB));
-    for digest in read.manifests_to_keep(since).await? {
+    for digest in read.manifests_to_keep(since).await?.manifests {
         if keep.insert(digest) {
             match app.shelf.manifest(&mut read, digest).await {
                 Ok(manifest) => keep.extend(manifest.blobs.iter().map(|(digest, _)| *digest)),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use updraft_model::{
     BundleName, Checks, DeployId, DeployKind, DeployState, DeploymentId, Digest, Failure, GitState,
-    Proof, Release, ReleaseId, ReleasePart, Timestamp,
+    ImageRef, Proof, Release, ReleaseId, ReleasePart, Timestamp,
 };
 
 use crate::sql::{Row, sql};
@@ -54,13 +54,23 @@ pub struct Deploy {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeployParts {
     pub bundles: BTreeMap<BundleName, Digest>,
-    pub environment: Option<Digest>,
+    pub image: Option<ImageRef>,
 }
 
 impl DeployParts {
     pub fn manifests(&self) -> impl Iterator<Item = Digest> {
-        self.bundles.values().copied().chain(self.environment)
+        let image = self.image.as_ref().map(ImageRef::digest);
+        self.bundles.values().copied().chain(image)
     }
+}
+
+/// What has to stay because a Release or a deploy names it.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Of bundles and Environments.
+    pub manifests: Vec<Digest>,
+    /// Manifests of container images, which lie in a registry.
+    pub images: Vec<Digest>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -354,8 +364,8 @@ impl Read {
 
     /// The manifests that have to stay: of deploys since a moment, of uploads,
     /// and of what is wanted, proven, or among the newest `keep_releases`.
-    pub async fn manifests_to_keep(&mut self, since: Timestamp) -> Result<Vec<Digest>, StoreError> {
-        let mut manifests = Vec::new();
+    pub async fn manifests_to_keep(&mut self, since: Timestamp) -> Result<Kept, StoreError> {
+        let mut kept = Kept::default();
         let rows = sql(select!(
             "WHERE deploy.created_at >= $1 OR deploy.state IN ('created', 'uploading')"
         ))
@@ -363,8 +373,9 @@ impl Read {
         .all(&mut self.on)
         .await?;
         for deploy in Deploy::all_from(&rows)? {
-            manifests.extend(deploy.parts.manifests());
-            manifests.extend(deploy.release.iter().flat_map(digests_of));
+            kept.manifests.extend(deploy.parts.manifests());
+            kept.keep_image(deploy.parts.image.as_ref());
+            deploy.release.iter().for_each(|release| kept.keep(release));
         }
         for deployment in self.deployments().await? {
             let newest = deployment.settings.keep_releases.saturating_add(2);
@@ -377,18 +388,24 @@ impl Read {
             for id in pointers {
                 releases.extend(self.release(id).await?);
             }
-            manifests.extend(releases.iter().flat_map(digests_of));
+            releases.iter().for_each(|release| kept.keep(release));
         }
-        Ok(manifests)
+        Ok(kept)
     }
 }
 
-fn digests_of(release: &Release) -> impl Iterator<Item = Digest> {
-    release
-        .bundles
-        .values()
-        .map(|bundle| bundle.digest)
-        .chain([release.image.digest()])
+impl Kept {
+    fn keep(&mut self, release: &Release) {
+        let bundles = release.bundles.values().map(|bundle| bundle.digest);
+        self.manifests
+            .extend(bundles.chain([release.image.digest()]));
+        self.keep_image(Some(&release.image));
+    }
+
+    fn keep_image(&mut self, image: Option<&ImageRef>) {
+        let container = image.and_then(ImageRef::container);
+        self.images.extend(container.map(|image| image.digest));
+    }
 }
 
 impl Write {

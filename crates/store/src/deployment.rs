@@ -35,6 +35,9 @@ pub struct Settings {
     pub executor: String,
     #[serde(default)]
     pub require: Vec<CheckStage>,
+    /// Where its container images lie; none: in this control plane.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<String>,
 }
 
 /// The wanted Release: of the newest accepted deploy that was not undone.

@@ -29,7 +29,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgPool, Postgres, SqlitePool, Transac
 use crate::sql::Connection;
 
 pub use agent::Agent;
-pub use deploy::{Deploy, DeployParts, FileLists, NewDeploy};
+pub use deploy::{Deploy, DeployParts, FileLists, Kept, NewDeploy};
 pub use deployment::{Deployment, InProgress, Proven, Settings, Target};
 pub use error::StoreError;
 pub use event::DeployEvent;

@@ -68,6 +68,7 @@ async fn deployment(tx: &mut Write, name: &str) -> Deployment {
             runtime: Runtime::Process,
             executor: "LocalExecutor".into(),
             require: Vec::new(),
+            registry: None,
         },
         environment: Some(vec![1, 2, 0, 255]),
         environment_names: vec!["A".into()],
@@ -86,7 +87,7 @@ fn new_deploy(deployment: DeploymentId, key: &str) -> NewDeploy {
         key: key.into(),
         parts: DeployParts {
             bundles: [(BundleName::dags(), Digest::of(key.as_bytes()))].into(),
-            environment: None,
+            image: None,
         },
         description: "d".into(),
         git: None,
@@ -417,7 +418,7 @@ async fn keeps_releases_layers_and_manifests_until_nobody_needs_them() {
             .manifests_to_keep(now() + Duration::days(1))
             .await
             .unwrap();
-        assert_eq!(keep.len(), 8);
+        assert_eq!(keep.manifests.len(), 8);
         drop(read);
 
         let keep = digests[..100].iter().copied().collect();

@@ -78,6 +78,7 @@ pub(crate) const fn after_failure(policy: AfterFailure) -> &'static str {
 pub(crate) const fn runtime(runtime: Runtime) -> &'static str {
     match runtime {
         Runtime::Process => "process",
+        Runtime::Container => "container",
         Runtime::External => "external",
     }
 }

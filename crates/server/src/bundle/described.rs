@@ -1,6 +1,6 @@
 use updraft_bundle::{Manifest, ManifestError};
 use updraft_image::{EnvironmentError, EnvironmentManifest};
-use updraft_model::Digest;
+use updraft_model::{Digest, ImageRef};
 
 /// A manifest that was read: of a bundle, or of an Environment, whose files are
 /// a bundle as well.
@@ -10,6 +10,8 @@ pub(crate) struct Described {
     pub(crate) files: Manifest,
     /// Every blob that it names, with its size.
     pub(crate) blobs: Vec<(Digest, u64)>,
+    /// The image half of a Release, where it is one.
+    pub(crate) image: Option<ImageRef>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +38,7 @@ impl Described {
             blobs: files.blobs(),
             files,
             text,
+            image: None,
         })
     }
 
@@ -44,6 +47,7 @@ impl Described {
         Ok(Self {
             blobs: manifest.blobs(),
             files: manifest.files().clone(),
+            image: Some(manifest.image_ref()),
             text,
         })
     }
@@ -55,6 +59,7 @@ impl Described {
                 blobs: files.blobs(),
                 files,
                 text,
+                image: None,
             }),
             Err(ManifestError::NotABundle) => Self::environment(text),
             Err(error) => Err(error.into()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use updraft_api::deploy::Parts;
 use updraft_bundle::LimitExceeded;
-use updraft_model::{BundleName, BundleRef, Digest, ImageRef, Release, ReleaseId};
+use updraft_model::{BundleName, BundleRef, Digest, Release, ReleaseId};
 use updraft_store::DeployParts;
 
 use super::described::{Described, DescribedError};
@@ -66,18 +66,16 @@ impl Offer {
                 read_one(&mut manifests, Described::bundle(text), what, limits)?,
             );
         }
-        let environment = given
-            .environment
-            .map(|text| {
+        let image = match given.environment {
+            None => None,
+            Some(text) => {
                 let what = "the environment".to_owned();
-                read_one(&mut manifests, Described::environment(text), what, limits)
-            })
-            .transpose()?;
+                let read = read_one(&mut manifests, Described::environment(text), what, limits)?;
+                manifests.get(&read).and_then(|it| it.image.clone())
+            }
+        };
         Ok(Self {
-            parts: DeployParts {
-                bundles,
-                environment,
-            },
+            parts: DeployParts { bundles, image },
             manifests,
         })
     }
@@ -150,8 +148,8 @@ pub(crate) fn compose(
     id: ReleaseId,
 ) -> Option<Release> {
     let image = parts
-        .environment
-        .map(|digest| ImageRef::Environment { digest })
+        .image
+        .clone()
         .or_else(|| wanted.map(|wanted| wanted.image.clone()))?;
     let mut bundles = wanted
         .map(|wanted| wanted.bundles.clone())

@@ -249,13 +249,11 @@ fn check_bundles(
     let bundles = parts
         .bundles
         .iter()
-        .map(|(name, digest)| (format!("bundle `{name}`"), digest));
-    let environment = parts
-        .environment
-        .iter()
-        .map(|digest| ("the environment".to_owned(), digest));
-    for (what, digest) in bundles.chain(environment) {
-        let Some(manifest) = manifests.get(digest) else {
+        .map(|(name, digest)| (format!("bundle `{name}`"), *digest));
+    let image = parts.image.iter().map(|image| image.digest());
+    let image = image.map(|digest| ("the environment".to_owned(), digest));
+    for (what, digest) in bundles.chain(image) {
+        let Some(manifest) = manifests.get(&digest) else {
             continue;
         };
         let tables: Vec<LayerTable> = manifest

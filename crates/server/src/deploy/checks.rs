@@ -114,7 +114,7 @@ pub(super) fn judge(
     // Files that stay are imported in a new Environment too.
     let covers_all = |checks: &Checks| {
         let mut names = release.bundles.keys();
-        parts.environment.is_none() || names.all(|name| checks.bundles.contains_key(name))
+        parts.image.is_none() || names.all(|name| checks.bundles.contains_key(name))
     };
     let has = |stage: &CheckStage| {
         let claimed = checks.filter(|checks| checks.stages.contains_key(stage));
@@ -144,7 +144,7 @@ mod tests {
     fn parts(content: &[u8]) -> DeployParts {
         DeployParts {
             bundles: [(BundleName::dags(), Digest::of(content))].into(),
-            environment: None,
+            image: None,
         }
     }
 
@@ -212,7 +212,9 @@ mod tests {
         // An image alone: what stays is what has to have been imported in it.
         let image = DeployParts {
             bundles: BTreeMap::new(),
-            environment: Some(Digest::of(b"environment")),
+            image: Some(ImageRef::Environment {
+                digest: Digest::of(b"environment"),
+            }),
         };
         let beside = |bundles: BTreeMap<BundleName, Digest>, require: &[CheckStage]| {
             let checks = Checks {

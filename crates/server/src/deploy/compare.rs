@@ -6,7 +6,8 @@ use updraft_api::agent::Report;
 use updraft_api::deploy::{Comparison, ComparisonOutcome, PlanRequest};
 use updraft_bundle::LayerTable;
 use updraft_model::{
-    BundleName, DeployState, DeploymentName, Digest, Release, ReleaseId, UnfinishedRuns,
+    BundleName, DeployState, DeploymentName, Digest, ImageRef, Release, ReleaseId, Runtime,
+    UnfinishedRuns,
 };
 use updraft_store::{Agent, Deploy, Deployment, Read};
 
@@ -76,6 +77,7 @@ pub(super) async fn assess(
     deployment: &Deployment,
     offer: &Offer,
 ) -> Result<Assessment, DeployError> {
+    refuse_unsuitable(deployment, offer.parts.image.as_ref())?;
     let (wanted, wanted_deploy) = match deployment.target {
         Some(target) => (
             read.release(target.release).await?,
@@ -97,6 +99,25 @@ pub(super) async fn assess(
         outcome,
         wanted,
         wanted_deploy,
+    })
+}
+
+/// Refuses an image half that nobody beside that Airflow can run.
+fn refuse_unsuitable(deployment: &Deployment, image: Option<&ImageRef>) -> Result<(), DeployError> {
+    let (runs, brings, other) = match (deployment.settings.runtime, image) {
+        (Runtime::Process, Some(ImageRef::Container { .. })) => {
+            ("virtual environments", "a container image", "container")
+        }
+        (Runtime::Container, Some(ImageRef::Environment { .. })) => {
+            ("container images", "an Environment without one", "process")
+        }
+        (Runtime::Process | Runtime::Container | Runtime::External, _) => return Ok(()),
+    };
+    Err(DeployError::ImageUnsuitable {
+        deployment: deployment.name.to_string(),
+        runs,
+        brings,
+        other,
     })
 }
 
@@ -149,10 +170,11 @@ fn kept(offer: &Offer, wanted: Option<&Release>) -> Vec<Digest> {
     };
     let stays = |offered: Option<&Digest>, digest| offered.is_none_or(|it| *it == digest);
     let image = wanted.image.digest();
+    let offered_image = offer.parts.image.as_ref().map(ImageRef::digest);
     let bundles = wanted.bundles.iter();
     bundles
         .map(|(name, bundle)| (offer.parts.bundles.get(name), bundle.digest))
-        .chain([(offer.parts.environment.as_ref(), image)])
+        .chain([(offered_image.as_ref(), image)])
         .filter(|(offered, digest)| stays(*offered, *digest))
         .map(|(_, digest)| digest)
         .collect()

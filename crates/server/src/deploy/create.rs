@@ -39,7 +39,7 @@ pub(crate) async fn create(
     } else {
         match assessment.outcome {
             ComparisonOutcome::Changes
-                if assessment.wanted.is_none() && offer.parts.environment.is_none() =>
+                if assessment.wanted.is_none() && offer.parts.image.is_none() =>
             {
                 return Err(DeployError::ImageMissing(name.to_string()));
             }

@@ -14,6 +14,14 @@ use crate::error::{Problem, answers};
 pub(crate) enum DeployError {
     #[error("the Deployment `{0}` has no environment yet, and this deploy brings none")]
     ImageMissing(String),
+    #[error("the Deployment `{deployment}` runs {runs}, and this deploy brings {brings}")]
+    ImageUnsuitable {
+        deployment: String,
+        runs: &'static str,
+        brings: &'static str,
+        /// The runtime that runs what the deploy brings.
+        other: &'static str,
+    },
     #[error("deploy `{id}` is {state}, so it cannot be {to}")]
     State {
         id: DeployId,
@@ -119,6 +127,7 @@ impl Problem for DeployError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::ImageMissing(_) => ErrorCode::ImageMissing,
+            Self::ImageUnsuitable { .. } => ErrorCode::ImageUnsuitable,
             Self::State { .. } | Self::Transition(_) => ErrorCode::DeployState,
             Self::NotARollbackTarget { .. }
             | Self::OtherDeployment { .. }
@@ -188,6 +197,9 @@ impl Problem for DeployError {
                 "send an environment with the first deploy: `updraft deploy` does when the project has a Dockerfile"
                     .into(),
             ),
+            Self::ImageUnsuitable { deployment, other, .. } => Some(format!(
+                "deploy the other kind, or change how its agent runs Airflow: `updraft deployment update {deployment} --runtime {other}`"
+            )),
             Self::State { .. } | Self::Transition(_) => {
                 Some("see `updraft history`; deploy again to begin a new one".into())
             }

@@ -234,7 +234,7 @@ fn whole(deploy: &Deploy) -> DeployParts {
                 .iter()
                 .map(|(name, bundle)| (name.clone(), bundle.digest))
                 .collect(),
-            environment: Some(release.image.digest()),
+            image: Some(release.image.clone()),
         },
     }
 }

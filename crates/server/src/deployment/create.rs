@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use updraft_api::deployment::{CreateDeployment, DeploymentSettings, DeploymentView};
-use updraft_model::{DeploymentId, Scope};
+use updraft_model::{ContainerImage, DeploymentId, Digest, Scope};
 use updraft_store::{Deployment, Settings};
 
 use super::{DeploymentError, environment, show};
@@ -34,6 +34,7 @@ pub(crate) async fn create(
             runtime: updraft_model::Runtime::default(),
             executor: "LocalExecutor".into(),
             require: Vec::new(),
+            registry: None,
         },
         environment: None,
         environment_names: Vec::new(),
@@ -52,6 +53,17 @@ pub(crate) async fn create(
     tracing::info!(deployment = %deployment.name, by = caller.name(), "Deployment created");
     let mut read = app.store.read().await?;
     show::view(&mut read, deployment).await
+}
+
+/// Names a repository outside, with its registry.
+fn repository(value: String) -> Result<String, DeploymentError> {
+    let any = Digest::of(b"");
+    match format!("{value}@{any}").parse::<ContainerImage>() {
+        Ok(_) => Ok(value),
+        Err(_) => Err(DeploymentError::Invalid(format!(
+            "`registry` is `{value}`; it has to be a repository with its registry, as in `ghcr.io/acme/airflow`"
+        ))),
+    }
 }
 
 /// Takes over the settings that are given; hands the variables back.
@@ -96,6 +108,12 @@ pub(super) fn apply(
         value.sort_unstable();
         value.dedup();
         settings.require = value;
+    }
+    if let Some(value) = given.registry {
+        settings.registry = match value.as_str() {
+            "" => None,
+            _ => Some(repository(value)?),
+        };
     }
     if let Some(value) = given.description {
         settings.description = text("description", value, 2000)?;

@@ -132,6 +132,7 @@ pub(super) async fn view(
         proof_timeout_s: deployment.settings.proof_timeout_s,
         keep_releases: deployment.settings.keep_releases,
         runtime: deployment.settings.runtime,
+        registry: deployment.settings.registry,
         executor: deployment.settings.executor,
         require: deployment.settings.require,
         environment: deployment.environment_names,

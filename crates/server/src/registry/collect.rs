@@ -108,10 +108,11 @@ async fn unreached(
     for tag in read.registry_tags_of(deployment).await? {
         roots.push((tag.repository, tag.digest));
     }
-    // The manifests that kept Releases name: an image's is one of them.
+    // The images that kept Releases run in.
     let released: HashSet<OciDigest> = read
         .manifests_to_keep(since)
         .await?
+        .images
         .into_iter()
         .map(Into::into)
         .collect();

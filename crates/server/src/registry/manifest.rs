@@ -375,7 +375,11 @@ async fn refuse_if_needed(
     }
     let since = app.now() - chrono::Duration::days(i64::from(app.config.retention_days));
     let kept = read.manifests_to_keep(since).await?;
-    if kept.iter().any(|kept| OciDigest::from(*kept) == *digest) {
+    if kept
+        .images
+        .iter()
+        .any(|kept| OciDigest::from(*kept) == *digest)
+    {
         return needed(format!("a Release of the Deployment `{}`", deployment.name));
     }
     Ok(())

@@ -61,6 +61,8 @@ pub(crate) enum AfterFailureArg {
 pub(crate) enum RuntimeArg {
     /// The agent runs Airflow in a virtual environment on its host
     Process,
+    /// The agent runs containers of the image, by docker or podman on its host
+    Container,
     /// Somebody else runs Airflow; the agent only delivers and asks
     External,
 }
@@ -94,6 +96,10 @@ pub(crate) struct SettingsArgs {
     /// How Airflow is run (a new Deployment: process)
     #[arg(long, value_enum)]
     runtime: Option<RuntimeArg>,
+
+    /// The repository of its container images, as in ghcr.io/acme/airflow (empty: the control plane's own)
+    #[arg(long, value_name = "REPOSITORY")]
+    registry: Option<String>,
 
     /// The Airflow executor (a new Deployment: `LocalExecutor`)
     #[arg(long, value_name = "NAME")]
@@ -138,9 +144,11 @@ impl SettingsArgs {
                 AfterFailureArg::Rollback => AfterFailure::Rollback,
             }),
             proof_timeout_s: self.proof_timeout,
+            registry: self.registry.clone(),
             keep_releases: self.keep_releases,
             runtime: self.runtime.map(|runtime| match runtime {
                 RuntimeArg::Process => Runtime::Process,
+                RuntimeArg::Container => Runtime::Container,
                 RuntimeArg::External => Runtime::External,
             }),
             executor: self.executor.clone(),
