@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 use crate::Digest;
 
 /// A container image in a registry, by what never changes its meaning:
-/// `ghcr.io/acme/airflow@sha256:…`.
+/// `ghcr.io/acme/airflow@sha256:…`. One without a host lies in the control plane's
+/// own registry, which agents and people may know by different addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ContainerImage {
-    /// With the registry's host.
+    /// With the registry's host, as in `ghcr.io/acme/airflow`.
     pub repository: String,
     /// Of the image's manifest, or of the index of its platforms.
     pub digest: Digest,
@@ -18,25 +19,39 @@ pub struct ContainerImage {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidContainerImage {
-    #[error("`{0}` names no registry: an image is written `HOST/NAME@sha256:…`")]
-    NoRegistry(String),
-    #[error("`{0}` has no digest: an image is written `HOST/NAME@sha256:…`")]
+    #[error("`{0}` has no digest: an image is written `NAME@sha256:…`")]
     NoDigest(String),
     #[error("`{0}` is not a name that registries know")]
     Name(String),
 }
 
 impl ContainerImage {
-    /// The registry: what stands before the first slash.
-    pub fn registry(&self) -> &str {
-        let host = self.repository.split('/').next();
-        host.unwrap_or(&self.repository)
+    /// The registry's host; none: the control plane.
+    pub fn registry(&self) -> Option<&str> {
+        split(&self.repository).0
     }
 
     /// The name inside the registry.
     pub fn name(&self) -> &str {
-        let name = self.repository.split_once('/');
-        name.map_or("", |(_, name)| name)
+        split(&self.repository).1
+    }
+
+    /// How it is called by those who reach the control plane at this host.
+    pub fn seen_from(&self, control_plane: &str) -> String {
+        match self.registry() {
+            Some(_) => self.to_string(),
+            None => format!("{control_plane}/{self}"),
+        }
+    }
+}
+
+/// A host is told from the first part of a name as docker does it.
+fn split(repository: &str) -> (Option<&str>, &str) {
+    match repository.split_once('/') {
+        Some((host, name)) if host == "localhost" || host.contains(['.', ':']) => {
+            (Some(host), name)
+        }
+        _ => (None, repository),
     }
 }
 
@@ -53,9 +68,7 @@ impl FromStr for ContainerImage {
         let no_digest = || InvalidContainerImage::NoDigest(text.to_owned());
         let (repository, digest) = text.split_once('@').ok_or_else(no_digest)?;
         let digest = digest.parse().map_err(|_| no_digest())?;
-        let Some((host, name)) = repository.split_once('/') else {
-            return Err(InvalidContainerImage::NoRegistry(text.to_owned()));
-        };
+        let (host, name) = split(repository);
         let is_host = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
         let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._/".contains(c);
         let whole = |text: &str, plain: &dyn Fn(char) -> bool| {
@@ -64,7 +77,10 @@ impl FromStr for ContainerImage {
         let parts_are_whole = name.split('/').all(|part| {
             part.starts_with(|c: char| c.is_ascii_alphanumeric()) && !part.contains("..")
         });
-        if !whole(host, &is_host) || !whole(name, &is_name) || !parts_are_whole {
+        if !host.is_none_or(|host| whole(host, &is_host))
+            || !whole(name, &is_name)
+            || !parts_are_whole
+        {
             return Err(InvalidContainerImage::Name(text.to_owned()));
         }
         Ok(Self {
@@ -92,7 +108,7 @@ impl utoipa::PartialSchema for ContainerImage {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::ObjectBuilder::new()
             .schema_type(utoipa::openapi::schema::Type::String)
-            .pattern(Some("^[^/]+/[a-z0-9/._-]+@sha256:[0-9a-f]{64}$"))
+            .pattern(Some("^[A-Za-z0-9/._:-]+@sha256:[0-9a-f]{64}$"))
             .build()
             .into()
     }
@@ -105,16 +121,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_names_its_registry_and_its_digest() {
+    fn an_image_without_a_host_is_in_the_control_plane() {
         let digest = Digest::of(b"image");
         let text = format!("127.0.0.1:5000/sales/airflow@{digest}");
         let image: ContainerImage = text.parse().unwrap();
-        assert_eq!(image.registry(), "127.0.0.1:5000");
+        assert_eq!(image.registry(), Some("127.0.0.1:5000"));
         assert_eq!(image.name(), "sales/airflow");
-        assert_eq!(image.to_string(), text);
+        assert_eq!(image.seen_from("updraft:80"), text);
+        let own: ContainerImage = format!("sales/airflow@{digest}").parse().unwrap();
+        assert_eq!((own.registry(), own.name()), (None, "sales/airflow"));
+        assert_eq!(
+            own.seen_from("127.0.0.1:5000"),
+            format!("127.0.0.1:5000/sales/airflow@{digest}")
+        );
         for wrong in [
             "ghcr.io/acme/airflow:1".to_owned(),
-            format!("airflow@{digest}"),
             format!("ghcr.io/../airflow@{digest}"),
             format!("ghcr.io/acme//airflow@{digest}"),
             format!("gh cr.io/acme@{digest}"),

@@ -59,8 +59,8 @@ pub(crate) async fn create(
 fn repository(value: String) -> Result<String, DeploymentError> {
     let any = Digest::of(b"");
     match format!("{value}@{any}").parse::<ContainerImage>() {
-        Ok(_) => Ok(value),
-        Err(_) => Err(DeploymentError::Invalid(format!(
+        Ok(image) if image.registry().is_some() => Ok(value),
+        Ok(_) | Err(_) => Err(DeploymentError::Invalid(format!(
             "`registry` is `{value}`; it has to be a repository with its registry, as in `ghcr.io/acme/airflow`"
         ))),
     }
