@@ -17,6 +17,75 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::scan;
 
+/// Which engine builds, and what it is given.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct EngineArgs {
+    /// The container engine, docker, podman or buildah (default: the first that works)
+    #[arg(long = "engine", id = "engine", value_name = "ENGINE", value_parser = engine)]
+    pub(crate) name: Option<EngineName>,
+
+    /// What it is to run on, such as linux/amd64 or linux/arm64
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    pub(crate) platform: Option<String>,
+
+    /// A value for an ARG, as NAME=VALUE, or NAME for that variable's; may be repeated
+    #[arg(long = "build-arg", value_name = "ARG")]
+    pub(crate) args: Vec<String>,
+
+    /// What steps may read and no layer keeps, as id=NAME,src=FILE or id=NAME,env=VARIABLE; may be repeated
+    #[arg(long = "build-secret", value_name = "SECRET")]
+    secrets: Vec<BuildSecret>,
+
+    /// An SSH agent or key that steps may use, as default or ID=PATH; may be repeated
+    #[arg(long, value_name = "SSH")]
+    ssh: Vec<String>,
+
+    /// The network of its steps, as the engine calls it
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<String>,
+
+    /// Take steps from this cache, as the engine writes it; may be repeated
+    #[arg(long, value_name = "CACHE")]
+    cache_from: Vec<String>,
+
+    /// Keep steps in this cache; may be repeated
+    #[arg(long, value_name = "CACHE")]
+    cache_to: Vec<String>,
+
+    /// Ask the registry for a newer base
+    #[arg(long)]
+    pull: bool,
+}
+
+impl EngineArgs {
+    pub(crate) fn options(&self) -> BuildOptions {
+        BuildOptions {
+            args: self.args.clone(),
+            secrets: self.secrets.clone(),
+            ssh: self.ssh.clone(),
+            platform: self.platform.clone(),
+            network: self.network.clone(),
+            cache_from: self.cache_from.clone(),
+            cache_to: self.cache_to.clone(),
+            pull: self.pull,
+        }
+    }
+}
+
+fn engine(text: &str) -> std::result::Result<EngineName, &'static str> {
+    let found = EngineName::BUILD
+        .into_iter()
+        .find(|it| it.program() == text);
+    found.ok_or("it is `docker`, `podman` or `buildah`")
+}
+
+fn platform(text: &str) -> std::result::Result<String, &'static str> {
+    match text {
+        "linux/amd64" | "linux/arm64" => Ok(text.to_owned()),
+        _ => Err("Airflow's images are for `linux/amd64` and `linux/arm64`"),
+    }
+}
+
 /// What is built, and how.
 pub(crate) struct ImageBuild<'a> {
     pub(crate) project: &'a Project,

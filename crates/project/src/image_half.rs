@@ -7,6 +7,8 @@
 //! environments), to the build (the Dockerfile and its lists, which have
 //! digests of their own), and for files that hold secrets or local state.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -53,6 +55,113 @@ pub struct ImageFingerprint {
     pub packages: Vec<String>,
     /// The files carried, sorted by path.
     pub files: Vec<Entry>,
+    #[serde(default, skip_serializing_if = "Making::is_locked")]
+    pub making: Making,
+}
+
+/// How what Airflow runs in is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Making {
+    /// What the lock names is installed.
+    #[default]
+    Locked,
+    /// An image is built.
+    Built {
+        /// What never changes its meaning and stands for the base; none: it was not
+        /// to be found out.
+        base: Option<String>,
+        /// The names of build arguments, with digests of their values.
+        args: BTreeMap<String, Digest>,
+        platform: String,
+    },
+    /// An image is taken as it is.
+    Prebuilt { image: String },
+}
+
+/// A project as an image is built from it: the image half, but for the versions,
+/// which are known when there is an image.
+#[derive(Debug, Clone)]
+pub struct BuildHalf {
+    /// Of the Dockerfile's instructions.
+    pub dockerfile: Digest,
+    pub requirements: Option<Digest>,
+    pub packages: Vec<String>,
+    pub files: Vec<Entry>,
+}
+
+impl BuildHalf {
+    pub fn fingerprint(
+        self,
+        airflow_version: AirflowVersion,
+        python_version: PythonVersion,
+        making: Making,
+    ) -> ImageFingerprint {
+        ImageFingerprint {
+            airflow_version,
+            python_version,
+            dockerfile: self.dockerfile,
+            requirements: self.requirements,
+            packages: self.packages,
+            files: self.files,
+            making,
+        }
+    }
+}
+
+impl Making {
+    pub const fn is_locked(&self) -> bool {
+        matches!(self, Self::Locked)
+    }
+
+    /// Names what differs from how it was made before, a line each.
+    fn differences(&self, earlier: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        match (self, earlier) {
+            (
+                Self::Built {
+                    base,
+                    args,
+                    platform,
+                },
+                Self::Built {
+                    base: old_base,
+                    args: old_args,
+                    platform: old_platform,
+                },
+            ) => {
+                if let (Some(base), Some(old)) = (base, old_base)
+                    && base != old
+                {
+                    found.push("base image: changed".to_owned());
+                }
+                let names: BTreeSet<_> = args.keys().chain(old_args.keys()).collect();
+                let differ = names
+                    .into_iter()
+                    .filter(|name| args.get(*name) != old_args.get(*name));
+                found.extend(differ.map(|name| format!("build argument {name}: changed")));
+                if platform != old_platform {
+                    found.push(format!("platform: {platform} instead of {old_platform}"));
+                }
+            }
+            (Self::Prebuilt { image }, Self::Prebuilt { image: old }) if image != old => {
+                found.push(format!("image: {image} instead of {old}"));
+            }
+            (Self::Locked, Self::Locked) | (Self::Prebuilt { .. }, Self::Prebuilt { .. }) => {}
+            (_, _) => found.push(format!("image: {self} instead of {earlier}")),
+        }
+        found
+    }
+}
+
+impl fmt::Display for Making {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Locked => f.write_str("locked packages"),
+            Self::Built { .. } => f.write_str("one that is built"),
+            Self::Prebuilt { image } => f.write_str(image),
+        }
+    }
 }
 
 /// The image half of a project, ready to become an Environment.
@@ -63,7 +172,7 @@ pub struct ImageHalf {
     pub scan: Scan,
     pub requirements: crate::Requirements,
     /// What the Dockerfile's `ENV` sets.
-    pub env: std::collections::BTreeMap<String, String>,
+    pub env: BTreeMap<String, String>,
     /// What the user should know: a default that was assumed, something that
     /// an Environment cannot have.
     pub notes: Vec<String>,
@@ -76,7 +185,7 @@ pub struct ImageRecipe {
     pub fingerprint: ImageFingerprint,
     pub requirements: crate::Requirements,
     /// What the Dockerfile's `ENV` sets.
-    pub env: std::collections::BTreeMap<String, String>,
+    pub env: BTreeMap<String, String>,
     /// As in [`ImageHalf::notes`].
     pub notes: Vec<String>,
 }
@@ -107,7 +216,7 @@ impl ImageFingerprint {
     /// Names what differs from an earlier fingerprint, one line each; empty
     /// when nothing does.
     pub fn differences(&self, earlier: &Self) -> Vec<String> {
-        let mut found = Vec::new();
+        let mut found = self.making.differences(&earlier.making);
         if self.airflow_version != earlier.airflow_version {
             found.push(format!(
                 "Airflow version: {} instead of {}",
@@ -119,6 +228,11 @@ impl ImageFingerprint {
                 "Python version: {} instead of {}",
                 self.python_version, earlier.python_version
             ));
+        }
+        let is_prebuilt = |it: &Self| matches!(it.making, Making::Prebuilt { .. });
+        if is_prebuilt(self) || is_prebuilt(earlier) {
+            // It was made from files that nobody here knows.
+            return found;
         }
         let mut changed = |differs: bool, file: &str| {
             if differs {
@@ -349,6 +463,7 @@ mod tests {
                 .unwrap()
                 .entries()
                 .to_vec(),
+            making: Making::Locked,
         };
         let old = fingerprint(&[("include/a", "1"), ("include/b", "1")]);
         let mut new = fingerprint(&[("include/a", "2"), ("include/c", "1")]);
@@ -364,6 +479,33 @@ mod tests {
                 "include/b: removed",
                 "include/c: added",
             ]
+        );
+        let built = |base: &str, arg: &str| ImageFingerprint {
+            making: Making::Built {
+                base: Some(base.to_owned()),
+                args: [("REGION".to_owned(), Digest::of(arg.as_bytes()))].into(),
+                platform: "linux/amd64".into(),
+            },
+            ..old.clone()
+        };
+        assert_eq!(
+            built("b", "us").differences(&built("a", "eu")),
+            ["base image: changed", "build argument REGION: changed"]
+        );
+        assert_eq!(
+            built("a", "eu").differences(&old),
+            ["image: one that is built instead of locked packages"]
+        );
+        let prebuilt = ImageFingerprint {
+            making: Making::Prebuilt {
+                image: "ghcr.io/acme/airflow@sha256:1".into(),
+            },
+            files: Vec::new(),
+            ..old.clone()
+        };
+        assert_eq!(
+            prebuilt.differences(&old),
+            ["image: ghcr.io/acme/airflow@sha256:1 instead of locked packages"]
         );
         let json = serde_json::to_string(&new).unwrap();
         assert_eq!(

@@ -25,7 +25,7 @@ pub use airflow_settings::{
 pub use dockerfile::{BaseAirflow, Dockerfile, DockerfileError, OwnStep};
 pub use dotenv::{DotenvError, parse_dotenv};
 pub use git::git_state;
-pub use image_half::{ImageFingerprint, ImageHalf, ImageHalfError, ImageRecipe};
+pub use image_half::{BuildHalf, ImageFingerprint, ImageHalf, ImageHalfError, ImageRecipe, Making};
 pub use packages::{PackagesError, read_packages};
 pub use project::{Project, ProjectError, SETTINGS_FILE};
 pub use requirements::{Requirements, RequirementsError};

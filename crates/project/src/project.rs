@@ -8,7 +8,9 @@ use updraft_model::{Digest, GitState};
 
 use crate::airflow_settings::{AirflowNames, AirflowSettingsError};
 use crate::dockerfile::{Dockerfile, DockerfileError};
-use crate::image_half::{self, ImageFingerprint, ImageHalf, ImageHalfError, ImageRecipe};
+use crate::image_half::{
+    self, BuildHalf, ImageFingerprint, ImageHalf, ImageHalfError, ImageRecipe, Making,
+};
 use crate::packages::PackagesError;
 use crate::requirements::{Requirements, RequirementsError};
 use crate::settings::{Settings, SettingsError};
@@ -207,6 +209,17 @@ impl Project {
         Ok(Digest::of(&inputs))
     }
 
+    /// What an image is built from, to compare.
+    pub fn build_half(&self, cache: Option<PathBuf>) -> Result<BuildHalf, ProjectError> {
+        let dockerfile = self.dockerfile()?.ok_or(ProjectError::NoDockerfile)?;
+        Ok(BuildHalf {
+            dockerfile: dockerfile.digest(),
+            requirements: self.requirements()?.digest(),
+            packages: self.packages()?,
+            files: self.files(cache)?.entries().to_vec(),
+        })
+    }
+
     /// What Airflow is installed from, without looking at the project's files.
     /// Fails when the project needs a container build.
     pub fn image_recipe(&self) -> Result<ImageRecipe, ProjectError> {
@@ -238,6 +251,7 @@ impl Project {
             requirements: requirements.digest(),
             packages,
             files: Vec::new(),
+            making: Making::Locked,
         };
         Ok(ImageRecipe {
             fingerprint,
