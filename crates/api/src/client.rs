@@ -209,6 +209,11 @@ impl Client {
         })
     }
 
+    /// The token that it signs in with.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     /// The same control plane; `teller` hears of requests that are tried again.
     #[must_use]
     pub fn telling(&self, teller: Teller) -> Self {

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use updraft_bundle::LayerTable;
 use updraft_model::{
     BundleName, CheckStage, Checks, DeployId, DeployKind, DeployState, DeploymentId,
-    DeploymentName, Digest, Failure, GitState, Proof, Release, ReleasePart, UnfinishedRuns,
+    DeploymentName, Digest, Failure, GitState, Proof, Release, ReleasePart, Runtime,
+    UnfinishedRuns,
 };
 use utoipa::ToSchema;
 
@@ -68,6 +69,12 @@ pub struct Comparison {
     /// DAG runs under way, as an agent told them last.
     #[serde(default)]
     pub runs: Option<UnfinishedRuns>,
+    /// How its agents run Airflow, which decides what an image half is.
+    #[serde(default)]
+    pub runtime: Runtime,
+    /// Where its container images lie; none: in the control plane.
+    #[serde(default)]
+    pub registry: Option<String>,
 }
 
 /// Asks to make a deploy's Release the wanted one.

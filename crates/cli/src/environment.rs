@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use updraft_api::Client;
-use updraft_bundle::Scan;
+use updraft_bundle::{EMPTY_BLOB, Scan};
 use updraft_image::{
     EnvironmentConfig, EnvironmentError, EnvironmentManifest, LockError, LockRequest, Stop, Uv,
     UvError, lock,
@@ -20,10 +20,19 @@ use crate::failure::{Failure, Result, exit_of_chain};
 /// An Environment artifact, ready to be sent.
 pub(crate) struct Environment {
     environment: updraft_image::Environment,
-    files: Scan,
+    /// None: they are in a container image.
+    files: Option<Scan>,
 }
 
 impl Environment {
+    /// What is known of a container image.
+    pub(crate) fn of_image(config: EnvironmentConfig) -> Self {
+        Self {
+            environment: updraft_image::Environment::of_image(config),
+            files: None,
+        }
+    }
+
     pub(crate) fn manifest(&self) -> Result<String> {
         text(self.environment.manifest().to_bytes())
     }
@@ -63,7 +72,10 @@ impl Environment {
             let lock = &self.environment.config().lock.text;
             return Ok(Bytes::copy_from_slice(lock.as_bytes()));
         }
-        Ok(self.files.layer_bytes(&digest)?)
+        match &self.files {
+            Some(files) => Ok(files.layer_bytes(&digest)?),
+            None => Ok(Bytes::from_static(EMPTY_BLOB)),
+        }
     }
 }
 
@@ -103,7 +115,7 @@ pub(crate) fn make_blocking(
     let environment = updraft_image::Environment::new(&half, lock);
     Ok(Environment {
         environment,
-        files: half.scan,
+        files: Some(half.scan),
     })
 }
 

@@ -86,6 +86,15 @@ fn platform(text: &str) -> std::result::Result<String, &'static str> {
     }
 }
 
+/// The name and the value of a build argument, which may be that of a variable here.
+pub(crate) fn value_of(arg: &str) -> Option<(String, String)> {
+    let (name, value) = match arg.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (arg, std::env::var(arg).ok()),
+    };
+    Some((name.to_owned(), value?))
+}
+
 /// What is built, and how.
 pub(crate) struct ImageBuild<'a> {
     pub(crate) project: &'a Project,
@@ -123,7 +132,7 @@ impl ImageBuild<'_> {
             .try_for_each(BuildSecret::check)?;
         let steps = self.steps(&dockerfile, stop, say)?;
         let is_standard = matches!(steps, Steps::Standard(_));
-        let inputs = self.inputs(&steps)?.to_string();
+        let inputs = self.inputs(&steps, dockerfile.base(), stop)?.to_string();
         if self.reuse
             && let Some(image) = self.engine.inspect(self.tag, stop)?
             && image.inputs.as_ref() == Some(&inputs)
@@ -158,13 +167,7 @@ impl ImageBuild<'_> {
     fn dockerfile(&self) -> Result<Dockerfile> {
         let text = self.project.dockerfile_text()?;
         let text = text.ok_or(ProjectError::NoDockerfile)?;
-        let given = self.options.args.iter().filter_map(|arg| {
-            let (name, value) = match arg.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None => (arg.as_str(), std::env::var(arg).ok()),
-            };
-            Some((name.to_owned(), value?))
-        });
+        let given = self.options.args.iter().filter_map(|arg| value_of(arg));
         let given: BTreeMap<String, String> = given.collect();
         Ok(Dockerfile::parse_with(&text, &given).map_err(ProjectError::from)?)
     }
@@ -183,13 +186,13 @@ impl ImageBuild<'_> {
     }
 
     /// Stands for all that the image is made from.
-    fn inputs(&self, steps: &Steps) -> Result<Digest> {
+    fn inputs(&self, steps: &Steps, base: &str, stop: &Stop) -> Result<Digest> {
         let cache = self
             .cache
             .map(|cache| scan::cache_file(cache, self.project, "image"));
         let base = match steps {
-            Steps::Own => None,
-            Steps::Standard(base) => Some(&base.id),
+            Steps::Own => self.engine.inspect(base, stop)?.map(|base| base.id),
+            Steps::Standard(base) => Some(base.id.clone()),
         };
         let options = &self.options;
         let facts = serde_json::json!([

@@ -47,6 +47,10 @@ pub struct Image {
     pub user: String,
     /// Steps of its own that a build from it begins with.
     pub on_build: Vec<String>,
+    /// Its names in registries, by digest.
+    pub digests: Vec<String>,
+    /// What it runs on, as in `linux/amd64`.
+    pub platform: String,
 }
 
 /// What the Python of an image can import.
@@ -79,6 +83,19 @@ pub struct PythonRun<'a> {
     pub on_terminal: bool,
 }
 
+impl ImagePackages {
+    /// As `pip freeze` writes them.
+    pub fn lock_text(&self) -> String {
+        let mut names: Vec<_> = self
+            .packages
+            .iter()
+            .map(|(name, version)| format!("{}=={version}\n", name.to_lowercase()))
+            .collect();
+        names.sort_unstable();
+        names.concat()
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error("no container engine works here: {}", tried(.0))]
@@ -95,6 +112,12 @@ pub enum EngineError {
     NoSecret { id: String, what: String },
     #[error("docker has no buildx here, and its old builder does not know {0}")]
     NoBuildx(&'static str),
+    #[error("{engine} could not push `{name}`: {said}")]
+    Push {
+        engine: EngineName,
+        name: String,
+        said: String,
+    },
     #[error("{engine} could not {what}: {said}")]
     Refused {
         engine: EngineName,
@@ -117,6 +140,9 @@ impl EngineError {
         match self {
             Self::None(_) => "install docker or podman, or start its service",
             Self::Pull { .. } => "build it, correct the name, or sign in to its registry",
+            Self::Push { .. } => {
+                "see whether the engine reaches that registry, and may push there (`docker login`)"
+            }
             Self::Build { .. } => "correct the step that failed",
             Self::NoSecret { .. } => "correct the path or the name after `src=` or `env=`",
             Self::NoBuildx(_) => {
@@ -214,21 +240,7 @@ impl Engine {
 
     /// The image of this name, pulled where it is not here.
     pub fn image(&self, name: &str, stop: &Stop, say: &dyn Fn(&str)) -> Result<Image, EngineError> {
-        if let Some(image) = self.inspect(name, stop)? {
-            return Ok(image);
-        }
-        say(&format!("pulling {name}"));
-        let pulled = self.run(self.command(&["pull", "--quiet", "--", name]), stop)?;
-        let lacks = |said| EngineError::Pull {
-            engine: self.name,
-            name: name.to_owned(),
-            said,
-        };
-        if !pulled.success {
-            return Err(lacks(short(&pulled)));
-        }
-        self.inspect(name, stop)?
-            .ok_or_else(|| lacks("it is not there after that".into()))
+        self.image_as(name, None, stop, say)
     }
 
     /// The image that the engine has under a name or an id.
@@ -246,11 +258,23 @@ impl Engine {
                 serde_json::from_str(&finished.stdout).map(|[found]: [Inspected; 1]| found)
             }
             EngineName::Buildah => serde_json::from_str(&finished.stdout).map(|found: Buildah| {
-                let (id, config) = (found.id, found.docker.config);
-                Inspected { id, config }
+                let docker = found.docker;
+                Inspected {
+                    id: found.id,
+                    config: docker.config,
+                    digests: None,
+                    os: docker.os,
+                    architecture: docker.architecture,
+                }
             }),
         };
-        let Inspected { id, config } = read.map_err(|error| EngineError::Refused {
+        let Inspected {
+            id,
+            config,
+            digests,
+            os,
+            architecture,
+        } = read.map_err(|error| EngineError::Refused {
             engine: self.name,
             what: "describe the image",
             said: error.to_string(),
@@ -265,6 +289,8 @@ impl Engine {
             inputs: config.labels.and_then(|mut labels| labels.remove(INPUTS)),
             user: config.user.unwrap_or_default(),
             on_build: config.on_build.unwrap_or_default(),
+            digests: digests.unwrap_or_default(),
+            platform: format!("{os}/{architecture}"),
         }))
     }
 
@@ -381,6 +407,12 @@ struct Inspected {
     id: String,
     #[serde(rename = "Config")]
     config: Config,
+    #[serde(rename = "RepoDigests", default)]
+    digests: Option<Vec<String>>,
+    #[serde(rename = "Os", default)]
+    os: String,
+    #[serde(rename = "Architecture", default)]
+    architecture: String,
 }
 
 #[derive(Deserialize)]
@@ -394,6 +426,46 @@ struct Buildah {
 #[derive(Deserialize)]
 struct BuildahDocker {
     config: Config,
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+}
+
+impl Image {
+    /// What stands for its content on every machine: its digest in a registry, where it
+    /// came from one.
+    pub fn identity(&self) -> &str {
+        let digests = self.digests.iter().filter_map(|name| name.split_once('@'));
+        let digest = digests.map(|(_, digest)| digest).min();
+        digest.unwrap_or(&self.id)
+    }
+
+    /// What images for this machine run on.
+    pub const fn platform_here() -> &'static str {
+        if cfg!(target_arch = "aarch64") {
+            "linux/arm64"
+        } else {
+            "linux/amd64"
+        }
+    }
+
+    pub fn runs_here(&self) -> bool {
+        self.platform == Self::platform_here()
+    }
+
+    /// What images of Airflow say of themselves, where nobody can ask their Python.
+    pub fn packages_by_its_variables(&self) -> Option<ImagePackages> {
+        let python = self.env.get("PYTHON_VERSION")?;
+        let mut parts = python.split('.');
+        let python = format!("{}.{}", parts.next()?, parts.next()?);
+        let airflow = self.env.get("AIRFLOW_VERSION")?;
+        Some(ImagePackages {
+            airflow: airflow.parse().ok()?,
+            python: python.parse().ok()?,
+            packages: BTreeMap::from([("apache-airflow".to_owned(), airflow.clone())]),
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -449,7 +521,7 @@ fn entry(image: &str) -> [&str; 6] {
 }
 
 /// The last line of what it complained about.
-fn short(finished: &Finished) -> String {
+pub(crate) fn short(finished: &Finished) -> String {
     let said = finished.complaint();
     let line = said.lines().rfind(|line| !line.trim().is_empty());
     let line = line.unwrap_or("it said nothing").trim();

@@ -17,6 +17,7 @@ mod exclusive;
 mod flush;
 mod lock;
 mod process;
+mod publish;
 mod pytest;
 mod python;
 mod realise;
@@ -36,6 +37,7 @@ pub use environment::{
 };
 pub use lock::{Lock, LockError, LockRequest, lock};
 pub use process::{Finished, Stop, StopOnDrop, run_until};
+pub use publish::Login;
 pub use pytest::pytest_beside;
 pub use python::{Interpreter, PythonError, PythonRequest, RunAs, nearest_python};
 pub use realise::{

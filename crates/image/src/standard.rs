@@ -166,6 +166,8 @@ mod tests {
             inputs: None,
             user: "astro".into(),
             on_build: Vec::new(),
+            digests: Vec::new(),
+            platform: "linux/amd64".into(),
         };
         let file = Entry {
             path: "include/a.py".into(),

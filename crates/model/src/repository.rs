@@ -89,7 +89,21 @@ fn is_component(text: &str) -> bool {
             .all(|part| matches!(part, "." | "_" | "__") || part.bytes().all(|b| b == b'-'))
 }
 
+/// What the tags begin with that a deploy pushes its image under.
+const OF_DEPLOY: &str = "updraft-";
+
 impl Tag {
+    /// A tag that nothing else has, for the way to the registry: what is deployed is a
+    /// digest.
+    pub fn of_deploy(unique: impl fmt::Display) -> Self {
+        Self(format!("{OF_DEPLOY}{unique}"))
+    }
+
+    /// Whether it was for the way alone, and keeps nothing.
+    pub fn is_of_deploy(&self) -> bool {
+        self.0.starts_with(OF_DEPLOY)
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

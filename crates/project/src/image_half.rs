@@ -90,6 +90,18 @@ pub struct BuildHalf {
     pub files: Vec<Entry>,
 }
 
+impl Default for BuildHalf {
+    /// Of an image that is made from no project.
+    fn default() -> Self {
+        Self {
+            dockerfile: Digest::of(b""),
+            requirements: None,
+            packages: Vec::new(),
+            files: Vec::new(),
+        }
+    }
+}
+
 impl BuildHalf {
     pub fn fingerprint(
         self,

@@ -10,11 +10,12 @@ use updraft_image::{
     BuildOptions, Engine, EngineError, EngineName, Image, ImagePackages, Mount, PythonRun, Stop,
     wheel_file,
 };
-use updraft_model::Digest;
+use updraft_model::{ContainerImage, Digest};
 use updraft_project::{Project, ProjectError};
 use uuid::Uuid;
 
 use super::host::{Place, Ready, Runs, about_project};
+use super::reach::Reach;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::image_build::ImageBuild;
@@ -39,6 +40,24 @@ impl Container {
         let engine = Engine::find(engine, stop)?;
         let image = engine.image(name, stop, say)?;
         Self::of(engine, image, name, cache, stop)
+    }
+
+    /// The image of a Release. Blocks.
+    pub(super) fn of_release(
+        image: &ContainerImage,
+        reach: &Reach,
+        cache: &Path,
+        stop: &Stop,
+        say: &dyn Fn(&str),
+    ) -> Result<Self> {
+        let engine = Engine::find(reach.engine, stop).map_err(|error| {
+            let message = format!("the Release runs in the container image `{image}`");
+            Failure::new(Exit::Prerequisite, message)
+                .cause(&error)
+                .help(error.help())
+        })?;
+        let found = reach.image(&engine, image, stop, say)?;
+        Self::of(engine, found, &image.to_string(), cache, stop)
     }
 
     /// What the project's Dockerfile makes: built where anything that goes in
@@ -155,6 +174,7 @@ impl From<EngineError> for Failure {
             | EngineError::NoBuildx(_) => Exit::Prerequisite,
             EngineError::Pull { .. }
             | EngineError::NoAirflow { .. }
+            | EngineError::Push { .. }
             | EngineError::NoSecret { .. } => Exit::Refused,
             EngineError::Build { .. } => Exit::CheckFailed,
             EngineError::Refused { .. } => Exit::Internal,

@@ -16,6 +16,7 @@ use updraft_project::{AirflowVersion, ImageHalf, Project, ProjectError, PythonVe
 
 use super::container::Container;
 use super::names::{names_in, of_deployment as names};
+use super::reach::Reach;
 use crate::context::Context;
 use crate::environment::{config, make_blocking};
 use crate::exit::Exit;
@@ -85,7 +86,7 @@ pub(crate) struct Wanted {
 
 enum Source {
     /// What the Deployment has.
-    Locked(Box<EnvironmentConfig>),
+    Locked(Box<EnvironmentConfig>, Reach),
     /// What the project requires, which is to be locked.
     Required(Box<ImageHalf>),
     Image(String),
@@ -135,7 +136,9 @@ pub(crate) async fn wanted(
             }
             Source::Required(Box::new(half))
         }
-        (None, _, Some(runs)) => Source::Locked(Box::new(runs)),
+        (None, _, Some(runs)) => {
+            Source::Locked(Box::new(runs), asked.reach.with_engine(args.engine))
+        }
         (None, half, None) => Source::Required(Box::new(half?)),
     };
     Ok(Wanted {
@@ -162,6 +165,8 @@ struct Asked {
     /// What its wanted Release runs in; none before the first deploy.
     runs: Option<EnvironmentConfig>,
     names: Names,
+    /// How its images are had.
+    reach: Reach,
     note: Option<String>,
 }
 
@@ -172,6 +177,7 @@ async fn ask(cx: &Context, argument: Option<&DeploymentName>, project: &Project)
             deployment: None,
             runs: None,
             names: names_in(project)?,
+            reach: Reach::default(),
             note,
         })
     };
@@ -179,14 +185,17 @@ async fn ask(cx: &Context, argument: Option<&DeploymentName>, project: &Project)
         return nobody(None);
     };
     let asked = match cx.client().await {
-        Ok(client) => of_deployment(&client, &name, cx.cache_dir().as_deref()).await,
+        Ok(client) => of_deployment(&client, &name, cx.cache_dir().as_deref())
+            .await
+            .map(|(runs, names)| (runs, names, Reach::of(&client))),
         Err(failure) => Err(failure),
     };
     match asked {
-        Ok((runs, names)) => Ok(Asked {
+        Ok((runs, names, reach)) => Ok(Asked {
             deployment: Some(name),
             runs,
             names,
+            reach,
             note: None,
         }),
         // Somebody who names it wants to know.
@@ -218,10 +227,10 @@ impl Wanted {
     /// Makes it, or answers at once when it is there. Blocks.
     pub(crate) fn make(self, cache: &Path, stop: &Stop, say: &dyn Fn(&str)) -> Result<Ready> {
         match self.source {
-            Source::Locked(config) => ready(*config, cache, stop, say),
+            Source::Locked(config, reach) => ready(*config, &reach, cache, stop, say),
             Source::Required(half) => {
                 let locked = make_blocking(*half, cache, stop, say)?;
-                ready(locked.config().clone(), cache, stop, say)
+                ready(locked.config().clone(), &Reach::default(), cache, stop, say)
             }
             Source::Image(name) => {
                 let container = Container::of_image(&name, self.engine, cache, stop, say)?;
@@ -240,10 +249,15 @@ impl Wanted {
 /// Makes an environment from what describes it. Blocks.
 pub(crate) fn ready(
     config: EnvironmentConfig,
+    reach: &Reach,
     cache: &Path,
     stop: &Stop,
     say: &dyn Fn(&str),
 ) -> Result<Ready> {
+    if let Some(image) = &config.container {
+        let container = Container::of_release(image, reach, cache, stop, say)?;
+        return Ok(container.into_ready());
+    }
     let uv = Uv::find_or_install(cache, stop, say)?;
     let realised = realise(
         &uv,

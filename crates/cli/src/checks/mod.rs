@@ -8,4 +8,5 @@ pub(crate) mod host;
 pub(crate) mod names;
 pub(crate) mod parse;
 pub(crate) mod pytest;
+pub(crate) mod reach;
 pub(crate) mod wanted_tree;

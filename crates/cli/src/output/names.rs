@@ -2,7 +2,8 @@
 
 use updraft_api::deploy::DeployView;
 use updraft_model::{
-    AfterFailure, DagChanges, DeployKind, DeployState, Digest, Release, Runtime, StageResult,
+    AfterFailure, DagChanges, DeployKind, DeployState, Digest, ImageRef, Release, Runtime,
+    StageResult,
 };
 
 use super::size::{count, things};
@@ -90,7 +91,12 @@ pub(crate) fn release(release: &Release) -> String {
         .iter()
         .map(|(name, bundle)| format!("{name} {}", short(bundle.digest)))
         .collect();
-    parts.push(format!("environment {}", short(release.image.digest())));
+    parts.push(match &release.image {
+        ImageRef::Environment { digest } => format!("environment {}", short(*digest)),
+        ImageRef::Container { image, .. } => {
+            format!("image {}@{}", image.repository, short(image.digest))
+        }
+    });
     parts.join(", ")
 }
 

@@ -12,7 +12,7 @@ pub struct ImageRepository {
 
 impl ImageRepository {
     /// Whether the registry is on this machine, and plain http is nobody's to read.
-    pub(super) fn is_loopback(&self) -> bool {
+    pub fn is_loopback(&self) -> bool {
         let host = match self.registry.rsplit_once(':') {
             Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
             _ => &self.registry,

@@ -6,7 +6,7 @@ use updraft_api::agent::ComponentState;
 use updraft_api::deploy::{DeployView, FileChanges};
 use updraft_api::deployment::{AgentView, DeploymentView, StatusView};
 use updraft_model::{
-    AfterFailure, DeployId, DeployKind, DeployState, Failure, ImportError, Proof, Release,
+    AfterFailure, DeployId, DeployKind, DeployState, Failure, ImageRef, ImportError, Proof, Release,
 };
 
 #[derive(Template)]
@@ -534,9 +534,13 @@ fn file_items(changes: FileChanges) -> Vec<FileItem> {
 }
 
 fn release_facts(release: Release) -> Vec<Fact> {
+    let (name, value) = match &release.image {
+        ImageRef::Environment { digest } => ("Environment", digest.to_string()),
+        ImageRef::Container { image, .. } => ("Image", image.to_string()),
+    };
     let image = Fact {
-        name: "Environment".into(),
-        value: release.image.digest().to_string(),
+        name: name.into(),
+        value,
     };
     let bundles = release.bundles.into_iter().map(|(name, bundle)| Fact {
         name: format!("Bundle {name}"),

@@ -151,6 +151,8 @@ pub(super) async fn answer(
         replaced,
         require: deployment.settings.require.clone(),
         runs: runs(app, &agents),
+        runtime: deployment.settings.runtime,
+        registry: deployment.settings.registry.clone(),
     })
 }
 

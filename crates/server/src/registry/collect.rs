@@ -106,7 +106,9 @@ async fn unreached(
         .collect();
     let mut roots: Vec<Place> = Vec::new();
     for tag in read.registry_tags_of(deployment).await? {
-        roots.push((tag.repository, tag.digest));
+        if !tag.tag.is_of_deploy() {
+            roots.push((tag.repository, tag.digest));
+        }
     }
     // The images that kept Releases run in.
     let released: HashSet<OciDigest> = read

@@ -23,6 +23,7 @@ use crate::checks::elsewhere::Asked;
 use crate::checks::findings::write_finding;
 use crate::checks::host::Runs;
 use crate::checks::pytest::{self, Tests};
+use crate::checks::reach::Reach;
 use crate::checks::{host, parse};
 use crate::console::{Aside, Console, DIM, GREEN, RED};
 use crate::exit::Exit;
@@ -207,6 +208,8 @@ pub(super) struct Job {
     /// What the Release will run in; none: not known, since the control plane
     /// has lost it.
     pub(super) config: Option<EnvironmentConfig>,
+    /// How its image is had, where it is one.
+    pub(super) reach: Reach,
     pub(super) stages: Stages,
     pub(super) names: Names,
     /// The ids of bundles that stay; none: none stays.
@@ -236,7 +239,7 @@ impl Job {
             )
             .help("deploy with --no-parse, so that only Airflow itself checks the files")
         })?;
-        let ready = host::ready(config, &cache, stop, say)
+        let ready = host::ready(config, &self.reach, &cache, stop, say)
             .map_err(|failure| failure.or_help("or deploy with --no-parse"))?;
         if self.stages.parse {
             let began = Instant::now();

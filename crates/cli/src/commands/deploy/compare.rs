@@ -14,7 +14,10 @@ use updraft_model::{BundleName, Digest, Release, Runtime};
 use updraft_project::{ImageFingerprint, ImageHalf, Project, ProjectError};
 
 use super::create::Deploy;
+use super::image::{ContainerHalf, Pushed};
 use super::report::Sent;
+use crate::busy::busy;
+use crate::checks::reach::Reach;
 use crate::console::{Console, Step};
 use crate::environment::{self, Environment, text};
 use crate::exit::Exit;
@@ -73,9 +76,18 @@ pub(super) struct Read {
 
 /// The image half of the Release that a deploy makes.
 pub(super) struct RunsIn {
-    pub(super) image: Digest,
+    /// None: a plan does not make it.
+    pub(super) image: Option<Digest>,
     /// Not known where the control plane has lost it.
     pub(super) config: Option<EnvironmentConfig>,
+    /// How its container image is had.
+    pub(super) reach: Reach,
+}
+
+/// What the image half is made from.
+enum ImageSource {
+    Locked(Result<ImageHalf, ProjectError>),
+    Container(Arc<ContainerHalf>),
 }
 
 /// A comparison with what went into it.
@@ -85,8 +97,10 @@ pub(super) struct Planned {
     pub(super) bundles: BTreeMap<BundleName, Digest>,
     /// What the Release will run in.
     pub(super) runs_in: RunsIn,
-    /// Made from this project; otherwise the wanted one is kept.
+    /// Made from this project; otherwise the wanted one is kept, or it is only planned.
     pub(super) environment: Option<Environment>,
+    /// Whether the image half changes.
+    pub(super) changes_image: bool,
     pub(super) comparison: Comparison,
     /// What differs in the image half: why it was made, or what is not sent.
     pub(super) image_differs: Vec<String>,
@@ -127,15 +141,16 @@ impl Deploy<'_> {
         let dags = dags_part(&read.scan)?;
         let mut comparison = self.compare(&dags, &read.scan).await?;
         let dags_differ = comparison.outcome == ComparisonOutcome::Changes;
-        let half = read.half.await?;
+        let source = self.source(read.half.await?, &comparison)?;
         let runs = match &comparison.wanted {
             Some(wanted) => Some(self.runs(wanted).await),
             None if self.halves == Halves::Image => return Err(self.nothing_to_keep()),
             None => None,
         };
-        let image_differs = runs
-            .as_ref()
-            .map(|runs| environment::differences(runs, &half));
+        let image_differs = match &runs {
+            Some(runs) => Some(source.differences(runs, step, out).await?),
+            None => None,
+        };
         let makes_image = match (&image_differs, self.halves) {
             (None, _) => true,
             (Some(_), Halves::Dags) => false,
@@ -143,7 +158,7 @@ impl Deploy<'_> {
         };
         // The first one is what a Release is made of; nobody there runs it either.
         let makes_image =
-            makes_image && (image_differs.is_none() || !self.is_run_by_others().await?);
+            makes_image && (image_differs.is_none() || !self.is_run_by_others(&comparison)?);
         let image_differs = image_differs.unwrap_or_default();
         let bundles = match self.halves {
             Halves::Image if dags_differ => BTreeMap::new(),
@@ -151,8 +166,9 @@ impl Deploy<'_> {
         };
         if let (false, Some(wanted)) = (makes_image, &comparison.wanted) {
             let runs_in = RunsIn {
-                image: wanted.image.digest(),
+                image: Some(wanted.image.digest()),
                 config: runs.and_then(Result::ok),
+                reach: self.reach(),
             };
             let mut parts = dags;
             if self.halves == Halves::Image {
@@ -164,42 +180,134 @@ impl Deploy<'_> {
                 bundles,
                 runs_in,
                 environment: None,
+                changes_image: false,
                 comparison,
                 image_differs,
-                half: half.ok(),
+                half: source.into_half(),
             });
         }
-        let half = half?;
-        if let Some(Ok(runs)) = &runs {
-            self.refuse_older(&half.fingerprint, &runs.fingerprint)?;
-        }
-        for note in &half.notes {
-            out.warn(note);
-        }
-        out.update(step, "making the Environment");
-        let environment = environment::make(half, self.cache.clone(), step, out).await?;
         comparison.outcome = ComparisonOutcome::Changes;
         // What does not differ is not touched: somebody else may be changing it.
         let sends_dags = dags_differ && self.halves == Halves::Both || comparison.wanted.is_none();
+        let mut parts = Parts {
+            bundles: if sends_dags {
+                dags.bundles
+            } else {
+                BTreeMap::new()
+            },
+            environment: None,
+        };
+        let mut runs_in = RunsIn {
+            image: None,
+            config: runs.and_then(Result::ok),
+            reach: self.reach(),
+        };
+        let made = match source {
+            ImageSource::Container(_) if self.only_plans => None,
+            source => Some(
+                self.make(source, runs_in.config.as_ref(), step, out)
+                    .await?,
+            ),
+        };
+        let environment = match made {
+            None => None,
+            Some(Pushed { environment, reach }) => {
+                parts.environment = Some(environment.manifest()?);
+                runs_in = RunsIn {
+                    image: Some(environment.digest()),
+                    config: Some(environment.config().clone()),
+                    reach,
+                };
+                Some(environment)
+            }
+        };
         Ok(Planned {
-            parts: Parts {
-                bundles: if sends_dags {
-                    dags.bundles
-                } else {
-                    BTreeMap::new()
-                },
-                environment: Some(environment.manifest()?),
-            },
+            parts,
             bundles,
-            runs_in: RunsIn {
-                image: environment.digest(),
-                config: Some(environment.config().clone()),
-            },
-            environment: Some(environment),
+            runs_in,
+            environment,
+            changes_image: true,
             comparison,
             image_differs,
             half: None,
         })
+    }
+
+    /// What the image half is made from, which the Deployment's runtime decides.
+    fn source(
+        &self,
+        half: Result<ImageHalf, ProjectError>,
+        comparison: &Comparison,
+    ) -> Result<ImageSource> {
+        if comparison.runtime == Runtime::Container {
+            return Ok(ImageSource::Container(Arc::new(ContainerHalf {
+                project: self.project.clone(),
+                deployment: self.deployment.clone(),
+                args: self.image.clone(),
+                reach: self.reach(),
+                registry: comparison.registry.clone(),
+                cache: self.cache.clone(),
+                rebuild: self.rebuild,
+            })));
+        }
+        if let Some(name) = &self.image.image_name {
+            let message = format!(
+                "`{}` runs no container images, so it cannot run `{name}`",
+                self.deployment
+            );
+            return Err(self.needs_containers(message));
+        }
+        Ok(ImageSource::Locked(half))
+    }
+
+    fn needs_containers(&self, message: String) -> Failure {
+        Failure::new(Exit::Refused, message)
+            .code("needs_containers")
+            .help(format!(
+                "`updraft deployment update {} --runtime container` has its agent run images, by docker or podman on its host",
+                self.deployment
+            ))
+    }
+
+    fn reach(&self) -> Reach {
+        Reach::of(self.client).with_engine(self.image.engine.name)
+    }
+
+    /// Makes the image half; a container image is in its registry then.
+    async fn make(
+        &self,
+        source: ImageSource,
+        runs: Option<&EnvironmentConfig>,
+        step: &mut Step,
+        out: &mut Console,
+    ) -> Result<Pushed> {
+        let refuse_older = |here: &ImageFingerprint| match runs {
+            Some(runs) => self.refuse_older(here, &runs.fingerprint),
+            None => Ok(()),
+        };
+        match source {
+            ImageSource::Locked(half) => {
+                let half = half.map_err(|error| match error {
+                    ProjectError::OwnSteps(_) => self.needs_containers(error.to_string()),
+                    error => error.into(),
+                })?;
+                refuse_older(&half.fingerprint)?;
+                for note in &half.notes {
+                    out.warn(note);
+                }
+                out.update(step, "making the Environment");
+                let environment = environment::make(half, self.cache.clone(), step, out).await?;
+                let reach = Reach::default();
+                Ok(Pushed { environment, reach })
+            }
+            ImageSource::Container(half) => {
+                out.update(step, "making the image");
+                let aside = out.aside();
+                let pushed = busy(step, out, move |stop, say| half.make(stop, say, &aside)).await?;
+                refuse_older(&pushed.environment.config().fingerprint)?;
+                Ok(pushed)
+            }
+        }
     }
 
     /// Compares parts with what is wanted. Where nothing ever was, everything is new.
@@ -208,20 +316,25 @@ impl Deploy<'_> {
             parts: parts.clone(),
         };
         match self.client.plan(self.deployment, &ask).await {
-            Err(error) if error.code() == Some(ErrorCode::ImageMissing) => Ok(Comparison {
-                outcome: ComparisonOutcome::Changes,
-                wanted: None,
-                deploy: None,
-                missing: scan
-                    .manifest()
-                    .layers()
-                    .iter()
-                    .map(|layer| layer.digest)
-                    .collect(),
-                replaced: BTreeMap::new(),
-                require: Vec::new(),
-                runs: None,
-            }),
+            Err(error) if error.code() == Some(ErrorCode::ImageMissing) => {
+                let view = self.client.deployment(self.deployment).await?;
+                Ok(Comparison {
+                    outcome: ComparisonOutcome::Changes,
+                    wanted: None,
+                    deploy: None,
+                    missing: scan
+                        .manifest()
+                        .layers()
+                        .iter()
+                        .map(|layer| layer.digest)
+                        .collect(),
+                    replaced: BTreeMap::new(),
+                    require: Vec::new(),
+                    runs: None,
+                    runtime: view.runtime,
+                    registry: view.registry,
+                })
+            }
             answer => Ok(answer?),
         }
     }
@@ -242,9 +355,8 @@ impl Deploy<'_> {
     }
 
     /// Whether somebody else runs that Airflow, in an environment of theirs.
-    async fn is_run_by_others(&self) -> Result<bool> {
-        let runtime = self.client.deployment(self.deployment).await?.runtime;
-        let is_external = runtime == Runtime::External;
+    fn is_run_by_others(&self, comparison: &Comparison) -> Result<bool> {
+        let is_external = comparison.runtime == Runtime::External;
         if is_external && self.halves == Halves::Image {
             let message = format!(
                 "somebody else runs the Airflow of `{}`, so it has no image of ours",
@@ -281,6 +393,35 @@ impl Deploy<'_> {
         Failure::new(Exit::Refused, message)
             .code("nothing_deployed")
             .help("the first deploy brings both halves: leave out --image")
+    }
+}
+
+impl ImageSource {
+    /// Names what differs from what runs, a line each.
+    async fn differences(
+        &self,
+        runs: &Result<EnvironmentConfig>,
+        step: &mut Step,
+        out: &mut Console,
+    ) -> Result<Vec<String>> {
+        match (self, runs) {
+            (Self::Locked(half), runs) => Ok(environment::differences(runs, half)),
+            (Self::Container(_), Err(failure)) => {
+                Ok(vec![format!("it cannot be compared: {}", failure.message)])
+            }
+            (Self::Container(half), Ok(runs)) => {
+                let (half, runs) = (Arc::clone(half), runs.clone());
+                busy(step, out, move |stop, _| half.differences(&runs, stop)).await
+            }
+        }
+    }
+
+    /// What an Environment can be made from again.
+    fn into_half(self) -> Option<ImageHalf> {
+        match self {
+            Self::Locked(half) => half.ok(),
+            Self::Container(_) => None,
+        }
     }
 }
 

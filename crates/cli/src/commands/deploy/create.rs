@@ -26,6 +26,7 @@ use uuid::Uuid;
 use super::checks::{ChecksArgs, Job, Ran, Stages};
 use super::compare::{DowngradeArgs, Halves, HalvesArgs, Planned, RunsIn, to_send};
 use super::follow::{Ending, Patience, follow};
+use super::image::ImageArgs;
 use super::report::{
     Outcome, Sent, Timings, has_changed_image, is_empty, merged, milliseconds, nothing_to_do,
     sent_text, summary, write_names, write_some,
@@ -60,6 +61,9 @@ pub(crate) struct DeployArgs {
 
     #[command(flatten)]
     downgrade: DowngradeArgs,
+
+    #[command(flatten)]
+    image: ImageArgs,
 
     /// Only show what would change
     #[arg(long, conflicts_with_all = ["no_wait", "timeout", "description"])]
@@ -147,6 +151,8 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         description: &args.description,
         halves: args.halves.read(),
         rebuild: args.halves.rebuild,
+        image: args.image.clone(),
+        only_plans: args.plan,
         allow_downgrade: args.downgrade.allow_downgrade,
         allow_empty: args.allow_empty,
         stages: args.checks.stages(project),
@@ -173,6 +179,10 @@ pub(crate) struct Deploy<'a> {
     pub(crate) halves: Halves,
     /// Make the image half also when nothing of it differs.
     pub(crate) rebuild: bool,
+    /// Which container image, where the Deployment runs such.
+    pub(crate) image: ImageArgs,
+    /// A plan makes no container image.
+    pub(crate) only_plans: bool,
     /// Let Airflow's database lose what an older Airflow does not know.
     pub(crate) allow_downgrade: bool,
     pub(crate) allow_empty: bool,
@@ -217,7 +227,7 @@ impl Deploy<'_> {
         outcome.runs.clone_from(&planned.comparison.runs);
         outcome.timings_ms.scanned = Some(milliseconds(took));
         outcome.timings_ms.total = milliseconds(self.started.elapsed());
-        outcome.image(planned.environment.is_some(), planned.image_differs.clone());
+        outcome.image(planned.changes_image, planned.image_differs.clone());
         plan::print(&outcome, &planned, out)?;
         Ok(Exit::Success)
     }
@@ -301,10 +311,10 @@ impl Deploy<'_> {
         let planned = self.plan(read, &mut step, out).await?;
         failpoint("cli.planned");
         let files = things(scan.manifest().files(), "file");
-        let made = if planned.environment.is_some() {
-            " and made its Environment"
-        } else {
-            ""
+        let made = match &planned.environment {
+            Some(made) if made.config().container.is_some() => " and pushed its image",
+            Some(_) => " and made its Environment",
+            None => "",
         };
         out.done(
             step,
@@ -426,7 +436,7 @@ impl Deploy<'_> {
         ran.say(started, out)?;
         // What ran beside other files than the Release has, ran elsewhere.
         let is_same = begun.made_image || begun.image_differs.is_empty();
-        let checks = ran.claim(claim.bundles, is_same.then_some(claim.runs_in.image));
+        let checks = ran.claim(claim.bundles, claim.runs_in.image.filter(|_| is_same));
         if sent.is_none() {
             begun.next = Next::Refuse;
             begun.deploy = self.withdraw(begun.deploy.clone(), Some(&checks)).await;
@@ -447,6 +457,7 @@ impl Deploy<'_> {
             deployment: self.deployment.clone(),
             scan: Arc::clone(scan),
             config: claim.runs_in.config.clone(),
+            reach: claim.runs_in.reach.clone(),
             stages,
             names,
             elsewhere: None,

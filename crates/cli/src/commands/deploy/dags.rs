@@ -79,11 +79,12 @@ impl Deploy<'_> {
             )
         })?;
         let now = self.ask(names, cache, out);
+        let reach = planned.runs_in.reach.clone();
         busy(step, out, move |stop, say| {
             let before = match before {
                 Some(before) => {
                     let laid_out = before.tree.lay_out(&now.project)?;
-                    let ready = host::ready(before.config, &now.cache, stop, say)?;
+                    let ready = host::ready(before.config, &reach, &now.cache, stop, say)?;
                     let kept = host::folder(&now.cache, &now.project).join(Ask::KEPT);
                     let ask = Ask {
                         project: laid_out.project.clone(),
@@ -94,7 +95,7 @@ impl Deploy<'_> {
                 }
                 None => None,
             };
-            let ready = host::ready(config, &now.cache, stop, say)?;
+            let ready = host::ready(config, &reach, &now.cache, stop, say)?;
             Ok(now.parse(&ready, say)?.dags_since(before.as_ref()))
         })
         .await
@@ -172,9 +173,9 @@ fn what_runs_keep(planned: &Planned) -> String {
         (true, false) => "they keep the code that they began with",
         (true, true) => "their next tasks run the new code, as always with Airflow 2",
     };
-    let image = match planned.environment {
-        Some(_) => "; what runs now ends in the old image, later tasks start in the new one",
-        None => "",
+    let image = match planned.changes_image {
+        true => "; what runs now ends in the old image, later tasks start in the new one",
+        false => "",
     };
     format!("{code}{image}")
 }

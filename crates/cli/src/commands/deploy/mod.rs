@@ -7,6 +7,7 @@ mod dags;
 pub(crate) mod diff;
 pub(crate) mod follow;
 pub(crate) mod history;
+pub(crate) mod image;
 mod plan;
 pub(crate) mod report;
 pub(crate) mod rollback;

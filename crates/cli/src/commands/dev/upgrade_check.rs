@@ -14,6 +14,7 @@ use crate::checks::dag_check::{DagCheck, installed};
 use crate::checks::findings::{self, ReportArgs};
 use crate::checks::host::{self, EnvironmentArgs, Ready};
 use crate::checks::parse::Ask;
+use crate::checks::reach::Reach;
 use crate::cli::OutputArgs;
 use crate::console::{Aside, Console, DIM, GREEN, RED, YELLOW};
 use crate::context::Context;
@@ -131,7 +132,7 @@ impl Work {
         other.fingerprint.python_version = self.python(other.fingerprint.python_version);
         let other = make_blocking(other, cache, stop, say)?;
         let packages = Packages::between(&now.config().lock, &other.config().lock);
-        let ready = host::ready(other.config().clone(), cache, stop, say)?;
+        let ready = host::ready(other.config().clone(), &Reach::default(), cache, stop, say)?;
         let mut checked = self.statically(&ready, stop)?;
         let parsed = self.ask.parse(&ready, say)?;
         // What does not parse in that Python is found by both.

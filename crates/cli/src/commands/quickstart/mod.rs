@@ -19,6 +19,7 @@ use crate::commands::deploy::checks::Stages;
 use crate::commands::deploy::compare::Halves;
 use crate::commands::deploy::create::Deploy;
 use crate::commands::deploy::follow::Patience;
+use crate::commands::deploy::image::ImageArgs;
 use crate::config::{ConnectionArgs, LOCAL_FILE, LocalFile, Settings};
 use crate::console::{BOLD, Console, DIM, GREEN, YELLOW};
 use crate::context::Context;
@@ -216,6 +217,8 @@ async fn bring_up(
         description: "quickstart",
         halves: Halves::Both,
         rebuild: false,
+        image: ImageArgs::default(),
+        only_plans: false,
         allow_downgrade: false,
         allow_empty: false,
         // The agent is in this process; the proof has a limit of its own.

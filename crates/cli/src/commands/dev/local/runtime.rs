@@ -10,6 +10,7 @@ use updraft_image::{EnvironmentConfig, LockRequest, Realised, Stop, Uv, lock};
 use updraft_project::{ImageRecipe, Project, ProjectError};
 
 use crate::checks::host;
+use crate::checks::reach::Reach;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 
@@ -50,7 +51,7 @@ pub(super) fn make(
         notes: _,
     } = recipe;
     let config = EnvironmentConfig::new(fingerprint, requirements, env, lock);
-    let ready = host::ready(config, cache, stop, say)?;
+    let ready = host::ready(config, &Reach::default(), cache, stop, say)?;
     let realised = ready.realised().cloned();
     realised.ok_or_else(|| Failure::new(Exit::Internal, "the environment is no folder"))
 }
