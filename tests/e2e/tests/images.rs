@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use updraft_e2e::{Engine, EngineName, Output, Project, updraft_binary, wait_for};
-use updraft_testkit::Reaper;
+use updraft_model::Role;
+use updraft_testkit::{Reaper, TestServer};
 
 const AIRFLOW: &str = "docker.io/apache/airflow:3.3.2-python3.11";
 
@@ -28,6 +29,8 @@ struct World {
     root: PathBuf,
     project: Project,
     engine: Option<Engine>,
+    /// Where its commands go, and with which token.
+    signed_in: Option<(String, String)>,
     _reaper: Reaper,
 }
 
@@ -38,6 +41,7 @@ impl World {
         let world = Self {
             project: Project::at(root.join("shop")),
             engine: None,
+            signed_in: None,
             _reaper: reaper,
             root,
         };
@@ -81,6 +85,10 @@ impl World {
             .env_remove("UPDRAFT_TOKEN")
             .env_remove("GITHUB_ACTIONS")
             .stdin(Stdio::null());
+        if let Some((server, token)) = &self.signed_in {
+            command.env("UPDRAFT_SERVER", server);
+            command.env("UPDRAFT_TOKEN", token);
+        }
         match &self.engine {
             Some(engine) => command.envs(engine.variables()),
             None => command.env("PATH", self.root.join("nothing")),
@@ -303,6 +311,95 @@ fn docker_builds_a_plain_project() {
 #[test]
 fn podman_builds_a_plain_project() {
     a_plain_project_gets_the_standard_steps(EngineName::Podman);
+}
+
+/// What a deploy wants of an image, without anybody to run it.
+fn a_deploy_brings_an_image(name: EngineName) {
+    let Some(mut world) = World::with_or_skip(name) else {
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (server, token) = runtime.block_on(async {
+        let server = TestServer::start().await;
+        let shop = server.deployment("shop").await.name;
+        let token = server.token(Role::Deployer, Some(&shop)).await;
+        (server, token)
+    });
+    let program = world.engine().program();
+    let admin = server.admin_token().to_owned();
+    world.signed_in = Some((server.url(), admin));
+    let update = |runtime| world.run(&["deployment", "update", "shop", "--runtime", runtime]);
+    let deploy = |more: &[&'static str]| {
+        let mut arguments = vec!["deploy", "shop", "--engine", program];
+        arguments.extend(more);
+        arguments
+    };
+    let wanted = |told: &Value| told["deploy"]["release"]["image"].clone();
+
+    // Nobody runs it but containers.
+    world.add_steps(STEPS);
+    let refused = world.run(&deploy(&["--no-wait"])).expect_code(3).unwrap();
+    assert!(refused.stderr.contains("--runtime container"), "{refused:?}");
+    update("container").expect_code(0).unwrap();
+    world.signed_in = Some((server.url(), token));
+
+    // What a plan says is done by nobody.
+    let planned = world.json(&deploy(&["--plan"]), 0);
+    assert_eq!(planned["outcome"], "planned", "{planned:#}");
+    let tags = || runtime.block_on(tags(&server, "shop"));
+    assert_eq!(tags(), [""; 0]);
+
+    // It is built, its DAGs are imported in it, and it is in the registry by its digest.
+    let first = world.json(&deploy(&["--no-wait"]), 0);
+    let image = wanted(&first);
+    assert_eq!(image["kind"], "container", "{first:#}");
+    let named = image["image"].as_str().unwrap();
+    assert!(named.starts_with("shop@sha256:"), "{named}");
+    assert_eq!(first["checks"]["parse"]["errors"], 0, "{first:#}");
+    assert_eq!(tags().len(), 1);
+
+    // DAGs alone leave it where it is.
+    world.project.write("dags/more.py", &NEEDS_THE_IMAGE.replace("needs_the", "more_of_the")).unwrap();
+    let second = world.json(&deploy(&["--no-wait"]), 0);
+    assert_eq!(wanted(&second), image, "{second:#}");
+    assert_eq!(second["environment"], "kept", "{second:#}");
+    assert_eq!(tags().len(), 1);
+
+    // Another step is another image, and no other DAGs.
+    world.add_steps(&STEPS.replace("made'", "other'"));
+    let planned = world.json(&deploy(&["--plan"]), 0);
+    assert_eq!(planned["image_changes"], json!(["Dockerfile: changed"]), "{planned:#}");
+    let third = world.json(&deploy(&["--no-wait"]), 0);
+    assert_ne!(wanted(&third), image, "{third:#}");
+    assert_eq!(third["deploy"]["changed"], json!([{"kind": "image"}]), "{third:#}");
+
+    // One that is there is taken as it is, and is the same again.
+    let tag = "localhost/shop:prebuilt";
+    world.run(&["image", "build", "--engine", program, "--tag", tag]).expect_code(0).unwrap();
+    let taken = world.json(&deploy(&["--no-wait", "--image-name", tag]), 0);
+    assert_eq!(wanted(&taken)["kind"], "container", "{taken:#}");
+    let again = world.json(&deploy(&["--plan", "--image-name", tag]), 0);
+    assert_eq!(again["image_changes"], json!([]), "{again:#}");
+    let missing = world.run(&deploy(&["--image-name", "localhost/no/such:image"]));
+    missing.expect_code(3).unwrap();
+}
+
+async fn tags(server: &TestServer, repository: &str) -> Vec<String> {
+    let list = format!("{}/v2/{repository}/tags/list", server.url());
+    let asked = reqwest::Client::new().get(list).bearer_auth(server.admin_token());
+    let told: Value = asked.send().await.unwrap().json().await.unwrap();
+    let tags = told["tags"].as_array().into_iter().flatten();
+    tags.map(|tag| tag.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_deploy_brings_an_image_of_docker() {
+    a_deploy_brings_an_image(EngineName::Docker);
+}
+
+#[test]
+fn a_deploy_brings_an_image_of_podman() {
+    a_deploy_brings_an_image(EngineName::Podman);
 }
 
 #[test]
