@@ -339,7 +339,10 @@ fn a_deploy_brings_an_image(name: EngineName) {
     // Nobody runs it but containers.
     world.add_steps(STEPS);
     let refused = world.run(&deploy(&["--no-wait"])).expect_code(3).unwrap();
-    assert!(refused.stderr.contains("--runtime container"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("--runtime container"),
+        "{refused:?}"
+    );
     update("container").expect_code(0).unwrap();
     world.signed_in = Some((server.url(), token));
 
@@ -359,7 +362,13 @@ fn a_deploy_brings_an_image(name: EngineName) {
     assert_eq!(tags().len(), 1);
 
     // DAGs alone leave it where it is.
-    world.project.write("dags/more.py", &NEEDS_THE_IMAGE.replace("needs_the", "more_of_the")).unwrap();
+    world
+        .project
+        .write(
+            "dags/more.py",
+            &NEEDS_THE_IMAGE.replace("needs_the", "more_of_the"),
+        )
+        .unwrap();
     let second = world.json(&deploy(&["--no-wait"]), 0);
     assert_eq!(wanted(&second), image, "{second:#}");
     assert_eq!(second["environment"], "kept", "{second:#}");
@@ -368,14 +377,25 @@ fn a_deploy_brings_an_image(name: EngineName) {
     // Another step is another image, and no other DAGs.
     world.add_steps(&STEPS.replace("made'", "other'"));
     let planned = world.json(&deploy(&["--plan"]), 0);
-    assert_eq!(planned["image_changes"], json!(["Dockerfile: changed"]), "{planned:#}");
+    assert_eq!(
+        planned["image_changes"],
+        json!(["Dockerfile: changed"]),
+        "{planned:#}"
+    );
     let third = world.json(&deploy(&["--no-wait"]), 0);
     assert_ne!(wanted(&third), image, "{third:#}");
-    assert_eq!(third["deploy"]["changed"], json!([{"kind": "image"}]), "{third:#}");
+    assert_eq!(
+        third["deploy"]["changed"],
+        json!([{"kind": "image"}]),
+        "{third:#}"
+    );
 
     // One that is there is taken as it is, and is the same again.
     let tag = "localhost/shop:prebuilt";
-    world.run(&["image", "build", "--engine", program, "--tag", tag]).expect_code(0).unwrap();
+    world
+        .run(&["image", "build", "--engine", program, "--tag", tag])
+        .expect_code(0)
+        .unwrap();
     let taken = world.json(&deploy(&["--no-wait", "--image-name", tag]), 0);
     assert_eq!(wanted(&taken)["kind"], "container", "{taken:#}");
     let again = world.json(&deploy(&["--plan", "--image-name", tag]), 0);
@@ -386,7 +406,9 @@ fn a_deploy_brings_an_image(name: EngineName) {
 
 async fn tags(server: &TestServer, repository: &str) -> Vec<String> {
     let list = format!("{}/v2/{repository}/tags/list", server.url());
-    let asked = reqwest::Client::new().get(list).bearer_auth(server.admin_token());
+    let asked = reqwest::Client::new()
+        .get(list)
+        .bearer_auth(server.admin_token());
     let told: Value = asked.send().await.unwrap().json().await.unwrap();
     let tags = told["tags"].as_array().into_iter().flatten();
     tags.map(|tag| tag.as_str().unwrap().to_owned()).collect()
