@@ -37,7 +37,7 @@ pub use environment::{
 };
 pub use lock::{Lock, LockError, LockRequest, lock};
 pub use process::{Finished, Stop, StopOnDrop, run_until};
-pub use publish::Login;
+pub use publish::{Login, without_tag};
 pub use pytest::pytest_beside;
 pub use python::{Interpreter, PythonError, PythonRequest, RunAs, nearest_python};
 pub use realise::{

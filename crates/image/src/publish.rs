@@ -226,9 +226,7 @@ impl Engine {
         say(&format!("pulling {name}"));
         let mut command = self.command(&["pull", "--quiet"]);
         if self.name() != EngineName::Docker
-            && name
-                .parse::<ImageRepository>()
-                .is_ok_and(|it| it.is_loopback())
+            && repository_of(name).is_some_and(|it| it.is_loopback())
         {
             command.arg("--tls-verify=false");
         }
@@ -250,6 +248,20 @@ impl Engine {
     }
 }
 
+/// The repository of an image's name, where it has a registry.
+fn repository_of(name: &str) -> Option<ImageRepository> {
+    without_tag(name).parse().ok()
+}
+
+/// The name of an image without its tag and its digest.
+pub fn without_tag(name: &str) -> &str {
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
+    match name.rsplit_once(':') {
+        Some((before, tag)) if !tag.contains('/') => before,
+        _ => name,
+    }
+}
+
 /// Whether the same push may succeed in a moment: the engines try again by themselves
 /// what they know to be passing, and not what breaks on the way.
 fn may_pass(said: &str) -> bool {
@@ -267,4 +279,32 @@ fn may_pass(said: &str) -> bool {
     ]
     .iter()
     .any(|text| said.contains(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_a_repository_with_or_without_a_tag() {
+        for name in [
+            "127.0.0.1:5000/shop",
+            "127.0.0.1:5000/shop:1",
+            "127.0.0.1:5000/shop@sha256:00",
+            "127.0.0.1:5000/shop:1@sha256:00",
+        ] {
+            assert_eq!(without_tag(name), "127.0.0.1:5000/shop");
+            assert!(repository_of(name).is_some_and(|it| it.is_loopback()));
+        }
+        assert_eq!(without_tag("shop:1"), "shop");
+        assert!(repository_of("shop:1").is_none());
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again() {
+        assert!(may_pass("Put https://…: unexpected EOF"));
+        assert!(!may_pass(
+            "denied: requested access to the resource is denied"
+        ));
+    }
 }

@@ -56,7 +56,7 @@ impl Container {
                 .cause(&error)
                 .help(error.help())
         })?;
-        let found = reach.image(&engine, image, stop, say)?;
+        let found = reach.image(&engine, image, cache, stop, say)?;
         Self::of(engine, found, &image.to_string(), cache, stop)
     }
 

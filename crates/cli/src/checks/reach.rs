@@ -1,5 +1,7 @@
 //! How the container images of a control plane's Releases are had on this machine.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use updraft_api::Client;
@@ -8,6 +10,7 @@ use updraft_image::{Engine, EngineName, Image, Login, Stop};
 use updraft_model::ContainerImage;
 
 use crate::failure::Result;
+use crate::files;
 
 /// The user that goes with a token: the registry takes any.
 const USER: &str = "updraft";
@@ -17,8 +20,6 @@ pub(crate) struct Reach {
     /// The control plane's registry, and who asks it.
     registry: Option<(String, Credentials)>,
     pub(crate) engine: Option<EngineName>,
-    /// An image that is here under another name.
-    local: Option<(ContainerImage, String)>,
 }
 
 impl Reach {
@@ -43,14 +44,6 @@ impl Reach {
         Self { engine, ..self }
     }
 
-    /// Where an image is here already, however it is called.
-    pub(crate) fn with_local(self, image: ContainerImage, id: String) -> Self {
-        Self {
-            local: Some((image, id)),
-            ..self
-        }
-    }
-
     /// The host of the control plane's registry.
     pub(crate) fn host(&self) -> Option<&str> {
         self.registry.as_ref().map(|(host, _)| host.as_str())
@@ -69,12 +62,12 @@ impl Reach {
         &self,
         engine: &Engine,
         image: &ContainerImage,
+        cache: &Path,
         stop: &Stop,
         say: &dyn Fn(&str),
     ) -> Result<Image> {
-        let local = self.local.as_ref().filter(|(named, _)| named == image);
-        if let Some((_, id)) = local
-            && let Some(found) = engine.inspect(id, stop)?
+        if let Ok(id) = fs::read_to_string(remembered(cache, image))
+            && let Some(found) = engine.inspect(&id, stop)?
         {
             return Ok(found);
         }
@@ -82,4 +75,15 @@ impl Reach {
         let login = self.login(image.registry())?;
         Ok(engine.image_as(&name, login.as_deref(), stop, say)?)
     }
+}
+
+/// Remembers by which id an engine here has an image that it has pushed: podman knows it
+/// by no other name. Without that it is pulled.
+pub(crate) fn remember(cache: &Path, image: &ContainerImage, id: &str) {
+    let _ = files::write_private(&remembered(cache, image), id);
+}
+
+fn remembered(cache: &Path, image: &ContainerImage) -> PathBuf {
+    let name = format!("{}.id", image.digest.hex());
+    cache.join("images").join(name)
 }

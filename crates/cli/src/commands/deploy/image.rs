@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use updraft_image::registry::ImageRepository;
 use updraft_image::{
     Engine, EngineError, EngineName, EnvironmentConfig, Image, ImagePackages, Lock, Stop,
+    without_tag,
 };
 use updraft_model::{ContainerImage, DeploymentName, Digest, Tag};
 use updraft_project::{BuildHalf, Making, Project, ProjectError, Requirements};
 use uuid::Uuid;
 
-use crate::checks::reach::Reach;
+use crate::checks::reach::{Reach, remember};
 use crate::console::Aside;
 use crate::environment::Environment;
 use crate::exit::Exit;
@@ -221,9 +222,12 @@ impl ContainerHalf {
             container: Some(there.clone()),
             ..EnvironmentConfig::new(fingerprint, Requirements::default(), BTreeMap::new(), lock)
         };
+        if let Some(cache) = &self.cache {
+            remember(cache, &there, &image.id);
+        }
         Pushed {
             environment: Environment::of_image(config),
-            reach: self.reach.clone().with_local(there, image.id.clone()),
+            reach: self.reach.clone(),
         }
     }
 
@@ -303,14 +307,5 @@ impl ContainerHalf {
             .cause(error)
             .code("no_engine")
             .help(error.help())
-    }
-}
-
-/// The name of an image without its tag and its digest.
-fn without_tag(name: &str) -> &str {
-    let name = name.split_once('@').map_or(name, |(name, _)| name);
-    match name.rsplit_once(':') {
-        Some((before, tag)) if !tag.contains('/') => before,
-        _ => name,
     }
 }
