@@ -388,7 +388,9 @@ impl Read {
             for id in pointers {
                 releases.extend(self.release(id).await?);
             }
-            releases.iter().for_each(|release| kept.keep(release));
+            for release in &releases {
+                kept.keep(release);
+            }
         }
         Ok(kept)
     }

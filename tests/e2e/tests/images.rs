@@ -396,8 +396,8 @@ fn a_deploy_brings_an_image(name: EngineName) {
         .run(&["image", "build", "--engine", program, "--tag", tag])
         .expect_code(0)
         .unwrap();
-    let taken = world.json(&deploy(&["--no-wait", "--image-name", tag]), 0);
-    assert_eq!(wanted(&taken)["kind"], "container", "{taken:#}");
+    let prebuilt = world.json(&deploy(&["--no-wait", "--image-name", tag]), 0);
+    assert_eq!(wanted(&prebuilt)["kind"], "container", "{prebuilt:#}");
     let again = world.json(&deploy(&["--plan", "--image-name", tag]), 0);
     assert_eq!(again["image_changes"], json!([]), "{again:#}");
     let missing = world.run(&deploy(&["--image-name", "localhost/no/such:image"]));

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use updraft_api::deploy::{AcceptDeploy, DeployView};
 use updraft_bundle::{Layer, LayerTable, Limits, failpoint, validate_bundle};
-use updraft_model::{BundleName, DeployId, DeployState, Digest, Release, ReleaseId, Timestamp};
+use updraft_model::{
+    BundleName, DeployId, DeployState, Digest, ImageRef, Release, ReleaseId, Timestamp,
+};
 use updraft_store::{Deploy, DeployParts, FileLists, Read, Write};
 
 use super::create::lock;
@@ -250,7 +252,7 @@ fn check_bundles(
         .bundles
         .iter()
         .map(|(name, digest)| (format!("bundle `{name}`"), *digest));
-    let image = parts.image.iter().map(|image| image.digest());
+    let image = parts.image.iter().map(ImageRef::digest);
     let image = image.map(|digest| ("the environment".to_owned(), digest));
     for (what, digest) in bundles.chain(image) {
         let Some(manifest) = manifests.get(&digest) else {

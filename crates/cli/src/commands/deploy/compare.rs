@@ -13,7 +13,7 @@ use updraft_image::EnvironmentConfig;
 use updraft_model::{BundleName, Digest, Release, Runtime};
 use updraft_project::{ImageFingerprint, ImageHalf, Project, ProjectError};
 
-use super::create::Deploy;
+use super::create::{Deploy, Purpose};
 use super::image::{ContainerHalf, Pushed};
 use super::report::Sent;
 use crate::busy::busy;
@@ -86,7 +86,7 @@ pub(super) struct RunsIn {
 
 /// What the image half is made from.
 enum ImageSource {
-    Locked(Result<ImageHalf, ProjectError>),
+    Locked(Box<Result<ImageHalf, ProjectError>>),
     Container(Arc<ContainerHalf>),
 }
 
@@ -203,7 +203,7 @@ impl Deploy<'_> {
             reach: self.reach(),
         };
         let made = match source {
-            ImageSource::Container(_) if self.only_plans => None,
+            ImageSource::Container(_) if self.purpose == Purpose::Plan => None,
             source => Some(
                 self.make(source, runs_in.config.as_ref(), step, out)
                     .await?,
@@ -257,7 +257,7 @@ impl Deploy<'_> {
             );
             return Err(self.needs_containers(message));
         }
-        Ok(ImageSource::Locked(half))
+        Ok(ImageSource::Locked(Box::new(half)))
     }
 
     fn needs_containers(&self, message: String) -> Failure {

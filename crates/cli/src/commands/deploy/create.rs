@@ -152,7 +152,11 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         halves: args.halves.read(),
         rebuild: args.halves.rebuild,
         image: args.image.clone(),
-        only_plans: args.plan,
+        purpose: if args.plan {
+            Purpose::Plan
+        } else {
+            Purpose::Deploy
+        },
         allow_downgrade: args.downgrade.allow_downgrade,
         allow_empty: args.allow_empty,
         stages: args.checks.stages(project),
@@ -170,6 +174,14 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     }
 }
 
+/// What a comparison is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be shown: no container image is made for it.
+    Plan,
+    Deploy,
+}
+
 /// What to deploy, and where.
 pub(crate) struct Deploy<'a> {
     pub(crate) client: &'a Client,
@@ -181,8 +193,7 @@ pub(crate) struct Deploy<'a> {
     pub(crate) rebuild: bool,
     /// Which container image, where the Deployment runs such.
     pub(crate) image: ImageArgs,
-    /// A plan makes no container image.
-    pub(crate) only_plans: bool,
+    pub(crate) purpose: Purpose,
     /// Let Airflow's database lose what an older Airflow does not know.
     pub(crate) allow_downgrade: bool,
     pub(crate) allow_empty: bool,

@@ -173,9 +173,10 @@ fn what_runs_keep(planned: &Planned) -> String {
         (true, false) => "they keep the code that they began with",
         (true, true) => "their next tasks run the new code, as always with Airflow 2",
     };
-    let image = match planned.changes_image {
-        true => "; what runs now ends in the old image, later tasks start in the new one",
-        false => "",
+    let image = if planned.changes_image {
+        "; what runs now ends in the old image, later tasks start in the new one"
+    } else {
+        ""
     };
     format!("{code}{image}")
 }

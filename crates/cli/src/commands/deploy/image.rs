@@ -106,7 +106,7 @@ impl ContainerHalf {
         let container = runs.container.as_ref().map(|it| it.digest.to_string());
         let has_digest =
             |name: &String| name.split_once('@').map(|(_, it)| it) == container.as_deref();
-        Ok(image.ends_with(&here.id) || here.digests.iter().any(|it| has_digest(it)))
+        Ok(image.ends_with(&here.id) || here.digests.iter().any(has_digest))
     }
 
     /// Has the image in its registry, and says what is known of it.
@@ -167,7 +167,7 @@ impl ContainerHalf {
             let making = Making::Prebuilt {
                 image: there.to_string(),
             };
-            return Ok(self.known(there, &image, packages, (BuildHalf::default(), making)));
+            return Ok(self.known(&there, &image, packages, (BuildHalf::default(), making)));
         }
         let making = Making::Prebuilt {
             image: format!("{name}@{}", image.id),
@@ -202,12 +202,12 @@ impl ContainerHalf {
         let tag = Tag::of_deploy(Uuid::now_v7().simple());
         let digest = engine.push(image, &to, tag.as_str(), login.as_deref(), stop, None)?;
         let there = ContainerImage { repository, digest };
-        Ok(self.known(there, image, packages, made))
+        Ok(self.known(&there, image, packages, made))
     }
 
     fn known(
         &self,
-        there: ContainerImage,
+        there: &ContainerImage,
         image: &Image,
         packages: ImagePackages,
         (half, making): (BuildHalf, Making),
@@ -223,7 +223,7 @@ impl ContainerHalf {
             ..EnvironmentConfig::new(fingerprint, Requirements::default(), BTreeMap::new(), lock)
         };
         if let Some(cache) = &self.cache {
-            remember(cache, &there, &image.id);
+            remember(cache, there, &image.id);
         }
         Pushed {
             environment: Environment::of_image(config),
@@ -261,15 +261,13 @@ impl ContainerHalf {
             Failure::from_error(Exit::Refused, &error)
                 .help("see `registry` in `updraft deployment show`")
         };
-        match &self.registry {
-            Some(name) => Ok((name.clone(), name.parse().map_err(refused)?)),
-            None => {
-                let host = self.reach.host().unwrap_or_default();
-                let name = self.deployment.to_string();
-                let to = format!("{host}/{name}").parse().map_err(refused)?;
-                Ok((name, to))
-            }
+        if let Some(name) = &self.registry {
+            return Ok((name.clone(), name.parse().map_err(refused)?));
         }
+        let host = self.reach.host().unwrap_or_default();
+        let name = self.deployment.to_string();
+        let to = format!("{host}/{name}").parse().map_err(refused)?;
+        Ok((name, to))
     }
 
     fn build_half(&self) -> std::result::Result<BuildHalf, ProjectError> {

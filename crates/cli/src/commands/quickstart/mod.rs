@@ -17,7 +17,7 @@ use updraft_project::{Project, ProjectError, Scaffold, scaffold};
 use self::stage::Stage;
 use crate::commands::deploy::checks::Stages;
 use crate::commands::deploy::compare::Halves;
-use crate::commands::deploy::create::Deploy;
+use crate::commands::deploy::create::{Deploy, Purpose};
 use crate::commands::deploy::follow::Patience;
 use crate::commands::deploy::image::ImageArgs;
 use crate::config::{ConnectionArgs, LOCAL_FILE, LocalFile, Settings};
@@ -218,7 +218,7 @@ async fn bring_up(
         halves: Halves::Both,
         rebuild: false,
         image: ImageArgs::default(),
-        only_plans: false,
+        purpose: Purpose::Deploy,
         allow_downgrade: false,
         allow_empty: false,
         // The agent is in this process; the proof has a limit of its own.
