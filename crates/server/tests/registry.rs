@@ -10,7 +10,10 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use updraft_model::{Digest, Role};
+use updraft_api::ErrorCode;
+use updraft_api::deploy::PlanRequest;
+use updraft_api::deployment::DeploymentSettings;
+use updraft_model::{Digest, Role, Runtime};
 use updraft_server::{Server, backup, init_admin, restore};
 use updraft_testkit::{SmallDisk, TestServer};
 
@@ -845,41 +848,87 @@ async fn garbage_goes_and_nothing_that_somebody_needs() {
 }
 
 #[tokio::test]
-async fn what_a_kept_release_names_stays() {
+async fn the_image_of_a_kept_release_stays() {
     let (server, admin) = world().await;
     let shop = "shop".parse().unwrap();
-    let [kept, other] = ["first", "other"].map(updraft_testkit::environment);
+    let containers = DeploymentSettings {
+        runtime: Some(Runtime::Container),
+        ..DeploymentSettings::default()
+    };
+    let client = server.as_admin();
+    let updated = client.update_deployment(&shop, &containers);
+    updated.await.unwrap();
+    // The tags of deploys are for the way: they keep nothing.
+    let kept = admin.push_image("shop", "updraft-1", "kept").await;
+    let other = admin.push_image("shop", "updraft-2", "other").await;
+    let image = updraft_testkit::container_image(&format!("shop@{}", digest(&kept)));
     let dags = updraft_testkit::Tree::of([("a.py", "one")]);
-    server.deploy(&shop, Some(&dags), Some(&kept)).await;
-    // By its digest alone, as what is deployed is named.
-    let path = |tree: &updraft_testkit::Tree| format!("/v2/shop/manifests/{}", tree.digest());
-    for tree in [&kept, &other] {
-        for (digest, bytes) in &tree.blobs {
-            let path = format!("/v2/shop/blobs/uploads/?digest={digest}");
-            admin
-                .ask_with(Method::POST, &path, &[], bytes.to_vec())
-                .await
-                .is(201);
-        }
-        let headers = [("content-type", IMAGE)];
-        let put = admin
-            .ask_with(Method::PUT, &path(tree), &headers, tree.manifest.clone())
-            .await;
-        put.is(201);
-    }
+    let deploy = server.deploy(&shop, Some(&dags), Some(&image)).await;
+    let runs_in = deploy.release.unwrap().image;
+    assert_eq!(
+        runs_in.container().unwrap().to_string(),
+        format!("shop@{}", digest(&kept))
+    );
+    let path = |image: &Value| format!("/v2/shop/manifests/{}", digest(image));
     admin
         .ask(Method::DELETE, &path(&kept))
         .await
         .refused(409, "DENIED");
     collect(&server).await;
     admin.get(&path(&kept)).await.is(200);
-    for digest in kept.blobs.keys() {
-        admin.get(&format!("/v2/shop/blobs/{digest}")).await.is(200);
+    for content in ["{}", "kept"] {
+        let blob = Digest::of(content.as_bytes());
+        admin.get(&format!("/v2/shop/blobs/{blob}")).await.is(200);
     }
     admin
         .get(&path(&other))
         .await
         .refused(404, "MANIFEST_UNKNOWN");
+    // And what is known of it, without which no Release can be compared.
+    for digest in image.blobs.keys() {
+        server.as_admin().blob(&shop, *digest).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_image_half_is_of_the_kind_that_the_runtime_runs() {
+    let (server, _admin) = world().await;
+    let shop = "shop".parse().unwrap();
+    let client = server.as_admin();
+    let container = updraft_testkit::container_image(&format!("shop@{}", Digest::of(b"image")));
+    let environment = updraft_testkit::environment("first");
+    let refused = async |image: &updraft_testkit::Tree| {
+        let ask = PlanRequest {
+            parts: updraft_testkit::parts(None, Some(image)),
+        };
+        let error = server.as_admin().plan(&shop, &ask).await.unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::ImageUnsuitable), "{error}");
+        error.help().unwrap()
+    };
+    assert!(refused(&container).await.contains("--runtime container"));
+    let containers = DeploymentSettings {
+        runtime: Some(Runtime::Container),
+        registry: Some("ghcr.io/acme/airflow".into()),
+        ..DeploymentSettings::default()
+    };
+    let updated = client.update_deployment(&shop, &containers);
+    let registry = updated.await.unwrap().registry;
+    assert_eq!(registry.as_deref(), Some("ghcr.io/acme/airflow"));
+    assert!(refused(&environment).await.contains("--runtime process"));
+    for wrong in [
+        "acme",
+        "ghcr.io/Acme",
+        "https://ghcr.io/acme",
+        "ghcr.io/a:1",
+    ] {
+        let settings = DeploymentSettings {
+            registry: Some(wrong.into()),
+            ..DeploymentSettings::default()
+        };
+        let updated = client.update_deployment(&shop, &settings);
+        let error = updated.await.unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::InvalidRequest), "{wrong}");
+    }
 }
 
 #[tokio::test]

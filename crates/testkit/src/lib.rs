@@ -18,4 +18,4 @@ pub use server::TestServer;
 pub use skip::{is_root_or_skip, skipped};
 pub use small_disk::SmallDisk;
 pub use state::{repository, state_folder};
-pub use tree::{Tree, environment, parts};
+pub use tree::{Tree, container_image, environment, parts};

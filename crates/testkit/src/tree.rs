@@ -55,11 +55,14 @@ impl Tree {
 
 /// An Environment that nobody could install, but that has the form of one.
 pub fn environment(requirements: &str) -> Tree {
+    environment_of(requirements, Tree::of([("include/used.py", "# used\n")]))
+}
+
+fn environment_of(requirements: &str, files: Tree) -> Tree {
     let config = format!("{{\"requirements\":{requirements:?}}}");
     let digest = Digest::of(config.as_bytes());
     let lock = format!("{requirements}==1.0\n");
     let lock_digest = Digest::of(lock.as_bytes());
-    let files = Tree::of([("include/used.py", "# used\n")]);
     let manifest = files
         .manifest
         .replace(
@@ -88,6 +91,18 @@ pub fn environment(requirements: &str) -> Tree {
     let mut blobs = files.blobs;
     blobs.insert(digest, config.into());
     blobs.insert(lock_digest, lock.into());
+    Tree { manifest, blobs }
+}
+
+/// What is known of a container image of this name.
+pub fn container_image(image: &str) -> Tree {
+    let none = Tree::of([]);
+    let known = environment_of(image, none);
+    let manifest = known.manifest.strip_suffix('}').expect("an object");
+    let manifest = format!("{manifest},\"annotations\":{{\"io.updraft.image\":\"{image}\"}}}}");
+    let mut blobs = known.blobs;
+    let empty = Bytes::from_static(updraft_bundle::EMPTY_BLOB);
+    blobs.insert(Digest::of(&empty), empty);
     Tree { manifest, blobs }
 }
 
