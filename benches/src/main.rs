@@ -8,6 +8,7 @@
 mod agents;
 mod checks;
 mod halves;
+mod images;
 mod peers;
 mod registry;
 mod table;
@@ -37,6 +38,7 @@ const PARSE_COLD: &str = "parse of 1,000, cold";
 const PARSE_KNOWN: &str = "parse of 1,000, known";
 const PARSE_ONE: &str = "parse, one changed";
 const IMAGE_CHANGED: &str = "image file changed, live";
+const IMAGE_PUSHED: &str = "image file changed, pushed";
 const PUSH: &str = "push of 1 GB";
 const PULL: &str = "pull of 1 GB";
 
@@ -52,6 +54,7 @@ const BARS: &[(&str, u64)] = &[
     (STATIC_WARM, 150),
     (PARSE_KNOWN, 500),
     (PARSE_ONE, 1_000),
+    (IMAGE_PUSHED, 2_000),
 ];
 
 fn main() -> Result<()> {
@@ -69,6 +72,7 @@ fn main() -> Result<()> {
     peers::measure(&dags, &mut tree, &mut table)?;
     checks::measure(&installation, &mut table)?;
     registry::measure(&installation, &mut table)?;
+    images::measure(&installation, &mut table)?;
     halves::measure(&installation, &mut table)?;
     table.print(BARS);
     println!("\npeak memory during the deploys: {memory}");
