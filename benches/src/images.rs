@@ -2,6 +2,7 @@
 //! engine, next to `docker build` and `buildah build`, each with its push. The same
 //! project, base and registry for all, and every cache warm.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -65,7 +66,7 @@ impl Bench {
         let token = installation.updraft(&asked)?.expect_code(0)?.stdout;
         fs::create_dir(&bench.config)?;
         fs::write(scratch.join("token"), token.trim())?;
-        bench.run(&format!(
+        run(&format!(
             "{} docker login --username bench --password-stdin {registry} <{}/token && {} docker push --quiet {base}",
             bench.variables(docker),
             scratch.display(),
@@ -132,25 +133,25 @@ impl Bench {
             self.config.display()
         );
         for (name, value) in engine.variables() {
-            variables.push_str(&format!(" {name}={}", value.display()));
+            let _ = write!(variables, " {name}={}", value.display());
         }
         variables
     }
 
     /// The first is for the caches.
     fn rounds(&self, script: &str) -> Result<Vec<Duration>> {
-        self.run(script)?;
+        run(script)?;
         let round = |round| {
             let text = format!("WORD = '{round} of {}'\n", script.len());
             fs::write(self.project.join("include/words.py"), text)?;
-            self.run(script)
+            run(script)
         };
         (0..ROUNDS).map(round).collect()
     }
+}
 
-    fn run(&self, script: &str) -> Result<Duration> {
-        let (success, time) = shell(script)?;
-        ensure!(success, "failed: {script}");
-        Ok(time)
-    }
+fn run(script: &str) -> Result<Duration> {
+    let (success, time) = shell(script)?;
+    ensure!(success, "failed: {script}");
+    Ok(time)
 }

@@ -402,6 +402,16 @@ fn a_deploy_brings_an_image(name: EngineName) {
     assert_eq!(again["image_changes"], json!([]), "{again:#}");
     let missing = world.run(&deploy(&["--image-name", "localhost/no/such:image"]));
     missing.expect_code(3).unwrap();
+
+    // Whoever may only look pushes nothing, and is told by whom.
+    let viewer = runtime.block_on(server.token(Role::Viewer, Some(&"shop".parse().unwrap())));
+    world.signed_in = Some((server.url(), viewer));
+    world.add_steps(&STEPS.replace("made'", "third'"));
+    let before = tags().len();
+    let looked = ["deploy", "shop", "--engine", program, "--no-wait"];
+    let refused = world.run(&looked).expect_code(5).unwrap();
+    assert!(refused.stderr.contains("viewer"), "{refused:?}");
+    assert_eq!(tags().len(), before);
 }
 
 async fn tags(server: &TestServer, repository: &str) -> Vec<String> {

@@ -172,6 +172,7 @@ impl From<EngineError> for Failure {
             | EngineError::Run { .. }
             | EngineError::Write { .. }
             | EngineError::NoBuildx(_) => Exit::Prerequisite,
+            EngineError::Push { said, .. } if is_denied(said) => Exit::NotAllowed,
             EngineError::Pull { .. }
             | EngineError::NoAirflow { .. }
             | EngineError::Push { .. }
@@ -181,4 +182,17 @@ impl From<EngineError> for Failure {
         };
         Self::from_error(exit, &error).help(error.help())
     }
+}
+
+/// Whether a registry has said that this user may not.
+fn is_denied(said: &str) -> bool {
+    let said = said.to_lowercase();
+    [
+        "denied",
+        "forbidden",
+        "unauthorized",
+        "authentication required",
+    ]
+    .iter()
+    .any(|sign| said.contains(sign))
 }

@@ -23,8 +23,9 @@ const AT_ONCE: usize = 8;
 pub(crate) struct Fetched {
     folder: PathBuf,
     dags: Manifest,
-    /// The files beside the DAGs.
+    /// The files beside the DAGs; in a container image, nobody can have them from here.
     files: Manifest,
+    is_image: bool,
 }
 
 /// The trees as a project. Nobody else changes it while this is kept.
@@ -71,6 +72,7 @@ pub(crate) async fn fetch(
         folder,
         dags,
         files,
+        is_image: wanted.image.container().is_some(),
     })
 }
 
@@ -110,7 +112,18 @@ impl Fetched {
         lock.lock().map_err(failed("lock"))?;
         let root = self.folder.join("tree");
         let made = self.folder.join("made");
-        let what = format!("{}\n{}\n", self.dags.digest(), self.files.digest());
+        // Beside what is the same, only DAGs that differ do.
+        let beside = if self.is_image {
+            like.files(None)?.entries().to_vec()
+        } else {
+            Vec::new()
+        };
+        let beside_is = Digest::of(&serde_json::to_vec(&beside).unwrap_or_default());
+        let what = format!(
+            "{}\n{}\n{beside_is}\n",
+            self.dags.digest(),
+            self.files.digest()
+        );
         if fs::read_to_string(&made).ok().as_deref() != Some(&what) {
             let dags = self.version("dags", &self.dags)?;
             let files = self.version("files", &self.files)?;
@@ -119,6 +132,11 @@ impl Fetched {
                 remove(&root)?;
                 link_tree(&files, &root)?;
                 link_tree(&dags, &root.join("dags"))?;
+                for entry in &beside {
+                    let (from, to) = (like.root().join(&entry.path), root.join(&entry.path));
+                    fs::create_dir_all(to.parent().unwrap_or(&root))?;
+                    fs::copy(from, to)?;
+                }
                 // What it is checked for is the project's to say.
                 match fs::copy(like.root().join(SETTINGS_FILE), root.join(SETTINGS_FILE)) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {

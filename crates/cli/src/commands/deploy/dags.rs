@@ -36,7 +36,11 @@ impl Deploy<'_> {
         out: &mut Console,
     ) -> Result<Option<DagDiff>> {
         let changes = planned.comparison.outcome == ComparisonOutcome::Changes;
-        if !changes || !self.stages.parse || planned.bundles.is_empty() {
+        // What an image changes is known when there is one.
+        let only_planned = planned.changes_image && planned.runs_in.image.is_none();
+        let are_known =
+            planned.bundles.is_empty() || only_planned && planned.parts.bundles.is_empty();
+        if !changes || !self.stages.parse || are_known {
             return Ok(None);
         }
         out.update(step, "finding which DAGs change");
@@ -73,10 +77,12 @@ impl Deploy<'_> {
             None => None,
         };
         let config = planned.runs_in.config.clone().ok_or_else(|| {
-            Failure::new(
-                Exit::Refused,
-                "the control plane has lost what the Release runs in",
-            )
+            let why = if planned.changes_image {
+                "they are imported in the image, and a plan builds none"
+            } else {
+                "the control plane has lost what the Release runs in"
+            };
+            Failure::new(Exit::Refused, why)
         })?;
         let now = self.ask(names, cache, out);
         let reach = planned.runs_in.reach.clone();

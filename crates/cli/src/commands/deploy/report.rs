@@ -532,6 +532,9 @@ pub(crate) fn summary(files: &FileChanges) -> String {
 }
 
 pub(crate) fn sent_text(sent: &Sent) -> String {
+    if sent.of_files == 0 && sent.layers == 0 {
+        return "nothing to send".into();
+    }
     if sent.layers == 0 {
         return format!(
             "nothing to send; the control plane has all {}",

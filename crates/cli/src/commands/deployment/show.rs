@@ -57,6 +57,9 @@ pub(super) fn print(deployment: &DeploymentView, out: &mut Console) -> Result<()
         names::runtime(deployment.runtime),
         deployment.executor
     )?;
+    if let Some(registry) = &deployment.registry {
+        writeln!(data, "registry       {registry}")?;
+    }
     writeln!(
         data,
         "after failure  {}",
