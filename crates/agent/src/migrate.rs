@@ -249,7 +249,78 @@ fn is_older(version: &str, than: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use updraft_model::DeploymentId;
+
     use super::*;
+    use crate::airflow::settings::{AskedFor, Variables};
+    use crate::runtime::logs::Hidden;
+
+    /// What there is to do, with Airflow's database at this address.
+    fn pending(disk: &Disk, address: Option<&str>) -> Option<Migration> {
+        let asked = Digest::of(b"asked");
+        let address = address.map(|address| (CONNECTION.to_owned(), address.to_owned()));
+        let common = Common {
+            disk,
+            environment: &environment(),
+            variables: &Variables::from_iter(address),
+            asked: AskedFor {
+                with_bundles: asked,
+                without_bundles: asked,
+            },
+            hidden: Hidden::default(),
+            user: None,
+        };
+        let launcher = Launcher {
+            wrapper: Vec::new(),
+            run: disk.run(),
+            logs: disk.logs(),
+        };
+        let database = Database {
+            launcher: &launcher,
+            common: &common,
+        };
+        let pending = database.pending().unwrap();
+        // As when it has been brought to this version.
+        Migrated::of(&common).keep(disk).unwrap();
+        pending
+    }
+
+    fn environment() -> Environment {
+        Environment {
+            digest: Digest::of(b"image"),
+            key: Digest::of(b"image"),
+            folder: "/venv".into(),
+            bin: "/venv/bin".into(),
+            python: "/venv/bin/python".into(),
+            project: "/project".into(),
+            variables: Variables::new(),
+            airflow_version: "3.3.2".into(),
+            python_version: "3.12".into(),
+            note: None,
+        }
+    }
+
+    #[test]
+    fn a_database_is_migrated_once_wherever_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::open(root.path(), DeploymentId::new()).unwrap();
+        let elsewhere = format!("sqlite:///{}/elsewhere.db", root.path().display());
+        for address in [
+            Some(elsewhere.as_str()),
+            Some("postgresql+psycopg2://localhost/airflow"),
+        ] {
+            assert!(pending(&disk, address).is_some(), "{address:?}");
+            assert!(pending(&disk, address).is_none(), "{address:?}");
+        }
+
+        // The file in Airflow's home is Airflow's to make, and can be removed.
+        assert!(pending(&disk, None).is_some());
+        std::fs::create_dir(disk.airflow_home()).unwrap();
+        std::fs::write(disk.airflow_home().join("airflow.db"), "").unwrap();
+        assert!(pending(&disk, None).is_none());
+        std::fs::remove_file(disk.airflow_home().join("airflow.db")).unwrap();
+        assert!(pending(&disk, None).is_some());
+    }
 
     #[test]
     fn versions_are_compared_by_number() {

@@ -106,17 +106,19 @@ pub(crate) fn another_database_of_airflows_is_taken_at_a_restart(
     installation.kill_agent()?;
     installation.start_agent_on(&format!("sqlite:///{}", database.display()))?;
     // All of what ran has stopped and runs on the other one.
-    wait_for("Airflow to run again", Duration::from_secs(180), || {
+    let running = wait_for("Airflow to run again", Duration::from_secs(180), || {
         let Ok(now) = components(installation) else {
             return Ok(None);
         };
         let replaced = now
             .iter()
             .all(|(_, pid, _)| before.iter().all(|(_, old, _)| old != pid));
-        Ok(replaced.then_some(()))
+        Ok(replaced.then_some(now))
     })?;
     installation.project.write_dag("moved", &["one"])?;
     live(installation)?;
+    // Migrated once, it is not migrated again: that would stop all of it.
+    ensure!(components(installation)? == running);
     // Connections to the web server that was replaced are of no use.
     ensure!(installation.airflow()?.tasks("moved")? == ["one"]);
     ensure!(std::fs::metadata(&database)?.len() > 0);
