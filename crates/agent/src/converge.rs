@@ -24,7 +24,7 @@ use updraft_model::{
     UnfinishedRuns,
 };
 
-use crate::airflow::components::{self, Common, DAG_PROCESSOR, SCHEDULER};
+use crate::airflow::components::{self, CELERY_WORKER, Common, DAG_PROCESSOR, SCHEDULER};
 use crate::airflow::rest::{AirflowRest, AirflowRestError};
 use crate::airflow::secrets::Secrets;
 use crate::airflow::settings::{self, AskedFor, Dags, SettingsFor, Variables};
@@ -38,7 +38,7 @@ use crate::fetch::blocking;
 use crate::files;
 use crate::observed::KnownDagIds;
 use crate::prove::{self, ProveAsk, ProveError};
-use crate::runtime::logs::Hidden;
+use crate::runtime::logs::{self, Hidden};
 use crate::runtime::record::Record;
 use crate::runtime::supervisor::{Launcher, NotUp, Supervisor};
 use crate::runtime::user::{self, Isolation, IsolationError, WantedUser};
@@ -471,12 +471,11 @@ impl Converge {
 
     /// Has the old environment begin nothing more: what is new must not run in it.
     async fn quiet_down(&mut self, before: &Live, next: &Live) -> Result<(), PassError> {
-        const BEGIN_WORK: [&str; 2] = [SCHEDULER, DAG_PROCESSOR];
         // It may be what cannot be made any more.
         let old = self.environment(before.release.image.digest()).await.ok();
         let new = self.environment(next.release.image.digest()).await?;
-        self.supervisor().pause(&BEGIN_WORK);
-        self.wait_until_stopped(&BEGIN_WORK).await?;
+        self.supervisor().pause(components::BEGIN_WORK);
+        self.wait_until_stopped(components::BEGIN_WORK).await?;
         // Airflow 2's tasks write to the database themselves, and its tables will change.
         let writes =
             |old: &Environment| old.is_airflow_2() && old.airflow_version != new.airflow_version;
@@ -634,7 +633,8 @@ impl Converge {
         user::make_theirs(&self.deliver.disk.airflow_home(), user)?;
         // Not inside Airflow's home: what lies there is whatever Airflow's user
         // makes of it, also a link to anywhere, and the agent may be root.
-        for folder in [self.deliver.disk.notes(), self.deliver.disk.worker_state()] {
+        let disk = &self.deliver.disk;
+        for folder in [disk.notes(), disk.worker_state(), disk.signs_of_life()] {
             user::make_theirs(&folder, user)?;
         }
         self.secrets.give_password(&self.deliver.disk, user)?;
@@ -697,7 +697,7 @@ impl Converge {
                 _ if not_up.is_some() => false,
                 Up::Answers => rest.is_up().await,
                 // On a slow machine, what will crash may take longer than that to begin.
-                Up::Settled => rest.is_healthy().await,
+                Up::Settled => rest.is_healthy().await && self.silent_worker().is_none(),
             };
             if is_up {
                 self.deliver
@@ -721,6 +721,11 @@ impl Converge {
             if Instant::now() > end {
                 return Err(match not_up {
                     Some(NotUp { view, .. }) => last_error(&view.name, &view).trim().to_owned(),
+                    None if let Some(worker) = self.silent_worker() => {
+                        let log = self.launcher.files(CELERY_WORKER).log;
+                        let said = logs::tail(&log, worker.log_offset, 20, &self.memory.hidden);
+                        format!("{CELERY_WORKER} does not say that it works\n{said}")
+                    }
                     None if rest.is_up().await => {
                         format!("not every component says that it works: {}", rest.address())
                     }
@@ -729,6 +734,12 @@ impl Converge {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    /// The Celery worker, where it does not say that it works.
+    fn silent_worker(&self) -> Option<Record> {
+        let worker = self.supervisor().running(CELERY_WORKER)?;
+        (!components::says_it_works(&self.deliver.disk, &worker)).then_some(worker)
     }
 
     fn rest(&self) -> Result<AirflowRest, AirflowRestError> {

@@ -276,6 +276,10 @@ impl Disk {
     pub(crate) fn worker_state(&self) -> PathBuf {
         self.root.join("exchange/state")
     }
+    /// Where Celery workers say that they work.
+    pub(crate) fn signs_of_life(&self) -> PathBuf {
+        self.root.join("exchange/alive")
+    }
     pub(crate) fn wanted(&self) -> PathBuf {
         self.root.join("wanted.json")
     }

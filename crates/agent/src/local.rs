@@ -17,7 +17,7 @@ use updraft_image::Realised;
 use updraft_model::{Digest, Timestamp};
 use updraft_project::AirflowObjects;
 
-use crate::airflow::components::{self, Common, DAG_PROCESSOR, SCHEDULER};
+use crate::airflow::components::{self, CELERY_WORKER, Common, DAG_PROCESSOR, SCHEDULER};
 use crate::airflow::rest::{AirflowRest, AirflowRestError};
 use crate::airflow::secrets::Secrets;
 use crate::airflow::settings::{self, AskedFor, Dags, MARK, SettingsFor, Variables};
@@ -269,12 +269,17 @@ impl LocalAirflow {
     }
 
     /// The components of an Airflow of that version, in the order in which they are shown.
-    pub fn component_names(airflow_version: &str) -> &'static [&'static str] {
-        if airflow_version.starts_with("2.") {
-            &["webserver", "scheduler", "triggerer"]
+    pub fn component_names(&self, airflow_version: &str) -> Vec<&'static str> {
+        let mut names = if airflow_version.starts_with("2.") {
+            vec!["webserver", "scheduler", "triggerer"]
         } else {
-            &["api-server", "scheduler", "dag-processor", "triggerer"]
+            vec!["api-server", "scheduler", "dag-processor", "triggerer"]
+        };
+        // Only what it was started with tells whether it has one.
+        if self.log(CELERY_WORKER).exists() {
+            names.push(CELERY_WORKER);
         }
+        names
     }
 
     /// Whether any process of it runs.
@@ -312,7 +317,7 @@ impl LocalAirflow {
                 last_lines: last_lines.filter(|lines| !lines.is_empty()),
             }
         };
-        let names = Self::component_names(&run.airflow_version);
+        let names = self.component_names(&run.airflow_version);
         names.iter().map(view).collect()
     }
 
@@ -429,7 +434,9 @@ impl LocalAirflow {
         };
         loop {
             let not_up = supervisor.not_up(STARTED);
-            if not_up.is_none() && rest.is_healthy().await {
+            let worker = supervisor.running(CELERY_WORKER);
+            let works = worker.is_none_or(|it| components::says_it_works(&self.disk, &it));
+            if not_up.is_none() && works && rest.is_healthy().await {
                 return Ok(());
             }
             let waiting = not_up.map(|not_up| {

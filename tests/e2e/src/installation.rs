@@ -11,7 +11,7 @@ use updraft_api::Client;
 use updraft_api::client::Connect;
 use updraft_api::deploy::{CreateDeploy, Parts};
 use updraft_model::DeployId;
-use updraft_testkit::{Postgres, Reaper, Tree, free_port, repository, state_folder};
+use updraft_testkit::{Postgres, Reaper, Redis, Tree, free_port, repository, state_folder};
 
 use crate::{Airflow, Project, files_below, wait_for};
 
@@ -72,6 +72,7 @@ pub struct Installation {
     others: Option<OthersAirflow>,
     postgres: Option<Postgres>,
     databases: Option<Databases>,
+    broker: Option<Redis>,
     pub project: Project,
     _reaper: Reaper,
 }
@@ -131,6 +132,39 @@ impl Installation {
         Ok(installation)
     }
 
+    /// Has Airflow give its tasks to a Celery worker.
+    pub fn use_celery(&mut self, broker: Redis) -> Result<()> {
+        let file = self.root.join("broker.env");
+        let text = format!("AIRFLOW__CELERY__BROKER_URL={}\n", broker.url());
+        std::fs::write(&file, text)?;
+        self.broker = Some(broker);
+        self.updraft(&[
+            "deployment",
+            "update",
+            DEPLOYMENT,
+            "--executor",
+            "CeleryExecutor",
+            "--env-file",
+            path(&file)?,
+        ])?
+        .expect_code(0)?;
+        Ok(())
+    }
+
+    pub fn uses_celery(&self) -> bool {
+        self.broker.is_some()
+    }
+
+    /// What Airflow itself needs of a project's requirements.
+    pub fn requirements(&self) -> &'static str {
+        if self.uses_celery() {
+            // Up to 3.26 the provider allows Celery 5.7, and cannot be imported with it.
+            "apache-airflow-providers-celery\ncelery[redis]<5.7\n"
+        } else {
+            ""
+        }
+    }
+
     fn in_a_folder() -> Result<Self> {
         let (root, reaper) = Reaper::folder("updraft-e2e-")?;
         Ok(Self {
@@ -141,6 +175,7 @@ impl Installation {
             others: None,
             postgres: None,
             databases: None,
+            broker: None,
             project: Project::at(root.join("project")),
             _reaper: reaper,
             root,
@@ -586,13 +621,14 @@ impl Installation {
 
     /// The ends of the logs, for a failed test.
     pub fn logs(&self) -> String {
-        const TOLD: [&str; 6] = [
+        const TOLD: [&str; 7] = [
             "server",
             "agent",
             "airflow",
             "api-server",
             "webserver",
             "scheduler",
+            "celery-worker",
         ];
         let mut ends = Vec::new();
         for (path, text) in self.every_log().unwrap_or_default() {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use updraft_image::RunAs;
 
@@ -10,6 +10,7 @@ use super::settings::{self, AskedFor, Variables};
 use crate::disk::Disk;
 use crate::environment::Environment;
 use crate::runtime::logs::Hidden;
+use crate::runtime::record::Record;
 use crate::runtime::supervisor::Spec;
 use crate::worker::WORKER;
 
@@ -18,6 +19,7 @@ pub(crate) const DAG_PROCESSOR: &str = "dag-processor";
 pub(crate) const API_SERVER: &str = "api-server";
 pub(crate) const WEBSERVER: &str = "webserver";
 pub(crate) const TRIGGERER: &str = "triggerer";
+pub(crate) const CELERY_WORKER: &str = "celery-worker";
 pub(crate) const MIGRATE: &str = "migrate";
 pub(crate) const TRIAL: &str = "trial";
 const COPY: &str = "copy-database";
@@ -32,6 +34,7 @@ pub(crate) const ALL: &[&str] = &[
     API_SERVER,
     WEBSERVER,
     TRIGGERER,
+    CELERY_WORKER,
     MIGRATE,
     TRIAL,
     COPY,
@@ -41,11 +44,34 @@ pub(crate) const ALL: &[&str] = &[
 ];
 
 /// What is meant to run all the time.
-pub(crate) const LONG_RUNNING: &[&str] =
-    &[SCHEDULER, DAG_PROCESSOR, API_SERVER, WEBSERVER, TRIGGERER];
+pub(crate) const LONG_RUNNING: &[&str] = &[
+    SCHEDULER,
+    DAG_PROCESSOR,
+    API_SERVER,
+    WEBSERVER,
+    TRIGGERER,
+    CELERY_WORKER,
+];
 
 /// Those whose children are tasks.
-pub(crate) const WITH_TASKS: &[&str] = &[SCHEDULER];
+pub(crate) const WITH_TASKS: &[&str] = &[SCHEDULER, CELERY_WORKER];
+
+/// Those that begin what is code of the Release: none of it may begin where the
+/// next Release is about to be.
+pub(crate) const BEGIN_WORK: &[&str] = &[SCHEDULER, CELERY_WORKER, DAG_PROCESSOR];
+
+/// A Celery worker at work says so each two seconds.
+const SILENT: Duration = Duration::from_secs(30);
+
+/// Whether a Celery worker has said lately that it works.
+pub(crate) fn says_it_works(disk: &Disk, worker: &Record) -> bool {
+    let name = format!("{CELERY_WORKER}.{}", worker.process.pid);
+    // Airflow's user can put anything there; nothing is opened.
+    let said = std::fs::symlink_metadata(disk.signs_of_life().join(name));
+    let said = said.and_then(|metadata| metadata.modified());
+    // A time to come is one before the clock was set back.
+    said.is_ok_and(|at| at.elapsed().is_ok_and(|ago| ago < SILENT) || at > SystemTime::now())
+}
 
 /// What all components of an Airflow have in common.
 pub(crate) struct Common<'a> {
@@ -151,6 +177,27 @@ sys.exit(subprocess.run(
         )
     }
 
+    fn celery_worker(&self) -> Spec {
+        let folder = self.disk.signs_of_life().display().to_string();
+        let arguments = [
+            "-m",
+            "airflow_updraft.celery_worker",
+            &folder,
+            "--skip-serve-logs",
+        ];
+        let mut variables = self.variables.clone();
+        // Versions are not Airflow's to remove.
+        variables.insert(
+            "AIRFLOW__DAG_PROCESSOR__STALE_BUNDLE_CLEANUP_INTERVAL".into(),
+            "0".into(),
+        );
+        Spec {
+            // Airflow 3's have lost who supervised them when it has crashed.
+            leaves_tasks: self.environment.is_airflow_2(),
+            ..self.spec(CELERY_WORKER, &arguments, variables)
+        }
+    }
+
     pub(crate) fn components(&self) -> Vec<Spec> {
         // Airflow's, but for how it ends.
         let scheduler = ["-m", "airflow_updraft.scheduler", "--skip-serve-logs"];
@@ -164,24 +211,26 @@ sys.exit(subprocess.run(
             variables: settings::without_bundles(self.variables.clone()),
             ..self.airflow(TRIGGERER, &["triggerer", "--skip-serve-logs"])
         };
-        if self.environment.is_airflow_2() {
-            let mut components = vec![
+        let mut components = if self.environment.is_airflow_2() {
+            vec![
                 scheduler,
                 self.airflow(WEBSERVER, &["webserver"]),
                 triggerer,
-            ];
-            // With SQLite the scheduler parses by itself.
-            if !settings::uses_sqlite(self.variables) {
-                components.push(self.airflow(DAG_PROCESSOR, &["dag-processor"]));
-            }
-            components
+            ]
         } else {
             vec![
-                self.airflow(DAG_PROCESSOR, &["dag-processor"]),
                 self.airflow(API_SERVER, &["api-server"]),
                 scheduler,
                 triggerer,
             ]
+        };
+        // Airflow 2's scheduler parses by itself with SQLite.
+        if !self.environment.is_airflow_2() || !settings::uses_sqlite(self.variables) {
+            components.push(self.airflow(DAG_PROCESSOR, &["dag-processor"]));
         }
+        if settings::uses_celery(self.variables) {
+            components.push(self.celery_worker());
+        }
+        components
     }
 }

@@ -238,6 +238,18 @@ pub(crate) fn uses_sqlite(variables: &Variables) -> bool {
         .is_none_or(|url| url.starts_with("sqlite"))
 }
 
+/// Whether tasks are for Celery workers, by one of the executors.
+pub(crate) fn uses_celery(variables: &Variables) -> bool {
+    // As in `LocalExecutor,team=CeleryExecutor` or `alias:module.CeleryExecutor`.
+    const SEPARATORS: [char; 4] = [',', ';', ':', '='];
+    let executors = variables.get("AIRFLOW__CORE__EXECUTOR");
+    let mut names = executors.into_iter().flat_map(|it| it.split(SEPARATORS));
+    names.any(|name| {
+        let class = name.trim().rsplit('.').next();
+        matches!(class, Some("CeleryExecutor" | "CeleryKubernetesExecutor"))
+    })
+}
+
 fn passed(
     ours: impl IntoIterator<Item = (String, String)>,
     apart: bool,
@@ -280,14 +292,13 @@ fn own(pairs: impl IntoIterator<Item = (&'static str, String)>) -> Variables {
 
 fn defaults(ask: &SettingsFor<'_>) -> Variables {
     let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    let at_once = (processors * 2).clamp(2, 32).to_string();
     let mut variables = own([
         ("AIRFLOW__CORE__EXECUTOR", ask.executor.to_owned()),
         ("AIRFLOW__CORE__LOAD_EXAMPLES", "False".into()),
         ("AIRFLOW__CORE__LAZY_LOAD_PLUGINS", "True".into()),
-        (
-            "AIRFLOW__CORE__PARALLELISM",
-            (processors * 2).clamp(2, 32).to_string(),
-        ),
+        ("AIRFLOW__CORE__PARALLELISM", at_once.clone()),
+        ("AIRFLOW__CELERY__WORKER_CONCURRENCY", at_once),
         ("AIRFLOW__CORE__FERNET_KEY", ask.secrets.fernet_key.clone()),
         (
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS",
@@ -545,6 +556,30 @@ mod tests {
         assert_eq!(names, ["dags", "left"]);
         left.remove_version(&version).unwrap();
         assert_eq!(bundle_names(&disk, &release).len(), 1);
+    }
+
+    #[test]
+    fn a_celery_worker_is_needed_where_one_executor_is_celerys() {
+        let uses = |executor: &str| {
+            uses_celery(&[("AIRFLOW__CORE__EXECUTOR".into(), executor.into())].into())
+        };
+        for executor in [
+            "CeleryExecutor",
+            "airflow.providers.celery.executors.celery_executor.CeleryExecutor",
+            "LocalExecutor, CeleryExecutor",
+            "far:airflow.providers.celery.executors.celery_executor.CeleryExecutor",
+            "LocalExecutor;blue=CeleryExecutor",
+            "CeleryKubernetesExecutor",
+        ] {
+            assert!(uses(executor), "{executor}");
+        }
+        for executor in [
+            "LocalExecutor",
+            "KubernetesExecutor",
+            "mine.NoCeleryExecutor",
+        ] {
+            assert!(!uses(executor), "{executor}");
+        }
     }
 
     #[test]

@@ -51,7 +51,8 @@ quick()
 
 fn write_halves(installation: &Installation, tinydb: &str, one: u32) -> Result<()> {
     let project = &installation.project;
-    project.write("requirements.txt", &format!("tinydb=={tinydb}\n"))?;
+    let own = installation.requirements();
+    project.write("requirements.txt", &format!("{own}tinydb=={tinydb}\n"))?;
     project.write("include/halves.py", &format!("ONE = {one}\n"))
 }
 
@@ -127,10 +128,23 @@ pub(crate) fn a_task_runs_on_across_an_image_deploy(
     ensure!(returned(airflow, "waiting", &run)? == json!(["4.8.1", 1]));
     let tasks = airflow.get(&format!("/dags/waiting/dagRuns/{run}/taskInstances"))?;
     ensure!(tasks["task_instances"][0]["try_number"] == 1, "{tasks:#}");
-    wait_for("the old scheduler to end", Duration::from_secs(180), || {
+    wait_for("what was replaced to end", Duration::from_secs(180), || {
         let said = installation.updraft(&["status"])?.expect_code(0)?;
         Ok((!said.stdout.contains("replaced")).then_some(()))
     })
+}
+
+/// The same where tasks are not the scheduler's children but a Celery worker's.
+pub(crate) fn a_celery_worker_is_replaced_and_ends_with_its_tasks(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    if !installation.uses_celery() {
+        return Ok(()); // Said when the group began.
+    }
+    let said = installation.updraft(&["status"])?.expect_code(0)?;
+    ensure!(said.stdout.contains("celery-worker"), "{}", said.stdout);
+    a_task_runs_on_across_an_image_deploy(installation, airflow)
 }
 
 /// Where a plan names the tasks and schedules, both trees were parsed by a real Airflow.

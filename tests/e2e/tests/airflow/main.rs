@@ -21,7 +21,7 @@ use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 use updraft_e2e::{Airflow, Installation};
-use updraft_testkit::Postgres;
+use updraft_testkit::{Postgres, Redis};
 
 type Scenario = fn(&mut Installation, &Airflow) -> Result<()>;
 
@@ -126,6 +126,13 @@ const GROUPS: &[Group] = &[
         ]],
     },
     Group {
+        name: "celery",
+        start: start_with_celery,
+        scenarios: &[scenarios![
+            halves::a_celery_worker_is_replaced_and_ends_with_its_tasks,
+        ]],
+    },
+    Group {
         name: "airflow-3.2",
         start: || Installation::start("3.2.2"),
         scenarios: &[
@@ -173,6 +180,15 @@ fn start_on_postgres() -> Result<Installation> {
         Some(postgres) => Installation::start_on_postgres("3.3.2", postgres),
         None => Installation::start("3.3.2"),
     }
+}
+
+/// A Celery worker where there is a broker for it; CI fails where not.
+fn start_with_celery() -> Result<Installation> {
+    let mut installation = start_on_postgres()?;
+    if let Some(broker) = Redis::start_or_skip("tasks of a Celery worker") {
+        installation.use_celery(broker)?;
+    }
+    Ok(installation)
 }
 
 fn main() {
@@ -256,6 +272,10 @@ fn begin(group: &Group) -> Result<(Installation, Airflow)> {
             .project
             .write("plugins/shop_plugin.py", "PRICE = 3\n")?;
         installation.project.write("dags/halves.py", HALVES)?;
+    }
+    if installation.uses_celery() {
+        let own = installation.requirements();
+        installation.project.write("requirements.txt", own)?;
     }
     if group.name == "deploys" {
         let plugin = "plugins/airflow_examples.py";

@@ -41,6 +41,10 @@ pub(crate) struct LogsArgs {
     #[arg(short, long)]
     webserver: bool,
 
+    /// The Celery worker (where the project's `.env` names the `CeleryExecutor`)
+    #[arg(short, long)]
+    celery_worker: bool,
+
     /// How many lines of each to begin with
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 100)]
     lines: usize,
@@ -51,7 +55,7 @@ const LOOK: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(args: &LogsArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let (kept, airflow) = Place::of(cx)?.started()?;
-    let names = args.names(LocalAirflow::component_names(&kept.run.airflow_version))?;
+    let names = args.names(&airflow.component_names(&kept.run.airflow_version))?;
     let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
     let is_one = names.len() == 1;
     let mut logs: Vec<Log> = names.iter().map(|name| Log::of(&airflow, name)).collect();
@@ -93,6 +97,7 @@ impl LogsArgs {
             (self.scheduler, "scheduler"),
             (self.dag_processor, "dag-processor"),
             (self.triggerer, "triggerer"),
+            (self.celery_worker, "celery-worker"),
         ];
         let asked = asked.iter().filter(|(asked, _)| *asked);
         let asked: Vec<&'static str> = asked.map(|(_, name)| *name).collect();
