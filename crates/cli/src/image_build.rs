@@ -176,6 +176,8 @@ impl ImageBuild<'_> {
     /// standard build would.
     fn steps(&self, dockerfile: &Dockerfile, stop: &Stop, say: &dyn Fn(&str)) -> Result<Steps> {
         if !dockerfile.own_steps().is_empty() {
+            let bases = dockerfile.bases();
+            self.engine.find_short_names(bases, stop, say)?;
             return Ok(Steps::Own);
         }
         let base = self.engine.image(dockerfile.base(), stop, say)?;

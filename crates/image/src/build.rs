@@ -150,6 +150,10 @@ impl Engine {
             // Files of the build keep the labels that they have.
             command.args(["--security-opt", "label=disable"]);
         }
+        if self.name() == EngineName::Buildah {
+            // As the others do by themselves; without, it refuses to clean up after a step.
+            command.arg("--layers");
+        }
         // A step that fails would leave its container behind.
         command.args(["--force-rm", "--tag", ask.tag]);
         command

@@ -18,6 +18,9 @@ use crate::wheel::{airflow_updraft_wheel, airflow_updraft_wheel_name};
 /// The label of an image that we build: a digest of what it is built from.
 pub(crate) const INPUTS: &str = "io.updraft.inputs";
 
+/// What a Dockerfile calls the image that has no file.
+pub(crate) const EMPTY: &str = "scratch";
+
 /// A program that builds images, and but for buildah runs containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineName {
@@ -243,6 +246,23 @@ impl Engine {
         self.image_as(name, None, stop, say)
     }
 
+    /// Has what a build starts from at hand where a name has no registry.
+    pub fn find_short_names<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a String>,
+        stop: &Stop,
+        say: &dyn Fn(&str),
+    ) -> Result<(), EngineError> {
+        if self.name == EngineName::Docker {
+            return Ok(());
+        }
+        let is_short = |name: &&String| *name != EMPTY && on_docker_hub(name).is_some();
+        for name in names.into_iter().filter(is_short) {
+            self.image(name, stop, say)?;
+        }
+        Ok(())
+    }
+
     /// The image that the engine has under a name or an id.
     pub fn inspect(&self, name: &str, stop: &Stop) -> Result<Option<Image>, EngineError> {
         let asked: &[&str] = match self.name {
@@ -399,6 +419,15 @@ impl Engine {
     }
 }
 
+/// The whole name of an image that a Dockerfile names without a registry.
+pub(crate) fn on_docker_hub(name: &str) -> Option<String> {
+    match name.split_once('/') {
+        None => Some(format!("docker.io/library/{name}")),
+        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => None,
+        Some(_) => Some(format!("docker.io/{name}")),
+    }
+}
+
 /// What an engine says of an image. The whole of it: names in a format differ
 /// between the engines.
 #[derive(Deserialize)]
@@ -552,6 +581,24 @@ fn write(file: &Path, bytes: &[u8]) -> Result<(), EngineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_without_a_registry_is_docker_hubs() {
+        let whole = |name| on_docker_hub(name).unwrap_or_default();
+        assert_eq!(whole("python:3.12"), "docker.io/library/python:3.12");
+        assert_eq!(
+            whole("apache/airflow:3.3.2"),
+            "docker.io/apache/airflow:3.3.2"
+        );
+        for named in [
+            "docker.io/apache/airflow",
+            "localhost/shop:built",
+            "localhost:5000/shop",
+            "registry:80/a/b@sha256:00",
+        ] {
+            assert_eq!(on_docker_hub(named), None, "{named}");
+        }
+    }
 
     #[test]
     fn a_path_may_have_what_separates_fields() {

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use updraft_model::Digest;
 
-use crate::engine::{Engine, EngineError, EngineName, Image, short};
+use crate::engine::{EMPTY, Engine, EngineError, EngineName, Image, on_docker_hub, short};
 use crate::process::{Stop, run_telling};
 use crate::registry::{Credentials, ImageRepository};
 
@@ -223,18 +223,35 @@ impl Engine {
         if let Some(image) = self.inspect(name, stop)? {
             return Ok(image);
         }
+        if name == EMPTY {
+            return Err(EngineError::NoAirflow {
+                name: name.to_owned(),
+                said: "it is empty".into(),
+            });
+        }
         say(&format!("pulling {name}"));
-        let mut command = self.command(&["pull", "--quiet"]);
-        if self.name() != EngineName::Docker
-            && repository_of(name).is_some_and(|it| it.is_loopback())
+        let pull = |name: &str| {
+            let mut command = self.command(&["pull", "--quiet"]);
+            if self.name() != EngineName::Docker
+                && repository_of(name).is_some_and(|it| it.is_loopback())
+            {
+                command.arg("--tls-verify=false");
+            }
+            command.args(["--", name]);
+            if let Some(login) = login {
+                login.apply(self.name(), &mut command);
+            }
+            self.run(command, stop)
+        };
+        let mut pulled = pull(name)?;
+        // Only docker knows by itself where names without a registry are. The others may have been
+        // told; what they have pulled from there, they find under its short name.
+        if !pulled.success
+            && self.name() != EngineName::Docker
+            && let Some(name) = on_docker_hub(name)
         {
-            command.arg("--tls-verify=false");
+            pulled = pull(&name)?;
         }
-        command.args(["--", name]);
-        if let Some(login) = login {
-            login.apply(self.name(), &mut command);
-        }
-        let pulled = self.run(command, stop)?;
         let lacks = |said| EngineError::Pull {
             engine: self.name(),
             name: name.to_owned(),

@@ -1,7 +1,7 @@
 //! Reads as much of a Dockerfile as it takes to know which Airflow it starts
 //! from, what it sets, and whether it does more than that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use updraft_model::{Digest, nearest};
 
@@ -32,6 +32,7 @@ const INSTRUCTIONS: [&str; 18] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dockerfile {
     base: String,
+    bases: BTreeSet<String>,
     env: BTreeMap<String, String>,
     own_steps: Vec<OwnStep>,
     digest: Digest,
@@ -126,6 +127,7 @@ impl Dockerfile {
         }
         Ok(Self {
             base: reader.base.ok_or(DockerfileError::NoFrom)?,
+            bases: reader.bases,
             env: reader.env,
             own_steps: reader.own_steps,
             digest: Digest::of(digested.as_bytes()),
@@ -135,6 +137,11 @@ impl Dockerfile {
     /// The image that the last stage starts from.
     pub fn base(&self) -> &str {
         &self.base
+    }
+
+    /// The images that its stages start from, without earlier stages.
+    pub fn bases(&self) -> &BTreeSet<String> {
+        &self.bases
     }
 
     /// What `ENV` sets.
@@ -315,6 +322,7 @@ struct Reader {
     args: BTreeMap<String, Option<String>>,
     env: BTreeMap<String, String>,
     base: Option<String>,
+    bases: BTreeSet<String>,
     /// Base image by stage name.
     stages: BTreeMap<String, String>,
     own_steps: Vec<OwnStep>,
@@ -373,11 +381,12 @@ impl Reader {
         if image.is_empty() {
             return Err(malformed());
         }
-        let base = self
-            .stages
-            .get(&image.to_ascii_lowercase())
-            .cloned()
-            .unwrap_or(image);
+        let base = if let Some(base) = self.stages.get(&image.to_ascii_lowercase()) {
+            base.clone()
+        } else {
+            self.bases.insert(image.clone());
+            image
+        };
         match (words.next(), words.next(), words.next()) {
             (None, ..) => {}
             (Some(keyword), Some(stage), None) if keyword.eq_ignore_ascii_case("as") => {
@@ -700,6 +709,15 @@ mod tests {
             plain.digest(),
             parse("FROM apache/airflow:3.3.2\nENV A=2\n").digest()
         );
+    }
+
+    #[test]
+    fn a_stage_that_another_starts_from_is_no_image() {
+        let text = "ARG V=3.3.2\nFROM python:3.12 AS tools\nFROM apache/airflow:$V AS all\n\
+             COPY --from=tools /a /a\nFROM All\n";
+        let bases = parse(text).bases().clone();
+        let bases: Vec<&str> = bases.iter().map(String::as_str).collect();
+        assert_eq!(bases, ["apache/airflow:3.3.2", "python:3.12"]);
     }
 
     #[test]

@@ -114,7 +114,8 @@ impl Engine {
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<String> {
+    /// What it says to a command of its own.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
         let output = Command::new(self.program())
             .args(arguments)
             .envs(self.variables())

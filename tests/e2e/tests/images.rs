@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use updraft_e2e::{Engine, EngineName, Output, Project, updraft_binary, wait_for};
 use updraft_model::Role;
-use updraft_testkit::{Reaper, TestServer};
+use updraft_testkit::{Reaper, TestServer, free_port, skipped};
 
 const AIRFLOW: &str = "docker.io/apache/airflow:3.3.2-python3.11";
 
@@ -432,6 +432,115 @@ fn a_deploy_brings_an_image_of_docker() {
 #[test]
 fn a_deploy_brings_an_image_of_podman() {
     a_deploy_brings_an_image(EngineName::Podman);
+}
+
+/// A registry that podman and buildah take for Docker Hub, with one image of one file.
+struct DockerHub {
+    process: Child,
+    /// By which they do.
+    settings: PathBuf,
+}
+
+impl Drop for DockerHub {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn docker_hub(world: &World) -> DockerHub {
+    let address = format!("127.0.0.1:{}", free_port());
+    let [config, data, tools] = ["hub.yml", "hub", "tools"].map(|name| world.root.join(name));
+    let text = format!(
+        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
+        data.display()
+    );
+    fs::write(&config, text).unwrap();
+    let process = Command::new("docker-registry")
+        .arg("serve")
+        .arg(&config)
+        // By this the reaper finds it too.
+        .current_dir(&world.root)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the registry", Duration::from_secs(30), || {
+        Ok(std::net::TcpStream::connect(&address).is_ok().then_some(()))
+    })
+    .unwrap();
+    fs::create_dir(&tools).unwrap();
+    fs::write(tools.join("word"), "made").unwrap();
+    fs::write(tools.join("Dockerfile"), "FROM scratch\nCOPY word /\n").unwrap();
+    let (tools, there) = (tools.display(), format!("docker://{address}/acme/tools:1"));
+    let engine = world.engine();
+    let build = ["build", "--quiet", "--tag", "made", &tools.to_string()];
+    engine.run(&build).unwrap();
+    let push = ["push", "--quiet", "--tls-verify=false", "made", &there];
+    engine.run(&push).unwrap();
+    let settings = world.root.join("registries.conf");
+    let text = format!(
+        "[[registry]]\nlocation = \"docker.io\"\n\
+         [[registry.mirror]]\nlocation = \"{address}\"\ninsecure = true\n"
+    );
+    fs::write(&settings, text).unwrap();
+    DockerHub { process, settings }
+}
+
+#[test]
+fn a_name_without_a_registry_is_on_docker_hub() {
+    let mut world = World::new();
+    for program in ["buildah", "docker-registry"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            let why = format!("{program} is not installed");
+            return skipped("builds on names without a registry", &why);
+        }
+    }
+    let Some(engine) = Engine::start_or_skip(EngineName::Podman, &world.root).unwrap() else {
+        return;
+    };
+    world.engine = Some(engine);
+    let hub = docker_hub(&world);
+    let build = |engine: &str, dockerfile: &str| {
+        world.engine().run(&["rmi", "--all", "--force"]).unwrap();
+        world.project.write("Dockerfile", dockerfile).unwrap();
+        let mut command = world.command(&["image", "build", "--engine", engine, "--quiet"]);
+        let output = command
+            .env("CONTAINERS_REGISTRIES_CONF", &hub.settings)
+            .output();
+        let output = output.unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let stages = "FROM acme/tools:1 AS tools\nFROM scratch\nCOPY --from=tools /word /word\n";
+    let (code, said) = build("buildah", stages);
+    assert_eq!(code, Some(0), "{said}");
+    // It was found, and is no image to run Airflow in.
+    let (code, said) = build("podman", "FROM acme/tools:1\n");
+    assert_eq!(code, Some(3), "{said}");
+    assert!(
+        said.contains("the image `acme/tools:1` has no Airflow"),
+        "{said}"
+    );
+    let (code, said) = build("podman", "FROM scratch\n");
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("`scratch` has no Airflow"), "{said}");
+
+    for (engine, base) in [
+        ("podman", "acme/none:1"),
+        ("buildah", "127.0.0.1:1/acme/none:1"),
+    ] {
+        let (code, said) = build(engine, &format!("FROM {base}\n"));
+        assert_eq!(code, Some(3), "{said}");
+        let found = format!("{engine} does not have the image `{base}` and could not pull it");
+        assert!(said.contains(&found), "{said}");
+        assert!(!said.contains("short-name"), "{said}");
+    }
+    let (code, said) = build("podman", "FROM acme/tools:1\n\nRUM tree\n");
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("line 3 of the Dockerfile"), "{said}");
 }
 
 #[test]
