@@ -34,6 +34,7 @@ pub struct Dockerfile {
     base: String,
     bases: BTreeSet<String>,
     env: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
     own_steps: Vec<OwnStep>,
     digest: Digest,
 }
@@ -112,6 +113,16 @@ impl Dockerfile {
         text: &str,
         args: &BTreeMap<String, String>,
     ) -> Result<Self, DockerfileError> {
+        Self::parse_on(text, args, &BTreeMap::new())
+    }
+
+    /// The same on a base whose variables are known, so that `ENV PATH=/opt/x:$PATH`
+    /// can be read.
+    pub fn parse_on(
+        text: &str,
+        args: &BTreeMap<String, String>,
+        base_env: &BTreeMap<String, String>,
+    ) -> Result<Self, DockerfileError> {
         let instructions = instructions(text);
         let mut digested = String::new();
         for instruction in &instructions {
@@ -120,6 +131,7 @@ impl Dockerfile {
         }
         let mut reader = Reader {
             given: args.clone(),
+            base_env: base_env.clone(),
             ..Reader::default()
         };
         for instruction in &instructions {
@@ -129,6 +141,7 @@ impl Dockerfile {
             base: reader.base.ok_or(DockerfileError::NoFrom)?,
             bases: reader.bases,
             env: reader.env,
+            labels: reader.labels,
             own_steps: reader.own_steps,
             digest: Digest::of(digested.as_bytes()),
         })
@@ -147,6 +160,11 @@ impl Dockerfile {
     /// What `ENV` sets.
     pub fn env(&self) -> &BTreeMap<String, String> {
         &self.env
+    }
+
+    /// What `LABEL` sets.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
     }
 
     /// The instructions that need a container build; none: the Dockerfile is
@@ -321,6 +339,9 @@ struct Reader {
     global_args: BTreeMap<String, Option<String>>,
     args: BTreeMap<String, Option<String>>,
     env: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
+    /// What the base sets.
+    base_env: BTreeMap<String, String>,
     base: Option<String>,
     bases: BTreeSet<String>,
     /// Base image by stage name.
@@ -356,7 +377,8 @@ impl Reader {
             "ARG" => self.arg(line, rest)?,
             _ if self.base.is_none() => return Err(DockerfileError::NoFrom),
             "ENV" => self.env(line, rest, instruction)?,
-            "LABEL" | "MAINTAINER" => {}
+            "LABEL" => self.label(rest),
+            "MAINTAINER" => {}
             _ => self.own_step(instruction),
         }
         Ok(())
@@ -399,6 +421,7 @@ impl Reader {
         }
         self.args.clear();
         self.env.clear();
+        self.labels.clear();
         Ok(())
     }
 
@@ -452,6 +475,24 @@ impl Reader {
         Ok(())
     }
 
+    fn label(&mut self, rest: &str) {
+        let value = |text: &str| expand(text, &|name| self.value_of(name));
+        let words = words(rest);
+        let pairs: Vec<(&str, &str)> = if words.first().is_some_and(|word| word.contains('=')) {
+            let pairs = words.iter().filter_map(|word| word.split_once('='));
+            pairs.collect()
+        } else {
+            rest.split_once(char::is_whitespace).into_iter().collect()
+        };
+        let read = pairs
+            .into_iter()
+            // A variable that nobody has set is nothing.
+            .map(|(name, text)| (value(name), value(text.trim()).unwrap_or_default()))
+            .filter_map(|(name, value)| Some((name.ok()?, value)));
+        let read: Vec<(String, String)> = read.collect();
+        self.labels.extend(read);
+    }
+
     fn value_of(&self, name: &str) -> Option<String> {
         if self.base.is_none() {
             return lookup(&self.global_args, name);
@@ -459,6 +500,7 @@ impl Reader {
         self.env
             .get(name)
             .cloned()
+            .or_else(|| self.base_env.get(name).cloned())
             .or_else(|| lookup(&self.args, name))
     }
 
@@ -635,6 +677,26 @@ mod tests {
                 "{unfit}"
             );
         }
+    }
+
+    #[test]
+    fn reads_labels_and_what_builds_on_the_bases_variables() {
+        let text = "FROM apache/airflow:3.3.2\n\
+             ARG TEAM=data\n\
+             LABEL team=$TEAM \"a b\"=\"c d\"\n\
+             LABEL old form\n\
+             ENV PATH=/opt/x:$PATH\n";
+        let base = BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]);
+        let file = Dockerfile::parse_on(text, &BTreeMap::new(), &base).unwrap();
+        assert_eq!(file.env()["PATH"], "/opt/x:/bin");
+        assert_eq!(file.own_steps(), []);
+        let labels: Vec<_> = file
+            .labels()
+            .iter()
+            .map(|(k, v)| (&k[..], &v[..]))
+            .collect();
+        assert_eq!(labels, [("a b", "c d"), ("old", "form"), ("team", "data")]);
+        assert_eq!(parse(text).own_steps().len(), 1);
     }
 
     #[test]
