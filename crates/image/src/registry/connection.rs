@@ -73,7 +73,7 @@ impl Registry {
     pub fn connect(name: ImageRepository, access: RegistryAccess) -> Result<Self, PushError> {
         let is_plain = access.plain_http || name.is_loopback();
         let scheme = if is_plain { "http" } else { "https" };
-        let base = Url::parse(&format!("{scheme}://{}/v2/", name.registry));
+        let base = Url::parse(&format!("{scheme}://{}/v2/", name.host()));
         let base = base.map_err(|_| PushError::InvalidName {
             given: name.to_string(),
             why: "its first part is no host name",

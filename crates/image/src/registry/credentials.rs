@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use super::PushError;
+use super::name::DOCKER_HUB;
 
 /// A user with a password, or a token that docker got for one.
 #[derive(Clone, PartialEq, Eq)]
@@ -85,12 +86,15 @@ impl Credentials {
         if let Some(helper) = helper.or(config.creds_store.as_ref()) {
             return ask_helper(helper, registry).map_err(unusable);
         }
-        let names = [
+        let mut names = vec![
             registry.to_owned(),
             format!("https://{registry}"),
             format!("http://{registry}"),
             format!("https://{registry}/v2/"),
         ];
+        if registry == DOCKER_HUB {
+            names.push("https://index.docker.io/v1/".to_owned());
+        }
         let Some(entry) = names.iter().find_map(|name| config.auths.get(name)) else {
             return Ok(None);
         };

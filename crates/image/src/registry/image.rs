@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
 use updraft_model::Digest;
 
-use super::PushError;
+use super::{PushError, Registry};
 
 /// An image with all that its manifest names.
 #[derive(Debug, Clone)]
@@ -18,7 +19,7 @@ pub struct OciImage {
     pub blobs: Vec<ImageBlob>,
 }
 
-/// A blob in memory or in a file.
+/// A blob of an image, and where it is.
 #[derive(Debug, Clone)]
 pub struct ImageBlob {
     pub digest: Digest,
@@ -30,6 +31,8 @@ pub struct ImageBlob {
 pub enum BlobContent {
     Bytes(Bytes),
     File(PathBuf),
+    /// In another repository, and sent on as it comes.
+    Remote(Arc<Registry>),
 }
 
 #[derive(Deserialize)]

@@ -12,11 +12,13 @@ mod credentials;
 mod error;
 mod image;
 mod name;
+mod pull;
 mod push;
 
 pub use connection::{Registry, RegistryAccess};
 pub use credentials::Credentials;
 pub use error::PushError;
 pub use image::{BlobContent, ImageBlob, OciImage};
-pub use name::ImageRepository;
+pub use name::{ImageReference, ImageRepository};
+pub use pull::PulledManifest;
 pub use push::Pushed;

@@ -223,6 +223,9 @@ impl Registry {
                 })?;
                 Body::wrap_stream(ReaderStream::with_capacity(file, 256 << 10))
             }
+            BlobContent::Remote(registry) => {
+                Body::wrap_stream(registry.blob_from(&blob.digest, from).await?)
+            }
         };
         let mut request = self
             .http()
