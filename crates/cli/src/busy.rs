@@ -1,6 +1,9 @@
 //! Work that takes a while on a thread of its own, such as fetching packages.
 
-use updraft_image::{Stop, StopOnDrop};
+use std::pin::pin;
+use std::sync::Arc;
+
+use updraft_image::{Say, Stop, StopOnDrop};
 
 use crate::console::{Console, Step};
 use crate::failure::Result;
@@ -23,6 +26,24 @@ pub(crate) async fn busy<T: Send + 'static>(
         tokio::select! {
             Some(text) = said.recv() => out.update(step, &text),
             done = &mut work => return done?,
+        }
+    }
+}
+
+/// Waits for work that says what it does as it goes, and shows that.
+pub(crate) async fn telling<W: Future>(
+    step: &mut Step,
+    out: &mut Console,
+    work: impl FnOnce(Say) -> W,
+) -> W::Output {
+    let (say, mut said) = tokio::sync::mpsc::unbounded_channel::<String>();
+    // Whoever listens may have gone.
+    let say = Arc::new(move |text: &str| drop(say.send(text.to_owned())));
+    let mut work = pin!(work(say));
+    loop {
+        tokio::select! {
+            Some(text) = said.recv() => out.update(step, &text),
+            done = &mut work => return done,
         }
     }
 }

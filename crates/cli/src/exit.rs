@@ -64,8 +64,8 @@ exits! {
         "No such Deployment, deploy or token.",
         "Check the name; the message has the nearest one.";
     Unreachable = 7, "unreachable",
-        "No control plane answers there, or it is not ready.",
-        "Check the address with `updraft config`; try again later.";
+        "No control plane or registry answers there, or it is not ready.",
+        "Check the address with `updraft config`, or the name of the image; try again later.";
     Conflict = 8, "conflict",
         "The state of things refuses it: the name is taken, the deploy cannot be returned to, a data folder is in use.",
         "Read the message; look at `updraft status`.";

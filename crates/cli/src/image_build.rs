@@ -17,12 +17,20 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::scan;
 
+/// Who builds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Builder {
+    Engine(EngineName),
+    /// Nobody but us.
+    None,
+}
+
 /// Which engine builds, and what it is given.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct EngineArgs {
-    /// The container engine, docker, podman or buildah (default: the first that works)
-    #[arg(long = "engine", id = "engine", value_name = "ENGINE", value_parser = engine)]
-    pub(crate) name: Option<EngineName>,
+    /// The container engine, docker, podman or buildah, or none (default: the first that works)
+    #[arg(long = "engine", id = "engine", value_name = "ENGINE", value_parser = builder)]
+    pub(crate) builder: Option<Builder>,
 
     /// What it is to run on, such as linux/amd64 or linux/arm64
     #[arg(long, value_name = "PLATFORM", value_parser = platform)]
@@ -58,6 +66,27 @@ pub(crate) struct EngineArgs {
 }
 
 impl EngineArgs {
+    /// The engine that is named.
+    pub(crate) fn engine(&self) -> Option<EngineName> {
+        match self.builder {
+            Some(Builder::Engine(name)) => Some(name),
+            Some(Builder::None) | None => None,
+        }
+    }
+
+    /// The first flag that means nothing without an engine.
+    pub(crate) fn needs_engine(&self) -> Option<&'static str> {
+        [
+            (!self.secrets.is_empty(), "--build-secret"),
+            (!self.ssh.is_empty(), "--ssh"),
+            (self.network.is_some(), "--network"),
+            (!self.cache_from.is_empty(), "--cache-from"),
+            (!self.cache_to.is_empty(), "--cache-to"),
+        ]
+        .into_iter()
+        .find_map(|(is_given, flag)| is_given.then_some(flag))
+    }
+
     pub(crate) fn options(&self) -> BuildOptions {
         BuildOptions {
             args: self.args.clone(),
@@ -72,11 +101,15 @@ impl EngineArgs {
     }
 }
 
-fn engine(text: &str) -> std::result::Result<EngineName, &'static str> {
+fn builder(text: &str) -> std::result::Result<Builder, &'static str> {
+    if text == "none" {
+        return Ok(Builder::None);
+    }
     let found = EngineName::BUILD
         .into_iter()
         .find(|it| it.program() == text);
-    found.ok_or("it is `docker`, `podman` or `buildah`")
+    let found = found.map(Builder::Engine);
+    found.ok_or("it is `docker`, `podman`, `buildah` or `none`")
 }
 
 fn platform(text: &str) -> std::result::Result<String, &'static str> {

@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod console;
 mod context;
+mod daemonless_build;
 mod environment;
 mod exit;
 mod failpoint;

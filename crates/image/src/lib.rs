@@ -11,6 +11,7 @@
 
 mod build;
 mod bytecode;
+mod daemonless;
 mod engine;
 mod environment;
 mod exclusive;
@@ -28,6 +29,9 @@ mod uv;
 mod wheel;
 
 pub use build::{BuildOptions, BuildRequest, BuildSecret, SecretFrom};
+pub use daemonless::{
+    Access, DaemonlessBuild, DaemonlessError, DaemonlessImage, Say, build_daemonless,
+};
 pub use engine::{
     Engine, EngineError, EngineName, Image, ImagePackages, Mount, PythonRun, wheel_file,
 };

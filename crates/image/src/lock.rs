@@ -24,7 +24,7 @@ const FORMAT: u32 = 3;
 /// Libraries that published releases of Airflow allow and do not work with:
 /// their API server does not start, or their tasks fail. Tried with 3.0.6 and
 /// 3.2.2.
-const fn known_bounds(airflow: &AirflowVersion) -> &'static str {
+pub(crate) const fn known_bounds(airflow: &AirflowVersion) -> &'static str {
     match (airflow.major(), airflow.minor()) {
         (3, 0) => "fastapi<0.118\ncadwyn<6\n",
         (3, 2) => "fastapi<0.137\n",
@@ -279,7 +279,14 @@ fn what(ask: &LockRequest<'_>) -> String {
 /// Names everything that decides the result, except time. Addresses of
 /// private indexes count, but only as part of this digest.
 fn key(ask: &LockRequest<'_>) -> Digest {
-    let settings: BTreeMap<String, String> = std::env::vars_os()
+    let settings = resolver_settings();
+    let all = (FORMAT, ask.airflow, ask.python, ask.requirements, settings);
+    Digest::of(&serde_json::to_vec(&all).expect("text and numbers always serialise"))
+}
+
+/// What of this process's variables decides a resolution.
+pub(crate) fn resolver_settings() -> BTreeMap<String, String> {
+    std::env::vars_os()
         .filter_map(|(name, value)| {
             Some((
                 name.into_string().ok()?,
@@ -287,9 +294,7 @@ fn key(ask: &LockRequest<'_>) -> Digest {
             ))
         })
         .filter(|(name, _)| is_resolver_setting(name))
-        .collect();
-    let all = (FORMAT, ask.airflow, ask.python, ask.requirements, settings);
-    Digest::of(&serde_json::to_vec(&all).expect("text and numbers always serialise"))
+        .collect()
 }
 
 fn is_resolver_setting(name: &str) -> bool {
@@ -311,7 +316,7 @@ fn is_resolver_setting(name: &str) -> bool {
 }
 
 /// Looks for what should not be there, since the lock travels and is kept.
-fn refuse_credentials(text: &str) -> Result<(), LockError> {
+pub(crate) fn refuse_credentials(text: &str) -> Result<(), LockError> {
     for line in text.lines() {
         let cleaned = process::without_credentials(line);
         if cleaned != line && !line.contains("${") && !line.contains("ssh://") {

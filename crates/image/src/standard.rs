@@ -10,6 +10,7 @@
 //!
 //! In this order, so that editing a file never installs anything again.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -21,7 +22,7 @@ use updraft_project::Requirements;
 use crate::engine::Image;
 
 /// Where the official image has it, and images without `AIRFLOW_HOME` get it.
-const AIRFLOW_HOME: &str = "/opt/airflow";
+pub(crate) const AIRFLOW_HOME: &str = "/opt/airflow";
 
 /// Variables of pip and uv that name package indexes, with credentials in them
 /// perhaps. They reach the step that installs as secrets, and stay out of the image.
@@ -93,11 +94,8 @@ impl Standard<'_> {
             let _ = writeln!(text, "COPY files/ {home}/");
         }
         // As in an Environment, the project's folders can be imported.
-        let before = match self.base.env.get("PYTHONPATH").filter(|it| !it.is_empty()) {
-            Some(theirs) => format!("{home}:{theirs}"),
-            None => home.to_owned(),
-        };
-        let _ = writeln!(text, "ENV PYTHONPATH={before}");
+        let python_path = python_path(home, &self.base.env);
+        let _ = writeln!(text, "ENV PYTHONPATH={python_path}");
         text
     }
 
@@ -129,6 +127,14 @@ impl Standard<'_> {
     }
 }
 
+/// The folders that Python looks in: the project's before those that are set.
+pub(crate) fn python_path(home: &str, env: &BTreeMap<String, String>) -> String {
+    match env.get("PYTHONPATH").filter(|it| !it.is_empty()) {
+        Some(theirs) => format!("{home}:{theirs}"),
+        None => home.to_owned(),
+    }
+}
+
 /// Installs as the image's own tool does, uv before pip. Airflow itself stays as it is: a requirement
 /// that asks for another is a conflict, told by the resolver.
 fn install(file: &str) -> String {
@@ -151,8 +157,6 @@ fn install(file: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     #[test]

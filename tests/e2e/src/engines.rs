@@ -96,6 +96,33 @@ impl Engine {
         Ok(())
     }
 
+    /// Builds a folder with a Dockerfile.
+    pub fn build(&self, tag: &str, context: &Path) -> Result<()> {
+        let context = context.to_str().context("a path is UTF-8")?;
+        self.run(&["build", "--quiet", "--tag", tag, context])?;
+        Ok(())
+    }
+
+    /// Brings an image to a registry of this machine.
+    pub fn push(&self, image: &str) -> Result<()> {
+        self.run(&[&["push", "--quiet"], self.plain_http(), &[image]].concat())?;
+        Ok(())
+    }
+
+    /// Gets an image from a registry of this machine.
+    pub fn pull(&self, image: &str) -> Result<()> {
+        self.run(&[&["pull", "--quiet"], self.plain_http(), &[image]].concat())?;
+        Ok(())
+    }
+
+    /// docker trusts this machine by itself.
+    const fn plain_http(&self) -> &'static [&'static str] {
+        match self.name {
+            EngineName::Docker => &[],
+            EngineName::Podman => &["--tls-verify=false"],
+        }
+    }
+
     /// What a program says that Python runs in an image, as the image's own user.
     pub fn python(&self, image: &str, program: &str) -> Result<String> {
         let arguments = ["run", "--rm", "--network=none", "--entrypoint=python3"];

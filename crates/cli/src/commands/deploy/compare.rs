@@ -270,7 +270,7 @@ impl Deploy<'_> {
     }
 
     fn reach(&self) -> Reach {
-        Reach::of(self.client).with_engine(self.image.engine.name)
+        Reach::of(self.client).with_engine(self.image.engine.engine())
     }
 
     /// Makes the image half; a container image is in its registry then.

@@ -18,7 +18,7 @@ use crate::console::Aside;
 use crate::environment::Environment;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
-use crate::image_build::{EngineArgs, ImageBuild, value_of};
+use crate::image_build::{Builder, EngineArgs, ImageBuild, value_of};
 use crate::scan;
 
 /// Which image, and how it comes about.
@@ -97,7 +97,7 @@ impl ContainerHalf {
         if name == image {
             return Ok(true);
         }
-        let Ok(engine) = Engine::find_builder(self.args.engine.name, stop) else {
+        let Ok(engine) = Engine::find_builder(self.args.engine.engine(), stop) else {
             return Ok(false);
         };
         let Some(here) = engine.inspect(name, stop)? else {
@@ -111,7 +111,13 @@ impl ContainerHalf {
 
     /// Has the image in its registry, and says what is known of it.
     pub(super) fn make(&self, stop: &Stop, say: &dyn Fn(&str), aside: &Aside) -> Result<Pushed> {
-        let engine = Engine::find_builder(self.args.engine.name, stop)
+        if self.args.engine.builder == Some(Builder::None) {
+            let message = "a deploy has a container engine build or fetch the image";
+            return Err(Failure::new(Exit::Usage, message).help(
+                "name another `--engine`, or build with `updraft image build --engine none` and name the image with `--image-name`",
+            ));
+        }
+        let engine = Engine::find_builder(self.args.engine.engine(), stop)
             .map_err(|error| self.no_engine(&error))?;
         match &self.args.image_name {
             Some(name) => self.take(name, &engine, stop, say),
@@ -291,7 +297,7 @@ impl ContainerHalf {
     /// What stands for the content of the base, where it is here.
     fn base(&self, stop: &Stop) -> Option<String> {
         let dockerfile = self.project.dockerfile().ok()??;
-        let engine = Engine::find_builder(self.args.engine.name, stop).ok()?;
+        let engine = Engine::find_builder(self.args.engine.engine(), stop).ok()?;
         let image = engine.inspect(dockerfile.base(), stop).ok()??;
         Some(image.identity().to_owned())
     }
