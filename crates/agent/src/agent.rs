@@ -23,12 +23,13 @@ use crate::control::{ControlPlane, Poller, Reporter};
 use crate::converge::{Converge, Memory};
 use crate::deliver::{Deliver, keep_passing};
 use crate::disk::{Disk, RootError, RootLock};
-use crate::environment::Environments;
+use crate::environment::{Engines, Environments};
 use crate::external::External;
 use crate::fetch::blocking_ended;
 use crate::files;
 use crate::folder;
 use crate::observed::{Board, Observed};
+use crate::runtime::container;
 use crate::runtime::identity::Sign;
 use crate::runtime::record::Record;
 use crate::runtime::supervisor::{Launcher, Names, Supervisor, stop_all};
@@ -188,6 +189,7 @@ struct Prepared {
     launcher: Launcher,
     supervisor: Arc<Mutex<Supervisor>>,
     secrets: Secrets,
+    engines: Engines,
 }
 
 impl Shared {
@@ -305,11 +307,13 @@ impl Start {
         let limit = self.config.drain_timeout;
         let supervisor = Supervisor::new(launcher.clone(), names, limit);
         let supervisor = Arc::new(Mutex::new(supervisor));
+        let engines = Engines::new(&self.config);
         let made = Prepared {
             disk: disk.clone(),
             launcher: launcher.clone(),
             supervisor: Arc::clone(&supervisor),
             secrets: secrets.clone(),
+            engines: engines.clone(),
         };
         *self
             .shared
@@ -335,7 +339,8 @@ impl Start {
         Ok(Work::Process(Box::new(Converge {
             config: Arc::clone(&self.config),
             deliver: self.deliver(disk),
-            environments: Environments::new(&self.config),
+            environments: Environments::new(&self.config, engines.clone()),
+            engines,
             supervisor,
             worker,
             launcher,
@@ -471,6 +476,9 @@ impl RunningAgent {
         let _ = (&mut self.work).await;
         if let Some(made) = self.shared.made() {
             stop_all(&made.launcher, components::ALL, &Sign::of(&made.disk)).await;
+            if let Some(engine) = made.engines.known().await {
+                container::remove_all(&engine, made.disk.root()).await;
+            }
         }
         blocking_ended(Duration::from_secs(5)).await;
     }

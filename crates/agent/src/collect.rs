@@ -271,6 +271,7 @@ mod tests {
             folder: root.path().to_owned(),
             user: None,
             environment: None,
+            container: None,
             asked: Digest::of(b""),
             hidden: Hidden::default(),
             grace: Duration::from_secs(1),

@@ -30,6 +30,9 @@ pub struct AgentConfig {
     /// Where the tools and caches that the agent gets for itself lie; `None`
     /// is a folder in the root.
     pub tools: Option<PathBuf>,
+    /// The container engine's socket, as in `unix:///run/docker.sock`; `None` is the
+    /// first that answers at the usual places.
+    pub engine_socket: Option<String>,
     /// How long tasks may take to end when what they run in is replaced.
     pub drain_timeout: Duration,
     pub external: Option<ExternalConfig>,
@@ -55,6 +58,7 @@ impl AgentConfig {
             pass_environment: Vec::new(),
             wrapper,
             tools: None,
+            engine_socket: None,
             drain_timeout: Self::DRAIN_TIMEOUT,
             external: None,
         })

@@ -32,12 +32,13 @@ use crate::config::AgentConfig;
 use crate::control::explain;
 use crate::deliver::{Deliver, PassError, Passes};
 use crate::disk::{Disk, Live};
-use crate::environment::{self, Environment, EnvironmentAsk, Environments};
+use crate::environment::{self, Engines, Environment, EnvironmentAsk, Environments, Packages};
 use crate::failpoint::failpoint;
 use crate::fetch::blocking;
 use crate::files;
 use crate::observed::KnownDagIds;
 use crate::prove::{self, ProveAsk, ProveError};
+use crate::runtime::container;
 use crate::runtime::logs::{self, Hidden};
 use crate::runtime::record::Record;
 use crate::runtime::supervisor::{Launcher, NotUp, Supervisor};
@@ -128,6 +129,7 @@ pub(crate) struct Converge {
     pub(crate) config: Arc<AgentConfig>,
     pub(crate) deliver: Deliver,
     pub(crate) environments: Environments,
+    pub(crate) engines: Engines,
     pub(crate) supervisor: Arc<Mutex<Supervisor>>,
     pub(crate) worker: Worker,
     pub(crate) launcher: Launcher,
@@ -188,6 +190,9 @@ impl Passes for Converge {
         self.deliver
             .collect(Some(&self.worker), wanted, live, &self.asked, records)
             .await;
+        if let Some(engine) = self.engines.known().await {
+            container::remove_ended(&engine, self.deliver.disk.root()).await;
+        }
     }
 }
 
@@ -248,8 +253,7 @@ impl Converge {
     /// The environment of an image, made if it is not here.
     async fn environment(&mut self, image: Digest) -> Result<Environment, PassError> {
         if let Some(environment) = self.memory.ready.get(&image)
-            && environment.python.exists()
-            && environment.project.is_dir()
+            && environment.is_there().await
         {
             return Ok(environment.clone());
         }
@@ -613,9 +617,12 @@ impl Converge {
             self.deliver.disk.root().to_owned(),
             environment.clone(),
         );
-        let isolation = blocking(move || {
-            let readable: [&Path; 3] = [&root, &environment_.folder, &environment_.project];
-            Isolation::check(&user, &readable, &environment_.python)
+        let isolation = blocking(move || match &environment_.packages {
+            Packages::Venv { folder, python, .. } => {
+                let readable: [&Path; 3] = [&root, folder, &environment_.project];
+                Isolation::check(&user, &readable, python)
+            }
+            Packages::Image(image) => Ok(Isolation::in_containers(&user, &image.engine)),
         })
         .await?
         .map_err(|error| match error {

@@ -2,7 +2,8 @@
 //!
 //! An image is two things on disk: a virtual environment, named by what is
 //! installed in it, and the project's non-DAG files, a tree like a bundle's.
-//! Images that differ in only one of them share the other.
+//! Images that differ in only one of them share the other. A container image has
+//! both, and an engine keeps it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,15 +13,18 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use updraft_api::Client;
 use updraft_bundle::{BundleDir, Verify};
+use updraft_image::registry::Credentials;
 use updraft_image::{
     LockError, RealiseError, RealiseRequest, RunAs, StopOnDrop, Uv, UvError, realise, realised_key,
-    reopen,
+    reopen, wheel_file,
 };
-use updraft_model::Digest;
+use updraft_model::{ContainerImage, Digest};
 
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, TokenSource};
 use crate::control::explain;
 use crate::disk::Disk;
+use crate::engine::{Engine, EngineError};
+use crate::failpoint::failpoint;
 use crate::fetch::{self, Blobs, FetchError, blocking};
 use crate::files;
 use crate::observed::Board;
@@ -30,11 +34,9 @@ use crate::observed::Board;
 pub(crate) struct Environment {
     /// The image's digest.
     pub(crate) digest: Digest,
-    /// Names the virtual environment.
+    /// Names the virtual environment, where there is one.
     pub(crate) key: Digest,
-    pub(crate) folder: PathBuf,
-    pub(crate) bin: PathBuf,
-    pub(crate) python: PathBuf,
+    pub(crate) packages: Packages,
     /// The project's non-DAG files: `include/`, `plugins/`.
     pub(crate) project: PathBuf,
     /// What the project's Dockerfile sets.
@@ -43,6 +45,31 @@ pub(crate) struct Environment {
     pub(crate) python_version: String,
     /// Where it differs from what the Release asks for.
     pub(crate) note: Option<String>,
+}
+
+/// Where an environment's packages are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Packages {
+    /// In a virtual environment on this disk.
+    Venv {
+        folder: PathBuf,
+        bin: PathBuf,
+        python: PathBuf,
+    },
+    /// In a container image, with the project's files.
+    Image(InImage),
+}
+
+/// A container image that an engine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InImage {
+    pub(crate) engine: Engine,
+    /// As the engine knows it.
+    pub(crate) name: String,
+    /// What the image sets.
+    pub(crate) variables: BTreeMap<String, String>,
+    /// Our package, which is mounted.
+    pub(crate) wheel: PathBuf,
 }
 
 /// Which virtual environment the live image runs in, kept in a file: another
@@ -60,6 +87,25 @@ impl Environment {
         Made {
             image: self.digest,
             environment: self.key,
+        }
+    }
+
+    pub(crate) fn image(&self) -> Option<&InImage> {
+        match &self.packages {
+            Packages::Venv { .. } => None,
+            Packages::Image(image) => Some(image),
+        }
+    }
+
+    /// Whether it is there as it was when it was made.
+    pub(crate) async fn is_there(&self) -> bool {
+        match &self.packages {
+            Packages::Venv { python, .. } => python.exists() && self.project.is_dir(),
+            Packages::Image(image) => {
+                // An engine that does not answer has not lost it.
+                let found = image.engine.image(&image.name).await;
+                image.wheel.exists() && !matches!(found, Ok(None))
+            }
         }
     }
 
@@ -101,11 +147,15 @@ pub(crate) struct EnvironmentAsk {
 pub(crate) struct Environments {
     /// Where `uv` and locks lie.
     tools: PathBuf,
+    token: TokenSource,
+    engines: Engines,
 }
 
 impl Environments {
-    pub(crate) fn new(config: &AgentConfig) -> Self {
+    pub(crate) fn new(config: &AgentConfig, engines: Engines) -> Self {
         Self {
+            token: config.token.clone(),
+            engines,
             tools: config
                 .tools
                 .clone()
@@ -122,18 +172,28 @@ impl Environments {
         writing: &Arc<Mutex<()>>,
         board: &Board,
     ) -> Result<Environment, EnvironmentError> {
+        let described = describe(disk, client, ask.image).await?;
+        if let Some(container) = &described.config().container {
+            let config = described.config();
+            let image = self.in_image(container, client, board).await?;
+            let (project, image) = image;
+            return Ok(Environment {
+                digest: ask.image,
+                key: ask.image,
+                packages: Packages::Image(image),
+                project,
+                variables: BTreeMap::new(),
+                airflow_version: config.fingerprint.airflow_version.to_string(),
+                python_version: config.fingerprint.python_version.to_string(),
+                note: None,
+            });
+        }
         let EnvironmentAsk {
             image,
             user: run_as,
             or_own,
             airflow_runs,
         } = ask;
-        let described = describe(disk, client, image).await?;
-        if let Some(image) = &described.config().container {
-            return Err(EnvironmentError::Stalled(format!(
-                "this agent runs no container images, and the Release has `{image}`"
-            )));
-        }
         let files = described.manifest().files().clone();
         let dir = project_dir(disk)?;
         let latest = dir.versions()?.pop();
@@ -177,9 +237,11 @@ impl Environments {
             Ok(Environment {
                 digest: image,
                 key: realised.key,
-                folder: realised.folder,
-                bin: realised.bin,
-                python: realised.python,
+                packages: Packages::Venv {
+                    folder: realised.folder,
+                    bin: realised.bin,
+                    python: realised.python,
+                },
                 project: project.path,
                 variables: config.env.clone(),
                 airflow_version: config.fingerprint.airflow_version.to_string(),
@@ -188,6 +250,132 @@ impl Environments {
             })
         })
         .await?
+    }
+
+    /// Has the engine get an image, and says what is in it, and where the project's files are.
+    async fn in_image(
+        &self,
+        image: &ContainerImage,
+        client: &Client,
+        board: &Board,
+    ) -> Result<(PathBuf, InImage), EnvironmentError> {
+        let engine = self.engines.engine().await.map_err(|error| {
+            EnvironmentError::of_engine(&error, &format!("the Release has the image `{image}`: "))
+        })?;
+        let failed = |error: EngineError| EnvironmentError::of_engine(&error, "");
+        let control_plane = client.address().authority().to_owned();
+        let name = image.seen_from(&control_plane);
+        let mut found = engine.image(&name).await.map_err(failed)?;
+        if found.is_none() {
+            board.busy(format!("pulling {name}"));
+            let (credentials, who) = self.credentials(image, &control_plane).await?;
+            engine
+                .pull(&name, credentials.as_ref(), &who)
+                .await
+                .map_err(failed)?;
+            found = engine.image(&name).await.map_err(failed)?;
+        }
+        let found = found.ok_or_else(|| {
+            EnvironmentError::Retry(format!(
+                "{} pulled `{name}`, and does not have it",
+                engine.name()
+            ))
+        })?;
+        failpoint("agent.image.pulled");
+        let tools = self.tools.clone();
+        let wheel = blocking(move || wheel_file(&tools)).await?;
+        let wheel = wheel.map_err(|error| {
+            EnvironmentError::Retry(format!("{}; {}", explain(&error), error.help()))
+        })?;
+        let variables = found.variables();
+        let home = variables.get("AIRFLOW_HOME").map(String::as_str);
+        let home = home.or(found.folder()).unwrap_or("/opt/airflow");
+        let project = PathBuf::from(home);
+        Ok((
+            project,
+            InImage {
+                engine,
+                name,
+                variables,
+                wheel,
+            },
+        ))
+    }
+
+    /// Who pulls: the agent with its own token from the control plane, and whoever
+    /// signed in with docker elsewhere.
+    async fn credentials(
+        &self,
+        image: &ContainerImage,
+        control_plane: &str,
+    ) -> Result<(Option<Credentials>, String), EnvironmentError> {
+        let registry = image.registry().unwrap_or(control_plane).to_owned();
+        if registry == control_plane {
+            let token = self.token.read();
+            let password = token.map_err(|error| {
+                EnvironmentError::Retry(format!("could not read the agent's token: {error}"))
+            })?;
+            let user = "agent".to_owned();
+            let credentials = Credentials::Password { user, password };
+            return Ok((Some(credentials), "this agent".into()));
+        }
+        let found = blocking(move || Credentials::of_docker(&registry)).await?;
+        let found = found.map_err(|error| EnvironmentError::Stalled(explain(&error)))?;
+        let who = match &found {
+            Some(Credentials::Password { user, .. }) => format!("`{user}`"),
+            Some(Credentials::IdentityToken(_)) => "who signed in with docker".into(),
+            None => "nobody, as the agent's user has not signed in to that registry".into(),
+        };
+        Ok((found, who))
+    }
+}
+
+/// The container engine of this machine, looked for when it is first needed.
+#[derive(Clone)]
+pub(crate) struct Engines {
+    address: Option<String>,
+    found: Arc<Mutex<Option<Engine>>>,
+}
+
+impl Engines {
+    pub(crate) fn new(config: &AgentConfig) -> Self {
+        Self {
+            address: config.engine_socket.clone(),
+            found: Arc::default(),
+        }
+    }
+
+    async fn engine(&self) -> Result<Engine, EngineError> {
+        let mut found = self.found.lock().await;
+        if let Some(engine) = &*found {
+            return Ok(engine.clone());
+        }
+        let engine = Engine::find(self.address.as_deref()).await?;
+        tracing::info!(
+            engine = engine.name(),
+            socket = %engine.socket().display(),
+            "a container engine answers"
+        );
+        Ok(found.insert(engine).clone())
+    }
+
+    /// The one that was needed so far.
+    pub(crate) async fn known(&self) -> Option<Engine> {
+        self.found.lock().await.clone()
+    }
+}
+
+impl EnvironmentError {
+    fn of_engine(error: &EngineError, what: &str) -> Self {
+        let text = format!("{what}{}; {}", explain(error), error.help());
+        if text.contains("no space left on device") {
+            return Self::DiskFull(format!("the disk is full: {text}"));
+        }
+        if error.may_pass() {
+            Self::Retry(text)
+        } else {
+            Self::Stalled(text)
+        }
     }
 }
 

@@ -35,3 +35,12 @@ pub const IMAGE_FAILPOINTS: &[&str] = &[
     "agent.migrate.end",
     "agent.switch.refused",
 ];
+
+/// Those that only a container image passes.
+pub const CONTAINER_FAILPOINTS: &[&str] = &[
+    "agent.image.pulled",
+    "agent.container.before_note",
+    "agent.container.made",
+    "agent.container.started",
+    "agent.container.recorded",
+];

@@ -15,6 +15,7 @@ mod control;
 mod converge;
 mod deliver;
 mod disk;
+mod engine;
 mod environment;
 mod external;
 mod failpoint;
@@ -34,7 +35,7 @@ pub use agent::{Agent, RunningAgent, StartError};
 pub use airflow::rest::{AirflowRest, AirflowRestError, DagRun};
 pub use config::{AgentConfig, ExternalAirflow, ExternalConfig, TokenSource};
 pub use disk::RootError;
-pub use failpoint::{FAILPOINTS, IMAGE_FAILPOINTS};
+pub use failpoint::{CONTAINER_FAILPOINTS, FAILPOINTS, IMAGE_FAILPOINTS};
 pub use folder::{admin_password, is_installed, listens};
 pub use local::{
     Imported, LocalAirflow, LocalComponent, LocalError, LocalRun, LocalState, ObjectKind,

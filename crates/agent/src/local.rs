@@ -23,10 +23,9 @@ use crate::airflow::secrets::Secrets;
 use crate::airflow::settings::{self, AskedFor, Dags, MARK, SettingsFor, Variables};
 use crate::config::wrapper;
 use crate::disk::Disk;
-use crate::environment::Environment;
+use crate::environment::{Environment, Packages};
 use crate::files;
 use crate::migrate::{Database, MigrateError};
-use crate::runtime::exec::ALREADY_RUNNING;
 use crate::runtime::identity::{Sign, family};
 use crate::runtime::logs::{self, Hidden};
 use crate::runtime::record::Record;
@@ -102,9 +101,11 @@ impl LocalRun {
         Environment {
             digest: self.key,
             key: self.key,
-            folder: self.venv.clone(),
-            bin: self.bin.clone(),
-            python: self.python.clone(),
+            packages: Packages::Venv {
+                folder: self.venv.clone(),
+                bin: self.bin.clone(),
+                python: self.python.clone(),
+            },
             project: self.project.clone(),
             variables: self.image_variables.clone(),
             airflow_version: self.airflow_version.clone(),
@@ -538,7 +539,7 @@ impl LocalAirflow {
         if let Some(output) = &mut child.stdout {
             output.read_to_end(&mut text).await?;
         }
-        if child.wait().await?.code() == Some(ALREADY_RUNNING) {
+        if child.wait().await?.found_another() {
             return Err(io::Error::other("another import or export is under way"));
         }
         Ok(text)

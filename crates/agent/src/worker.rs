@@ -10,12 +10,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::runtime::logs;
 use crate::runtime::record::Record;
+use crate::runtime::started::{Input, Output};
 use crate::runtime::supervisor::{Launcher, Spec};
 
 pub(crate) const WORKER: &str = "worker";
@@ -191,22 +191,22 @@ impl Keeper {
             WorkerError::Died(format!("{what}\n{tail}").trim().to_owned())
         };
 
-        let mut child = match self.launcher.spawn(spec, true).await {
-            Ok(child) => child,
+        let mut started = match self.launcher.spawn(spec, true).await {
+            Ok(started) => started,
             Err(error) => return self.fail_next(died(&error.to_string())).await,
         };
-        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(input), Some(output)) = (started.stdin.take(), started.stdout.take()) else {
             return Ok(());
         };
         let mut waiting: Waiting = HashMap::new();
         let end = self.serve(input, output, &mut waiting).await;
         if matches!(end, End::ToldToStop | End::AgentEnds | End::Hung) {
-            let _ = child.start_kill();
+            started.kill();
         }
-        let status = child
+        let status = started
             .wait()
             .await
-            .map_or_else(|error| error.to_string(), |status| status.to_string());
+            .map_or_else(|error| error.to_string(), |ended| ended.to_string());
         let error = died(&status);
         for (_, answer) in waiting {
             let _ = answer.send(Err(error.clone()));
@@ -227,12 +227,7 @@ impl Keeper {
         }
     }
 
-    async fn serve(
-        &mut self,
-        input: ChildStdin,
-        output: ChildStdout,
-        waiting: &mut Waiting,
-    ) -> End {
+    async fn serve(&mut self, input: Input, output: Output, waiting: &mut Waiting) -> End {
         let mut lines = BufReader::new(output).lines();
         let mut was_ready = false;
         // By when it has to say something, because it was told to stop.
@@ -327,7 +322,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn write_requests(mut input: ChildStdin, mut requests: mpsc::UnboundedReceiver<Value>) {
+async fn write_requests(mut input: Input, mut requests: mpsc::UnboundedReceiver<Value>) {
     while let Some(request) = requests.recv().await {
         let line = format!("{request}\n");
         if input.write_all(line.as_bytes()).await.is_err() || input.flush().await.is_err() {
@@ -363,6 +358,7 @@ mod tests {
             folder: folder.path().to_owned(),
             user: None,
             environment: None,
+            container: None,
             asked: updraft_model::Digest::of(b""),
             hidden: logs::Hidden::default(),
             grace: Duration::ZERO,

@@ -8,7 +8,8 @@ use updraft_image::RunAs;
 
 use super::settings::{self, AskedFor, Variables};
 use crate::disk::Disk;
-use crate::environment::Environment;
+use crate::environment::{Environment, InImage, Packages};
+use crate::runtime::container::{InContainer, Mount};
 use crate::runtime::logs::Hidden;
 use crate::runtime::record::Record;
 use crate::runtime::supervisor::Spec;
@@ -85,7 +86,12 @@ pub(crate) struct Common<'a> {
 
 impl Common<'_> {
     fn spec(&self, component: &'static str, arguments: &[&str], variables: Variables) -> Spec {
-        let mut command: Vec<OsString> = vec![self.environment.python.clone().into()];
+        // Not the image's own entry point, which may want a database.
+        const PYTHON: &str = r#"exec "$(command -v python || command -v python3)" "$@""#;
+        let mut command: Vec<OsString> = match &self.environment.packages {
+            Packages::Venv { python, .. } => vec![python.clone().into()],
+            Packages::Image(_) => ["/bin/sh", "-c", PYTHON, "sh"].map(Into::into).into(),
+        };
         command.extend(arguments.iter().map(Into::into));
         Spec {
             component,
@@ -94,10 +100,33 @@ impl Common<'_> {
             folder: self.disk.airflow_home(),
             user: self.user,
             environment: Some(self.environment.digest),
+            container: self.environment.image().map(|image| self.within(image)),
             asked: self.asked.with_bundles,
             hidden: self.hidden.clone(),
             grace: Duration::from_secs(10),
             leaves_tasks: false,
+        }
+    }
+
+    /// The image with what it sees of this machine: the agent's folder, and of that
+    /// it writes to what is Airflow's.
+    fn within(&self, image: &InImage) -> InContainer {
+        let disk = self.disk;
+        let socket = disk.socket();
+        let socket = socket
+            .parent()
+            .filter(|folder| !folder.starts_with(disk.root()) && folder.exists());
+        let read = [disk.root(), &image.wheel].into_iter().chain(socket);
+        let mount = |path: &Path, writable| Mount {
+            path: path.to_owned(),
+            writable,
+        };
+        let written = [disk.airflow_home(), disk.notes(), disk.worker_state()];
+        let written = written.iter().map(|path| mount(path, true));
+        InContainer {
+            engine: image.engine.clone(),
+            image: image.name.clone(),
+            mounts: read.map(|path| mount(path, false)).chain(written).collect(),
         }
     }
 

@@ -9,7 +9,7 @@ use updraft_model::{BundleName, Digest, Release};
 
 use super::secrets::Secrets;
 use crate::disk::Disk;
-use crate::environment::Environment;
+use crate::environment::{Environment, Packages};
 use crate::runtime::logs::Hidden;
 
 /// What passes from the agent's own environment. Everything else stays out:
@@ -118,8 +118,12 @@ pub(crate) fn asked(ask: &SettingsFor<'_>) -> AskedFor {
         .filter(|(name, _)| ask.pass.contains(name))
         .map(|(name, value)| (name, value))
         .collect();
+    let packages = match &ask.environment.packages {
+        Packages::Venv { folder, .. } => json!(folder),
+        Packages::Image(_) => json!({ "image": ask.environment.digest }),
+    };
     let asked = json!({
-        "venv": ask.environment.folder,
+        "venv": packages,
         "files": ask.environment.project,
         "image": ask.environment.variables,
         "deployment": ask.own,
@@ -173,9 +177,21 @@ pub(crate) fn hidden(ask: &SettingsFor<'_>) -> Hidden {
 
 /// The environment of all components.
 pub(crate) fn variables(ask: &SettingsFor<'_>) -> Variables {
-    let mut variables = passed(ask.ours.iter().cloned(), ask.apart, ask.pass);
+    let mut variables = match ask.environment.image() {
+        None => passed(ask.ours.iter().cloned(), ask.apart, ask.pass),
+        Some(_) => passed_to_image(ask.ours.iter().cloned(), ask.pass),
+    };
     // What the Deployment says may replace a default of ours …
     variables.extend(defaults(ask));
+    if let Some(image) = ask.environment.image() {
+        // Each image sets some of what is ours, and nobody meant anything by it.
+        let theirs = image.variables.iter();
+        let theirs = theirs.filter(|(name, _)| !is_reserved(name));
+        variables.extend(theirs.map(|(name, value)| (name.clone(), value.clone())));
+        for (name, value) in [("PATH", SYSTEM_PATH), ("LANG", "C.UTF-8")] {
+            variables.entry(name.into()).or_insert_with(|| value.into());
+        }
+    }
     for (name, value) in ask.environment.variables.iter().chain(ask.own) {
         if is_reserved(name) {
             tracing::warn!(
@@ -187,18 +203,22 @@ pub(crate) fn variables(ask: &SettingsFor<'_>) -> Variables {
         }
     }
     // … but not what the agent relies on.
-    let path = [
-        Some(ask.environment.bin.display().to_string()),
-        variables.get("PATH").cloned(),
-    ];
-    let python_path = [
-        Some(ask.environment.project.display().to_string()),
-        variables.get("PYTHONPATH").cloned(),
-    ];
-    let joined =
-        |parts: [Option<String>; 2]| parts.into_iter().flatten().collect::<Vec<_>>().join(":");
-    variables.insert("PATH".into(), joined(path));
-    variables.insert("PYTHONPATH".into(), joined(python_path));
+    let project = shown(&ask.environment.project);
+    let (path, python_path) = match &ask.environment.packages {
+        Packages::Venv { bin, .. } => (Some(shown(bin)), project),
+        // Ours after theirs: what it brings is of its own name.
+        Packages::Image(image) => (None, format!("{project}:{}", shown(&image.wheel))),
+    };
+    for (name, first) in [("PATH", path), ("PYTHONPATH", Some(python_path))] {
+        let rest = variables.get(name).filter(|rest| !rest.is_empty());
+        let joined: Vec<&str> = first
+            .as_deref()
+            .into_iter()
+            .chain(rest.map(String::as_str))
+            .collect();
+        let joined = joined.join(":");
+        variables.insert(name.into(), joined);
+    }
     variables.extend(fixed(ask));
     if ask.environment.is_airflow_2() {
         // Airflow 2 lets one process at a time write to SQLite.
@@ -272,6 +292,16 @@ fn passed(
     variables
         .entry("LANG".into())
         .or_insert_with(|| "C.UTF-8".into());
+    variables
+}
+
+/// What of ours holds in a container too: files that a variable names are this
+/// machine's, and PATH is.
+fn passed_to_image(ours: impl IntoIterator<Item = (String, String)>, pass: &[String]) -> Variables {
+    let mut variables = passed(ours, true, pass);
+    variables.retain(|name, _| {
+        name == "TZ" || name.to_ascii_uppercase().ends_with("_PROXY") || pass.contains(name)
+    });
     variables
 }
 
@@ -601,5 +631,10 @@ mod tests {
         assert_eq!(names, ["EXTRA", "HTTPS_PROXY", "LANG", "LC_ALL", "PATH"]);
         assert!(!apart["PATH"].contains("/root"));
         assert_eq!(passed_of(&ours, false)["PATH"], "/root/bin:/bin");
+
+        let ours = ours.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let to_image = passed_to_image(ours, &["EXTRA".to_owned()]);
+        let names: Vec<&str> = to_image.keys().map(String::as_str).collect();
+        assert_eq!(names, ["EXTRA", "HTTPS_PROXY"]);
     }
 }

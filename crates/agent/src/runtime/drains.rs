@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use updraft_model::Timestamp;
 
-use super::identity::family;
+use super::identity::{ProcessIdentity, family};
 use super::record::{ComponentFiles, Record};
 
 /// What the file of one that drains is called, before its component and process.
@@ -55,8 +55,7 @@ impl Drains {
     /// Tells a component to take no new work, and leaves its place to the next.
     pub(super) fn begin(&self, files: &ComponentFiles, mut record: Record) -> io::Result<()> {
         record.draining_since = Some(chrono::Utc::now());
-        let name = format!("{PREFIX}{}.{}.json", record.component, record.process.pid);
-        let path = self.run.join(name);
+        let path = path(&self.run, &record.component, &record.process);
         record.write(&path)?;
         std::fs::remove_file(&files.record)?;
         tracing::info!(
@@ -121,6 +120,16 @@ impl Drains {
         }
         let _ = tokio::time::timeout(Duration::from_secs(5), process.ended()).await;
     }
+}
+
+fn path(run: &Path, component: &str, process: &ProcessIdentity) -> PathBuf {
+    run.join(format!("{PREFIX}{component}.{}.json", process.pid))
+}
+
+/// Whether a component's process was replaced and ends with its tasks.
+pub(super) fn is_draining(run: &Path, component: &str, process: &ProcessIdentity) -> bool {
+    let record = Record::read(&path(run, component, process));
+    record.is_some_and(|record| record.process == *process)
 }
 
 fn left(since: Option<Timestamp>, limit: Duration) -> Duration {

@@ -25,7 +25,10 @@ pub(crate) struct ProcessIdentity {
 
 impl ProcessIdentity {
     pub(crate) fn of_self() -> io::Result<Self> {
-        let pid = std::process::id();
+        Self::of(std::process::id())
+    }
+
+    pub(crate) fn of(pid: u32) -> io::Result<Self> {
         let stat = Stat::read(pid)?;
         Ok(Self {
             pid,

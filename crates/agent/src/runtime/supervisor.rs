@@ -13,18 +13,20 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use updraft_api::agent::{ComponentState, ComponentView};
 use updraft_image::RunAs;
 use updraft_model::Digest;
 
+use super::container::InContainer;
 use super::drains::Drains;
-use super::exec::{self, ALREADY_RUNNING, Exec};
+use super::exec::{self, Exec};
 use super::identity::{ProcessIdentity, Sign, family, left_in_session};
 use super::logs::{self, Hidden};
 use super::record::{ComponentFiles, Record};
+use super::started::Started;
 use crate::airflow::settings::{MARK, SYSTEM_PATH};
 
 /// Everything a component is started with.
@@ -36,6 +38,8 @@ pub(crate) struct Spec {
     pub(crate) folder: PathBuf,
     pub(crate) user: Option<RunAs>,
     pub(crate) environment: Option<Digest>,
+    /// None: a process like any other.
+    pub(crate) container: Option<InContainer>,
     /// Of what was asked for, as opposed to how this agent goes about it: see
     /// [`Spec::fingerprint`].
     pub(crate) asked: Digest,
@@ -74,11 +78,22 @@ impl Launcher {
         ComponentFiles::new(&self.run, &self.logs, component)
     }
 
+    /// Starts a component, unless it runs.
+    pub(crate) async fn spawn(&self, spec: &Spec, stdio: bool) -> std::io::Result<Started> {
+        if let Some(within) = &spec.container {
+            return self.start_container(spec, within, stdio).await;
+        }
+        if self.follow_note(spec.component).await? {
+            return Ok(Started::gave_way());
+        }
+        self.start_wrapper(spec, stdio).await
+    }
+
     /// Starts the wrapper for a spec, which becomes the component. The wrapper
     /// may be root, and a variable of the component's can be code (`LD_PRELOAD`),
     /// so it runs in an environment of ours, away from folders of others, and
     /// reads the component's variables from its standard input.
-    pub(crate) async fn spawn(&self, spec: &Spec, stdio: bool) -> std::io::Result<Child> {
+    async fn start_wrapper(&self, spec: &Spec, stdio: bool) -> std::io::Result<Started> {
         let exec = Exec {
             component: spec.component.to_owned(),
             run: self.run.clone(),
@@ -120,7 +135,7 @@ impl Launcher {
         if !stdio {
             child.stdin.take();
         }
-        Ok(child)
+        Ok(Started::wrapper(child))
     }
 
     /// Runs a command to its end, and says how that was. One that an earlier
@@ -133,19 +148,18 @@ impl Launcher {
             }
             let offset = std::fs::metadata(&files.log).map_or(0, |metadata| metadata.len());
             let ended = async { self.spawn(spec, false).await?.wait().await };
-            let status = match ended.await {
-                Ok(status) => status,
+            let ended = match ended.await {
+                Ok(ended) => ended,
                 Err(error) => return Err(format!("could not start it: {error}")),
             };
-            match status.code() {
-                Some(0) => return Ok(()),
-                Some(ALREADY_RUNNING) => {}
-                _ => {
-                    return Err(format!(
-                        "{status}\n{}",
-                        logs::tail(&files.log, offset, 30, &spec.hidden)
-                    ));
-                }
+            if ended.well() {
+                return Ok(());
+            }
+            if !ended.found_another() {
+                return Err(format!(
+                    "{ended}\n{}",
+                    logs::tail(&files.log, offset, 30, &spec.hidden)
+                ));
             }
         }
         Err("another one runs again and again".into())
@@ -469,15 +483,14 @@ impl Component {
         if let (false, Some(before)) = (spec.leaves_tasks, Record::read(&files.record)) {
             end_leftovers(&before.process).await;
         }
-        let mut child = match self.launcher.spawn(spec, false).await {
-            Ok(child) => child,
+        let mut started = match self.launcher.spawn(spec, false).await {
+            Ok(started) => started,
             Err(error) => {
-                self.crashed(&format!("could not start the wrapper: {error}"))
-                    .await;
+                self.crashed(&format!("could not start it: {error}")).await;
                 return;
             }
         };
-        let pid = child.id();
+        let pid = started.pid();
         // The child becomes the component; until it has, the record says otherwise.
         loop {
             if let Some(record) = Record::read_alive(&files.record)
@@ -486,8 +499,8 @@ impl Component {
                 tracing::info!(component = self.name, pid, "started");
                 break;
             }
-            if let Ok(Some(status)) = child.try_wait() {
-                if status.code() != Some(ALREADY_RUNNING) {
+            if let Some(ended) = started.ended().await {
+                if !ended.found_another() {
                     let tail = logs::tail(&files.log, offset, 20, &spec.hidden);
                     self.crashed(if tail.is_empty() {
                         "it ended without a word"
@@ -501,7 +514,7 @@ impl Component {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         // Reaps it whenever it ends; its end is seen by its record.
-        tokio::spawn(async move { child.wait().await });
+        tokio::spawn(async move { started.wait().await });
     }
 
     async fn crashed(&mut self, last_lines: &str) {
@@ -704,6 +717,7 @@ mod tests {
                 folder: self.folder.path().to_owned(),
                 user: None,
                 environment: None,
+                container: None,
                 asked: Digest::of(script.as_bytes()),
                 hidden: Hidden::default(),
                 grace: Duration::from_secs(2),
@@ -996,7 +1010,7 @@ mod tests {
                 .wait()
                 .await
                 .unwrap();
-            assert!(!status.success(), "{point} was not reached");
+            assert!(!status.well(), "{point} was not reached");
             let left = Record::read(&place.launcher.files("part").record).is_some();
             assert_eq!(left, point == "agent.exec.after_record");
 

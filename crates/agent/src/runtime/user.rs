@@ -8,6 +8,8 @@ use std::{fs, io};
 
 use updraft_image::RunAs;
 
+use crate::engine::Engine;
+
 /// Who Airflow runs as when the agent is root and nobody is named: the number
 /// that Airflow's own container images use.
 const DEFAULT: RunAs = RunAs {
@@ -137,6 +139,37 @@ impl Isolation {
         Self {
             user: None,
             text: "Airflow is run by somebody else; the agent only delivers files to it".into(),
+        }
+    }
+
+    /// In a container a user reaches what is mounted, and images run as any.
+    pub(crate) fn in_containers(wanted: &WantedUser, engine: &Engine) -> Self {
+        let name = engine.name();
+        if engine.rootless {
+            return Self {
+                user: None,
+                text: format!(
+                    "Airflow runs in containers of {name} as the agent's own user; DAG code can read the agent's files, \
+                     because {name} runs without root"
+                ),
+            };
+        }
+        match wanted.ids() {
+            Some(ids) => Self {
+                user: Some(ids),
+                text: format!(
+                    "Airflow runs in containers of {name} as uid {}; DAG code cannot read the agent's files",
+                    ids.uid
+                ),
+            },
+            None => Self {
+                user: None,
+                text: format!(
+                    "Airflow runs in containers of {name} as the agent's own user (uid {}); DAG code can read the \
+                     agent's files, because only an agent that is started as root can run Airflow as another user",
+                    rustix::process::geteuid().as_raw()
+                ),
+            },
         }
     }
 

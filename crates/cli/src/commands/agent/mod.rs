@@ -25,7 +25,7 @@ pub(crate) struct AgentArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum AgentCommand {
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     Invite(invite::InviteArgs),
     Enroll(enroll::EnrollArgs),
     Airflow(airflow::AirflowArgs),

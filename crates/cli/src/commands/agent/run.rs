@@ -35,6 +35,10 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "UPDRAFT_AIRFLOW_USER", value_name = "USER")]
     airflow_user: Option<String>,
 
+    /// The container engine's socket, such as `unix:///run/docker.sock` (default: `DOCKER_HOST`, or the first of Docker and Podman that answers)
+    #[arg(long, env = "UPDRAFT_ENGINE_SOCKET", value_name = "ADDRESS")]
+    engine_socket: Option<String>,
+
     /// A further variable of this environment that Airflow gets
     #[arg(long, value_name = "NAME")]
     pass_environment: Vec<String>,
@@ -88,6 +92,7 @@ pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Resu
     config.airflow_user.clone_from(&args.airflow_user);
     config.metadata_db_url = variable("UPDRAFT_AIRFLOW_DATABASE_URL")?.map(|(url, _)| url);
     config.pass_environment.clone_from(&args.pass_environment);
+    config.engine_socket.clone_from(&args.engine_socket);
     config.drain_timeout = args.drain_timeout;
     config.external = external(args)?;
 
