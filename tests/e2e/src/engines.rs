@@ -23,7 +23,17 @@ pub enum EngineName {
 pub struct Engine {
     name: EngineName,
     folder: PathBuf,
-    _daemon: Option<Child>,
+    daemons: Vec<Child>,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The reaper ends what runs in containers; these are ours to wait for.
+        for daemon in &mut self.daemons {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
 }
 
 impl Engine {
@@ -51,7 +61,7 @@ impl Engine {
         let engine = Self {
             name,
             folder,
-            _daemon: daemon,
+            daemons: daemon.into_iter().collect(),
         };
         wait_for(
             "the engine to answer",
@@ -74,7 +84,8 @@ impl Engine {
             EngineName::Docker => {
                 let mut address = OsString::from("unix://");
                 address.push(self.folder.join("docker.sock"));
-                vec![("DOCKER_HOST", address)]
+                let config = self.folder.join("config").into();
+                vec![("DOCKER_HOST", address), ("DOCKER_CONFIG", config)]
             }
             EngineName::Podman => vec![
                 (
@@ -85,8 +96,57 @@ impl Engine {
                     "CONTAINERS_STORAGE_CONF",
                     self.folder.join("storage.conf").into(),
                 ),
+                (
+                    "CONTAINERS_REGISTRIES_CONF",
+                    self.folder.join("registries.conf").into(),
+                ),
             ],
         }
+    }
+
+    /// Has it answer at its socket, which podman by itself does not, and takes
+    /// plain http for a registry on loopback.
+    pub fn serve(&mut self, registry: &str) -> Result<()> {
+        if self.name == EngineName::Docker {
+            return Ok(());
+        }
+        let insecure = format!("[[registry]]\nlocation = {registry:?}\ninsecure = true\n");
+        fs::write(self.folder.join("registries.conf"), insecure)?;
+        let log = File::create(self.folder.join("log"))?;
+        let service = Command::new("podman")
+            .args(["system", "service", "--time=0", &self.address()])
+            .envs(self.variables())
+            .env("UPDRAFT_TEST_ROOT", &self.folder)
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.daemons.push(service);
+        let socket = self.folder.join("podman.sock");
+        wait_for("podman's service", Duration::from_secs(60), || {
+            Ok(std::os::unix::net::UnixStream::connect(&socket)
+                .is_ok()
+                .then_some(()))
+        })
+    }
+
+    /// Its socket's address.
+    pub fn address(&self) -> String {
+        let socket = self.name.program().to_owned() + ".sock";
+        format!("unix://{}", self.folder.join(socket).display())
+    }
+
+    /// Removes every image but this one, and those that run.
+    pub fn remove_images_but(&self, kept: &str) -> Result<()> {
+        let listed = self.run(&["images", "--quiet", "--no-trunc"])?;
+        let kept = self.run(&["image", "inspect", "--format", "{{.Id}}", kept])?;
+        let others = listed.lines().filter(|id| *id != kept.trim());
+        for other in others {
+            // One that runs is refused.
+            let _ = self.run(&["rmi", "--no-prune", other]);
+        }
+        Ok(())
     }
 
     /// Builds the image with Airflow that `scripts/tools` has prepared.
@@ -137,7 +197,13 @@ impl Engine {
 
     /// The containers that it has, ended ones too.
     pub fn containers(&self) -> Result<Vec<String>> {
-        let listed = self.run(&["ps", "--all", "--quiet"])?;
+        let listed = self.run(&["ps", "--all", "--format", "{{.Names}}"])?;
+        Ok(listed.lines().map(str::to_owned).collect())
+    }
+
+    /// Those that run.
+    pub fn running(&self) -> Result<Vec<String>> {
+        let listed = self.run(&["ps", "--format", "{{.Names}}"])?;
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
@@ -204,6 +270,7 @@ fn dockerd(folder: &Path) -> Result<Child> {
 
 fn write_podman_settings(folder: &Path) -> Result<()> {
     let shown = |name: &str| format!("{:?}", folder.join(name).display().to_string());
+    fs::write(folder.join("registries.conf"), "")?;
     fs::write(
         folder.join("storage.conf"),
         format!(

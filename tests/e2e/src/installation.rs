@@ -13,7 +13,7 @@ use updraft_api::deploy::{CreateDeploy, Parts};
 use updraft_model::DeployId;
 use updraft_testkit::{Postgres, Reaper, Redis, Tree, free_port, repository, state_folder};
 
-use crate::{Airflow, Project, files_below, wait_for};
+use crate::{Airflow, Engine, EngineName, Project, files_below, wait_for};
 
 /// So that what is wrong reaches Airflow. Imports are only looked up where a
 /// check has made the environment before.
@@ -73,6 +73,7 @@ pub struct Installation {
     postgres: Option<Postgres>,
     databases: Option<Databases>,
     broker: Option<Redis>,
+    engine: Option<Engine>,
     pub project: Project,
     _reaper: Reaper,
 }
@@ -165,6 +166,19 @@ impl Installation {
         }
     }
 
+    /// The same with an Airflow that runs in containers of an engine of its own.
+    pub fn start_in_containers(airflow_version: &str, name: EngineName) -> Result<Option<Self>> {
+        let mut installation = Self::in_a_folder()?;
+        installation.engine = Engine::start_or_skip(name, &installation.root)?;
+        let registry = format!("127.0.0.1:{}", installation.port);
+        let Some(engine) = &mut installation.engine else {
+            return Ok(None);
+        };
+        engine.serve(&registry)?;
+        installation.prepare(airflow_version)?;
+        Ok(Some(installation))
+    }
+
     fn in_a_folder() -> Result<Self> {
         let (root, reaper) = Reaper::folder("updraft-e2e-")?;
         Ok(Self {
@@ -176,6 +190,7 @@ impl Installation {
             postgres: None,
             databases: None,
             broker: None,
+            engine: None,
             project: Project::at(root.join("project")),
             _reaper: reaper,
             root,
@@ -250,6 +265,8 @@ impl Installation {
         self.start_server()?;
         let runtime = if self.others.is_some() {
             "external"
+        } else if self.engine.is_some() {
+            "container"
         } else {
             "process"
         };
@@ -285,6 +302,11 @@ impl Installation {
         self.start_agent()
     }
 
+    /// The engine whose containers Airflow runs in.
+    pub fn engine(&self) -> &Engine {
+        self.engine.as_ref().expect("it was started with one")
+    }
+
     pub fn agent_root(&self) -> PathBuf {
         self.root.join("agent")
     }
@@ -312,6 +334,7 @@ impl Installation {
                     ("UPDRAFT_AIRFLOW_DATABASE_URL", &databases.airflow),
                 ]
             }))
+            .envs(self.engine.iter().flat_map(Engine::variables))
             .env("XDG_CONFIG_HOME", self.root.join("config"))
             .env("UPDRAFT_CACHE_DIR", self.root.join("cache"))
             .env("UPDRAFT_STATE_DIR", self.root.join("state"))
@@ -437,10 +460,38 @@ impl Installation {
         self.root.join("agent-failpoint")
     }
 
+    /// An agent that is told of another container engine.
+    pub fn start_agent_on_engine(&mut self, address: &str) -> Result<()> {
+        self.start_agent_with(&[("UPDRAFT_ENGINE_SOCKET", address)])
+    }
+
+    /// Ends the agent as its operator does, and its Airflow.
+    pub fn stop_agent_with_airflow(&mut self) -> Result<()> {
+        self.kill_agent()?;
+        let log = self.root.join("agent.log");
+        let begun = std::fs::metadata(&log)?.len();
+        self.start_agent_given(&["--stop-airflow"], &[])?;
+        wait_for("the agent's worker", Duration::from_secs(180), || {
+            let text = std::fs::read(&log)?;
+            let said = String::from_utf8_lossy(&text[usize::try_from(begun)?..]).into_owned();
+            Ok(said.contains("the proof worker is up").then_some(()))
+        })?;
+        let mut agent = self.agent.take().context("it was started")?;
+        let pid = rustix::process::Pid::from_child(&agent);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        agent.wait()?;
+        Ok(())
+    }
+
     fn start_agent_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        self.start_agent_given(&[], variables)
+    }
+
+    fn start_agent_given(&mut self, flags: &[&str], variables: &[(&str, &str)]) -> Result<()> {
         let (root, port) = (self.agent_root(), self.airflow_port.to_string());
         let (link, password) = (self.root.join("offered/dags"), self.root.join("password"));
         let mut arguments = vec!["agent", "--root", path(&root)?, "--airflow-port", &port];
+        arguments.extend(flags);
         let url = format!("http://127.0.0.1:{port}");
         if self.others.is_some() {
             std::fs::write(&password, OTHERS_PASSWORD)?;
@@ -449,7 +500,14 @@ impl Installation {
             arguments.extend(["--external-password-file", path(&password)?]);
         }
         let failpoint = format!("@{}", path(&self.agent_failpoint())?);
-        let variables = [variables, &[("UPDRAFT_FAILPOINT", &failpoint)]].concat();
+        let socket = self.engine.as_ref().map(Engine::address);
+        let socket = socket
+            .as_ref()
+            .map(|it| ("UPDRAFT_ENGINE_SOCKET", it.as_str()));
+        let own = socket
+            .into_iter()
+            .chain([("UPDRAFT_FAILPOINT", failpoint.as_str())]);
+        let variables: Vec<_> = own.chain(variables.iter().copied()).collect();
         self.agent = Some(self.background(&arguments, "agent.log", &variables)?);
         Ok(())
     }
