@@ -39,7 +39,7 @@ pub(crate) struct Collect<'a> {
 }
 
 /// What of an agent's disk is still needed, besides what Airflow holds.
-fn held(wanted: &Wanted, live: &Live, asked: &Asked) -> BTreeSet<Digest> {
+pub(crate) fn held(wanted: &Wanted, live: &Live, asked: &Asked) -> BTreeSet<Digest> {
     let mut held: BTreeSet<Digest> = wanted.keep.iter().copied().chain(asked.lately()).collect();
     let releases: [Option<&Release>; 3] = [
         Some(&live.release),

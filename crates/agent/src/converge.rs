@@ -28,11 +28,14 @@ use crate::airflow::components::{self, CELERY_WORKER, Common, DAG_PROCESSOR, SCH
 use crate::airflow::rest::{AirflowRest, AirflowRestError};
 use crate::airflow::secrets::Secrets;
 use crate::airflow::settings::{self, AskedFor, Dags, SettingsFor, Variables};
+use crate::collect;
 use crate::config::AgentConfig;
 use crate::control::explain;
 use crate::deliver::{Deliver, PassError, Passes};
 use crate::disk::{Disk, Live};
-use crate::environment::{self, Engines, Environment, EnvironmentAsk, Environments, Packages};
+use crate::environment::{
+    self, Engines, Environment, EnvironmentAsk, Environments, Packages, Pulled,
+};
 use crate::failpoint::failpoint;
 use crate::fetch::blocking;
 use crate::files;
@@ -182,16 +185,22 @@ impl Passes for Converge {
     async fn clean_up(&mut self, live: &Live, wanted: &Arc<Wanted>) {
         self.memory.collected_at = Some(Instant::now());
         self.memory.collected_for = Some(live.release.id);
-        let records = components::ALL
+        let records: Vec<Record> = components::ALL
             .iter()
             .filter_map(|name| Record::read_alive(&self.launcher.files(name).record))
             .chain(self.supervisor().draining())
             .collect();
+        let mut held = collect::held(wanted, live, &self.asked);
+        held.extend(records.iter().filter_map(|record| record.environment));
         self.deliver
             .collect(Some(&self.worker), wanted, live, &self.asked, records)
             .await;
         if let Some(engine) = self.engines.known().await {
-            container::remove_ended(&engine, self.deliver.disk.root()).await;
+            let disk = &self.deliver.disk;
+            container::remove_ended(&engine, disk.root()).await;
+            if let Err(error) = Pulled::collect(disk, &engine, &held).await {
+                tracing::warn!(%error, "could not remove images that nothing holds");
+            }
         }
     }
 }

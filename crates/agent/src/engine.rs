@@ -312,6 +312,18 @@ impl Engine {
         }
     }
 
+    /// Removes an image; false where the engine will not, as it is in use.
+    pub(crate) async fn remove_image(&self, name: &str) -> Result<bool, EngineError> {
+        let request = self.request(Method::DELETE, &format!("/images/{name}"));
+        let what = || format!("remove the image `{name}`");
+        match self.send(what, request.timeout(WORKS)).await {
+            Ok(_) => Ok(true),
+            Err(EngineError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => Ok(true),
+            Err(EngineError::Refused { status, .. }) if status == StatusCode::CONFLICT => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes a container of this name, which no other has; it does not run yet.
     pub(crate) async fn create(
         &self,

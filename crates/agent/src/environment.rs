@@ -5,7 +5,8 @@
 //! Images that differ in only one of them share the other. A container image has
 //! both, and an engine keeps it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -175,7 +176,9 @@ impl Environments {
         let described = describe(disk, client, ask.image).await?;
         if let Some(container) = &described.config().container {
             let config = described.config();
-            let image = self.in_image(container, client, board).await?;
+            let image = self
+                .in_image(disk, ask.image, container, client, board)
+                .await?;
             let (project, image) = image;
             return Ok(Environment {
                 digest: ask.image,
@@ -255,6 +258,8 @@ impl Environments {
     /// Has the engine get an image, and says what is in it, and where the project's files are.
     async fn in_image(
         &self,
+        disk: &Disk,
+        digest: Digest,
         image: &ContainerImage,
         client: &Client,
         board: &Board,
@@ -269,6 +274,8 @@ impl Environments {
         if found.is_none() {
             board.busy(format!("pulling {name}"));
             let (credentials, who) = self.credentials(image, &control_plane).await?;
+            Pulled::note(disk, digest, &name)
+                .map_err(|error| EnvironmentError::Retry(error.to_string()))?;
             engine
                 .pull(&name, credentials.as_ref(), &who)
                 .await
@@ -327,6 +334,54 @@ impl Environments {
             None => "nobody, as the agent's user has not signed in to that registry".into(),
         };
         Ok((found, who))
+    }
+}
+
+/// The images that this agent had an engine get: what somebody else brought is not
+/// the agent's to remove.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Pulled(BTreeMap<Digest, String>);
+
+impl Pulled {
+    fn path(disk: &Disk) -> PathBuf {
+        disk.root().join("pulled.json")
+    }
+
+    /// Before it is there, as the agent may be cut off right after.
+    fn note(disk: &Disk, image: Digest, name: &str) -> io::Result<()> {
+        let mut pulled = files::read_json::<Self>(&Self::path(disk))?.unwrap_or_default();
+        pulled.0.insert(image, name.to_owned());
+        files::write_json(&Self::path(disk), &pulled, 0o600)
+    }
+
+    /// Has the engine remove those that nothing holds. It refuses for one that a
+    /// container is made of, which is looked at again.
+    pub(crate) async fn collect(
+        disk: &Disk,
+        engine: &Engine,
+        held: &BTreeSet<Digest>,
+    ) -> io::Result<()> {
+        let path = Self::path(disk);
+        let Some(mut pulled) = files::read_json::<Self>(&path)? else {
+            return Ok(());
+        };
+        let is_held = |name: &String| {
+            let mut others = pulled.0.iter();
+            others.any(|(image, other)| held.contains(image) && other == name)
+        };
+        let doomed: Vec<_> = pulled.0.iter().filter(|(_, name)| !is_held(name)).collect();
+        let mut gone = Vec::new();
+        for (image, name) in doomed {
+            if engine.remove_image(name).await? {
+                tracing::info!(name, "removed an image that nothing holds");
+                gone.push(*image);
+            }
+        }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        pulled.0.retain(|image, _| !gone.contains(image));
+        files::write_json(&path, &pulled, 0o600)
     }
 }
 

@@ -149,6 +149,12 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether it has the image that registries know by this digest.
+    pub fn has(&self, digest: &str) -> Result<bool> {
+        let listed = self.run(&["images", "--digests", "--format", "{{.Digest}}"])?;
+        Ok(listed.lines().any(|line| line == digest))
+    }
+
     /// Builds the image with Airflow that `scripts/tools` has prepared.
     pub fn build_airflow(&self, tag: &str) -> Result<()> {
         let context = std::env::var("UPDRAFT_IMAGE").context("scripts/test names a folder")?;

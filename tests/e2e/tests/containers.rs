@@ -137,8 +137,9 @@ fn an_airflow_runs_in_containers_of_docker() {
         what_does_not_come_up_is_taken_back(world, &airflow)?;
         an_engine_that_is_away_stops_nothing(world, &airflow)?;
         killed_at_each_step_there_is_one_of_each(world)?;
-        what_the_engine_lacks_is_pulled(world, &airflow)?;
+        let pulled = what_the_engine_lacks_is_pulled(world, &airflow)?;
         from_an_image_to_an_environment_and_back(world, &airflow)?;
+        what_was_pulled_goes_with_its_releases(world, &pulled)?;
         all_of_it_is_stopped(world)
     });
 }
@@ -275,12 +276,30 @@ fn killed_at_each_step_there_is_one_of_each(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// From the control plane's registry, with the agent's own token.
-fn what_the_engine_lacks_is_pulled(world: &World, airflow: &Airflow) -> Result<()> {
-    world.installation.engine().remove_images_but(AIRFLOW)?;
+/// From the control plane's registry, with the agent's own token. Says which.
+fn what_the_engine_lacks_is_pulled(world: &World, airflow: &Airflow) -> Result<String> {
+    let engine = world.installation.engine();
+    engine.remove_images_but(AIRFLOW)?;
     world.installation.updraft(&["rollback"])?.expect_code(0)?;
     ensure!(World::quick(airflow)? == "one");
-    Ok(())
+    let status = world
+        .installation
+        .updraft(&["status", "-o", "json"])?
+        .json()?;
+    let image = status["deployment"]["wanted"]["image"]["image"].as_str();
+    let (_, digest) = image
+        .and_then(|it| it.split_once('@'))
+        .context("no image")?;
+    ensure!(engine.has(digest)?, "{digest}");
+    Ok(digest.to_owned())
+}
+
+fn what_was_pulled_goes_with_its_releases(world: &World, digest: &str) -> Result<()> {
+    let keep_none = ["deployment", "update", DEPLOYMENT, "--keep-releases", "0"];
+    world.installation.updraft(&keep_none)?.expect_code(0)?;
+    wait_for("the image to go", LIMIT, || {
+        Ok((!world.installation.engine().has(digest)?).then_some(()))
+    })
 }
 
 fn from_an_image_to_an_environment_and_back(world: &World, airflow: &Airflow) -> Result<()> {
