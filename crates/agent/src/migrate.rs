@@ -253,6 +253,7 @@ mod tests {
 
     use super::*;
     use crate::airflow::settings::{AskedFor, Variables};
+    use crate::environment::Packages;
     use crate::runtime::logs::Hidden;
 
     /// What there is to do, with Airflow's database at this address.
@@ -289,9 +290,11 @@ mod tests {
         Environment {
             digest: Digest::of(b"image"),
             key: Digest::of(b"image"),
-            folder: "/venv".into(),
-            bin: "/venv/bin".into(),
-            python: "/venv/bin/python".into(),
+            packages: Packages::Venv {
+                folder: "/venv".into(),
+                bin: "/venv/bin".into(),
+                python: "/venv/bin/python".into(),
+            },
             project: "/project".into(),
             variables: Variables::new(),
             airflow_version: "3.3.2".into(),

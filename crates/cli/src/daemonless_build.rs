@@ -102,7 +102,7 @@ pub(crate) fn show(to: &ImageReference, built: &DaemonlessImage, out: &mut Conso
 
 /// For the control plane's registry, the token that is kept for it; otherwise what
 /// `docker login` left.
-fn access(cx: &Context) -> Result<Access> {
+pub(crate) fn access(cx: &Context) -> Result<Access> {
     let settings = cx.settings()?.clone();
     let connect = cx.connect(None)?;
     let server: Option<Url> = connect.server.parse().ok();

@@ -87,6 +87,19 @@ pub struct PythonRun<'a> {
 }
 
 impl ImagePackages {
+    /// What images of Airflow say of themselves, where nobody asks their Python.
+    pub fn by_variables(env: &BTreeMap<String, String>) -> Option<Self> {
+        let python = env.get("PYTHON_VERSION")?;
+        let mut parts = python.split('.');
+        let python = format!("{}.{}", parts.next()?, parts.next()?);
+        let airflow = env.get("AIRFLOW_VERSION")?;
+        Some(Self {
+            airflow: airflow.parse().ok()?,
+            python: python.parse().ok()?,
+            packages: BTreeMap::from([("apache-airflow".to_owned(), airflow.clone())]),
+        })
+    }
+
     /// As `pip freeze` writes them.
     pub fn lock_text(&self) -> String {
         let mut names: Vec<_> = self
@@ -481,19 +494,6 @@ impl Image {
 
     pub fn runs_here(&self) -> bool {
         self.platform == Self::platform_here()
-    }
-
-    /// What images of Airflow say of themselves, where nobody can ask their Python.
-    pub fn packages_by_its_variables(&self) -> Option<ImagePackages> {
-        let python = self.env.get("PYTHON_VERSION")?;
-        let mut parts = python.split('.');
-        let python = format!("{}.{}", parts.next()?, parts.next()?);
-        let airflow = self.env.get("AIRFLOW_VERSION")?;
-        Some(ImagePackages {
-            airflow: airflow.parse().ok()?,
-            python: python.parse().ok()?,
-            packages: BTreeMap::from([("apache-airflow".to_owned(), airflow.clone())]),
-        })
     }
 }
 

@@ -30,7 +30,8 @@ mod wheel;
 
 pub use build::{BuildOptions, BuildRequest, BuildSecret, SecretFrom};
 pub use daemonless::{
-    Access, DaemonlessBuild, DaemonlessError, DaemonlessImage, Say, build_daemonless,
+    Access, DaemonlessBuild, DaemonlessError, DaemonlessImage, RegistryImage, Say,
+    build_daemonless, digest_in_registry, look_at_image,
 };
 pub use engine::{
     Engine, EngineError, EngineName, Image, ImagePackages, Mount, PythonRun, wheel_file,

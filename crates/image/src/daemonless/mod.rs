@@ -16,6 +16,7 @@ mod base;
 mod compose;
 mod contents;
 mod layer;
+mod look;
 mod packages;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ use base::{Base, BaseContents};
 use compose::{Additions, compose};
 use contents::{Owner, join};
 use layer::{Item, Layer, Layers, Tree};
+pub use look::{RegistryImage, digest_in_registry, look_at_image};
 
 /// How the registry of a repository may be reached.
 pub type Access = Arc<dyn Fn(&ImageRepository) -> Result<RegistryAccess, PushError> + Send + Sync>;

@@ -16,7 +16,6 @@ use updraft_project::{ImageFingerprint, ImageHalf, Project, ProjectError};
 use super::create::{Deploy, Purpose};
 use super::image::{ContainerHalf, Pushed};
 use super::report::Sent;
-use crate::busy::busy;
 use crate::checks::reach::Reach;
 use crate::console::{Console, Step};
 use crate::environment::{self, Environment, text};
@@ -245,6 +244,7 @@ impl Deploy<'_> {
                 deployment: self.deployment.clone(),
                 args: self.image.clone(),
                 reach: self.reach(),
+                access: self.access.clone(),
                 registry: comparison.registry.clone(),
                 cache: self.cache.clone(),
                 rebuild: self.rebuild,
@@ -302,8 +302,7 @@ impl Deploy<'_> {
             }
             ImageSource::Container(half) => {
                 out.update(step, "making the image");
-                let aside = out.aside();
-                let pushed = busy(step, out, move |stop, say| half.make(stop, say, &aside)).await?;
+                let pushed = half.make(step, out).await?;
                 refuse_older(&pushed.environment.config().fingerprint)?;
                 Ok(pushed)
             }
@@ -409,10 +408,7 @@ impl ImageSource {
             (Self::Container(_), Err(failure)) => {
                 Ok(vec![format!("it cannot be compared: {}", failure.message)])
             }
-            (Self::Container(half), Ok(runs)) => {
-                let (half, runs) = (Arc::clone(half), runs.clone());
-                busy(step, out, move |stop, _| half.differences(&runs, stop)).await
-            }
+            (Self::Container(half), Ok(runs)) => half.differences(runs, step, out).await,
         }
     }
 

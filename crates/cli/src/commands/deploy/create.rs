@@ -17,6 +17,7 @@ use updraft_api::deploy::{Comparison, ComparisonOutcome, CreateDeploy, DeployVie
 use updraft_api::{Client, ClientError};
 use updraft_bundle::Scan;
 use updraft_check::parse::Names;
+use updraft_image::Access;
 use updraft_model::{
     BundleName, CheckStage, Checks, DeployId, DeploymentName, Digest, GitState, Release,
 };
@@ -38,6 +39,7 @@ use crate::checks::names;
 use crate::cli::OutputArgs;
 use crate::console::{Console, YELLOW};
 use crate::context::Context;
+use crate::daemonless_build::access;
 use crate::environment;
 use crate::exit::Exit;
 use crate::failpoint::failpoint;
@@ -152,6 +154,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         halves: args.halves.read(),
         rebuild: args.halves.rebuild,
         image: args.image.clone(),
+        access: access(cx).ok(),
         purpose: if args.plan {
             Purpose::Plan
         } else {
@@ -167,7 +170,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     if args.plan {
         return Box::pin(interrupt.ends(ask.show_plan(out))).await;
     }
-    let (outcome, ending) = ask.run(&interrupt, out).await?;
+    let (outcome, ending) = Box::pin(ask.run(&interrupt, out)).await?;
     match ending {
         Some(ending) => outcome.print(&ending, out),
         None => outcome.print_result(out),
@@ -193,6 +196,8 @@ pub(crate) struct Deploy<'a> {
     pub(crate) rebuild: bool,
     /// Which container image, where the Deployment runs such.
     pub(crate) image: ImageArgs,
+    /// Asks registries without an engine.
+    pub(crate) access: Option<Access>,
     pub(crate) purpose: Purpose,
     /// Let Airflow's database lose what an older Airflow does not know.
     pub(crate) allow_downgrade: bool,

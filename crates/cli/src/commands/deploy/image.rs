@@ -3,18 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use updraft_image::registry::ImageRepository;
+use updraft_image::registry::{ImageReference, ImageRepository};
 use updraft_image::{
-    Engine, EngineError, EngineName, EnvironmentConfig, Image, ImagePackages, Lock, Stop,
-    without_tag,
+    Access, DaemonlessBuild, Engine, EngineError, EngineName, EnvironmentConfig, Image,
+    ImagePackages, Lock, Stop, build_daemonless, digest_in_registry, look_at_image, without_tag,
 };
 use updraft_model::{ContainerImage, DeploymentName, Digest, Tag};
 use updraft_project::{BuildHalf, Making, Project, ProjectError, Requirements};
 use uuid::Uuid;
 
+use crate::busy::{busy, telling};
 use crate::checks::reach::{Reach, remember};
-use crate::console::Aside;
+use crate::console::{Aside, Console, Step};
 use crate::environment::Environment;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
@@ -33,12 +35,14 @@ pub(crate) struct ImageArgs {
     pub(super) engine: EngineArgs,
 }
 
-/// The image half of a Deployment that runs containers. Its methods block.
+/// The image half of a Deployment that runs containers.
 pub(super) struct ContainerHalf {
     pub(super) project: Project,
     pub(super) deployment: DeploymentName,
     pub(super) args: ImageArgs,
     pub(super) reach: Reach,
+    /// Asks registries without an engine.
+    pub(super) access: Option<Access>,
     /// The repository that the Deployment names; none: in the control plane.
     pub(super) registry: Option<String>,
     pub(super) cache: Option<PathBuf>,
@@ -52,77 +56,245 @@ pub(super) struct Pushed {
     pub(super) reach: Reach,
 }
 
+/// What is known of a difference without asking a registry.
+enum Compared {
+    Differs(Vec<String>),
+    /// Nothing but what this name is now could differ.
+    Unless(ImageReference, Option<Digest>),
+}
+
 impl ContainerHalf {
     /// Names what differs from what runs, a line each.
-    pub(super) fn differences(&self, runs: &EnvironmentConfig, stop: &Stop) -> Result<Vec<String>> {
+    pub(super) async fn differences(
+        self: &Arc<Self>,
+        runs: &EnvironmentConfig,
+        step: &mut Step,
+        out: &mut Console,
+    ) -> Result<Vec<String>> {
+        let (half, known) = (Arc::clone(self), runs.clone());
+        let compared = busy(step, out, move |stop, _| half.compare_here(&known, stop)).await?;
+        let (name, before) = match compared {
+            Compared::Differs(found) => return Ok(found),
+            Compared::Unless(name, before) => (name, before),
+        };
+        // A registry that is not in reach is no reason to build anything.
+        let now = match &self.access {
+            Some(access) => digest_in_registry(access, &name).await.ok().flatten(),
+            None => None,
+        };
+        let differs = now.is_some() && before.is_some() && now != before;
+        Ok(match (differs, &self.args.image_name) {
+            (false, _) => Vec::new(),
+            (true, None) => vec!["base image: changed".into()],
+            (true, Some(_)) => vec![format!("image: {name} is another than before")],
+        })
+    }
+
+    fn compare_here(&self, runs: &EnvironmentConfig, stop: &Stop) -> Result<Compared> {
         let versions = (
             runs.fingerprint.airflow_version.clone(),
             runs.fingerprint.python_version,
         );
-        let of = |half: BuildHalf, making| half.fingerprint(versions.0.clone(), versions.1, making);
+        let differences = |half: BuildHalf, making| {
+            let fingerprint = half.fingerprint(versions.0.clone(), versions.1, making);
+            fingerprint.differences(&runs.fingerprint)
+        };
         if let Some(name) = &self.args.image_name {
-            let image = match &runs.fingerprint.making {
-                Making::Prebuilt { image, .. } if self.is_named(name, image, runs, stop)? => {
-                    image.clone()
-                }
-                _ => name.clone(),
-            };
-            let fingerprint = of(BuildHalf::default(), Making::Prebuilt { image });
-            return Ok(fingerprint.differences(&runs.fingerprint));
+            return self.compare_named(name, runs, stop, &differences);
         }
         let half = match self.build_half() {
             Ok(half) => half,
             // A repository of DAGs alone has no image half.
-            Err(ProjectError::NoDockerfile) => return Ok(Vec::new()),
+            Err(ProjectError::NoDockerfile) => return Ok(Compared::Differs(Vec::new())),
             Err(error) => return Err(error.into()),
         };
-        let making = self.making(None);
-        let found = of(half.clone(), making).differences(&runs.fingerprint);
+        let found = differences(half.clone(), self.making(None));
+        let Making::Built {
+            base: Some(before), ..
+        } = &runs.fingerprint.making
+        else {
+            return Ok(Compared::Differs(found));
+        };
         if !found.is_empty() {
-            return Ok(found);
+            return Ok(Compared::Differs(found));
         }
         // The base is asked for only when that decides.
-        let making = self.making(self.base(stop));
-        Ok(of(half, making).differences(&runs.fingerprint))
+        if let Some(base) = self.base(stop) {
+            return Ok(Compared::Differs(differences(
+                half,
+                self.making(Some(base)),
+            )));
+        }
+        Ok(match self.base_name() {
+            Some(name) => Compared::Unless(name, before.parse().ok()),
+            None => Compared::Differs(Vec::new()),
+        })
     }
 
     /// Whether a name means the image that runs.
-    fn is_named(
+    fn compare_named(
         &self,
         name: &str,
-        image: &str,
         runs: &EnvironmentConfig,
         stop: &Stop,
-    ) -> Result<bool> {
+        differences: &dyn Fn(BuildHalf, Making) -> Vec<String>,
+    ) -> Result<Compared> {
+        let differs = |image: &str| {
+            let image = image.to_owned();
+            differences(BuildHalf::default(), Making::Prebuilt { image })
+        };
+        let (Making::Prebuilt { image }, Some(there)) = (&runs.fingerprint.making, &runs.container)
+        else {
+            return Ok(Compared::Differs(differs(name)));
+        };
         if name == image {
-            return Ok(true);
+            return Ok(Compared::Differs(Vec::new()));
         }
-        let Ok(engine) = Engine::find_builder(self.args.engine.engine(), stop) else {
-            return Ok(false);
-        };
-        let Some(here) = engine.inspect(name, stop)? else {
-            return Ok(false);
-        };
-        let container = runs.container.as_ref().map(|it| it.digest.to_string());
-        let has_digest =
-            |name: &String| name.split_once('@').map(|(_, it)| it) == container.as_deref();
-        Ok(image.ends_with(&here.id) || here.digests.iter().any(has_digest))
+        if let Some(here) = self.here(name, stop)? {
+            let digest = there.digest.to_string();
+            let has_digest = |name: &String| name.ends_with(&digest);
+            let is_it = image.ends_with(&here.id) || here.digests.iter().any(has_digest);
+            let found = if is_it { Vec::new() } else { differs(name) };
+            return Ok(Compared::Differs(found));
+        }
+        match name.parse::<ImageReference>() {
+            Ok(name) if same_repository(&name, image) => {
+                Ok(Compared::Unless(name, Some(there.digest)))
+            }
+            _ => Ok(Compared::Differs(differs(name))),
+        }
     }
 
     /// Has the image in its registry, and says what is known of it.
-    pub(super) fn make(&self, stop: &Stop, say: &dyn Fn(&str), aside: &Aside) -> Result<Pushed> {
-        if self.args.engine.builder == Some(Builder::None) {
-            let message = "a deploy has a container engine build or fetch the image";
-            return Err(Failure::new(Exit::Usage, message).help(
-                "name another `--engine`, or build with `updraft image build --engine none` and name the image with `--image-name`",
-            ));
+    pub(super) async fn make(
+        self: Arc<Self>,
+        step: &mut Step,
+        out: &mut Console,
+    ) -> Result<Pushed> {
+        let half = Arc::clone(&self);
+        let aside = out.aside();
+        let made = busy(step, out, move |stop, say| {
+            half.make_with_engine(stop, say, &aside)
+        });
+        if let Some(pushed) = made.await? {
+            return Ok(pushed);
         }
-        let engine = Engine::find_builder(self.args.engine.engine(), stop)
-            .map_err(|error| self.no_engine(&error))?;
         match &self.args.image_name {
-            Some(name) => self.take(name, &engine, stop, say),
-            None => self.build(&engine, stop, say, aside),
+            Some(name) => self.look_at(name, step, out).await,
+            None => self.build_without_engine(step, out).await,
         }
+    }
+
+    /// None: it is to be done without an engine.
+    fn make_with_engine(
+        &self,
+        stop: &Stop,
+        say: &dyn Fn(&str),
+        aside: &Aside,
+    ) -> Result<Option<Pushed>> {
+        if let Some(name) = &self.args.image_name {
+            return match self.here(name, stop)? {
+                Some(image) => self.take(name, &image, stop, say).map(Some),
+                None => Ok(None),
+            };
+        }
+        if self.args.engine.builder == Some(Builder::None) {
+            return Ok(None);
+        }
+        let engine = match Engine::find_builder(self.args.engine.engine(), stop) {
+            Ok(engine) => engine,
+            // What needs one is refused by its name.
+            Err(EngineError::None(_)) if self.args.engine.builder.is_none() => return Ok(None),
+            Err(error) => return Err(self.no_engine(&error)),
+        };
+        self.build(&engine, stop, say, aside).map(Some)
+    }
+
+    /// An image that an engine here has.
+    fn here(&self, name: &str, stop: &Stop) -> Result<Option<Image>> {
+        match self.engine(stop) {
+            Some(engine) => Ok(engine.inspect(name, stop)?),
+            None => Ok(None),
+        }
+    }
+
+    fn engine(&self, stop: &Stop) -> Option<Engine> {
+        if self.args.engine.builder == Some(Builder::None) {
+            return None;
+        }
+        Engine::find_builder(self.args.engine.engine(), stop).ok()
+    }
+
+    /// Describes an image that stays where it is, without pulling it.
+    async fn look_at(&self, name: &str, step: &mut Step, out: &mut Console) -> Result<Pushed> {
+        let (reference, access) = (name.parse::<ImageReference>()?, self.access()?);
+        let platform = self.args.engine.platform.as_deref();
+        let scratch = std::env::temp_dir();
+        let cache = self.cache.as_deref().unwrap_or(&scratch);
+        let found = telling(step, out, async |say| {
+            look_at_image(&access, &reference, platform, cache, &say).await
+        });
+        let found = found.await?;
+        let there = self.named(&reference.repository, found.digest);
+        let making = Making::Prebuilt {
+            image: there.to_string(),
+        };
+        let made = (BuildHalf::default(), making);
+        Ok(self.known(there, found.platform, found.has, made))
+    }
+
+    /// Builds straight into the registry.
+    async fn build_without_engine(&self, step: &mut Step, out: &mut Console) -> Result<Pushed> {
+        if let Some(flag) = self.args.engine.needs_engine() {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("`{flag}` is for a container engine, and none builds here"),
+            )
+            .help("leave it out, or install docker, podman or buildah"));
+        }
+        let (half, access) = (self.build_half()?, self.access()?);
+        let scratch = tempfile::tempdir()?;
+        let (_, to) = self.repository()?;
+        let args = &self.args.engine;
+        let work = DaemonlessBuild {
+            project: self.project.clone(),
+            to: to.clone(),
+            tag: Some(Tag::of_deploy(Uuid::now_v7().simple()).to_string()),
+            platform: args.platform.clone(),
+            args: args.args.iter().filter_map(|arg| value_of(arg)).collect(),
+            fresh: self.rebuild,
+            scan_cache: self.scan_cache(),
+            cache: self
+                .cache
+                .clone()
+                .unwrap_or_else(|| scratch.path().to_owned()),
+            access: Arc::clone(&access),
+        };
+        let built = telling(step, out, |say| build_daemonless(work, say)).await?;
+        let base = match self.base_name() {
+            Some(name) => digest_in_registry(&access, &name).await?,
+            None => None,
+        };
+        let making = self.making(base.map(|digest| digest.to_string()));
+        let there = self.named(&to, built.digest);
+        Ok(self.known(there, built.platform, built.contents, (half, making)))
+    }
+
+    fn access(&self) -> Result<Access> {
+        self.access
+            .clone()
+            .ok_or_else(|| Failure::new(Exit::Internal, "no registry can be asked from here"))
+    }
+
+    /// As Releases name it: agents may know the control plane by another address.
+    fn named(&self, repository: &ImageRepository, digest: Digest) -> ContainerImage {
+        let is_own = Some(repository.registry.as_str()) == self.reach.host();
+        let repository = if is_own {
+            repository.repository.clone()
+        } else {
+            repository.to_string()
+        };
+        ContainerImage { repository, digest }
     }
 
     fn build(
@@ -151,41 +323,27 @@ impl ContainerHalf {
         self.publish(engine, &image, &tag, (half, making), stop, say)
     }
 
-    /// Takes an image that is there. One that is in a registry stays in it.
-    fn take(&self, name: &str, engine: &Engine, stop: &Stop, say: &dyn Fn(&str)) -> Result<Pushed> {
+    /// Takes an image that the engine has. One that is in a registry stays in it.
+    fn take(&self, name: &str, image: &Image, stop: &Stop, say: &dyn Fn(&str)) -> Result<Pushed> {
+        let engine = Engine::find_builder(self.args.engine.engine(), stop)?;
         let repository = without_tag(name);
-        let registry = repository.parse::<ImageRepository>().ok();
-        let is_own = registry.is_some_and(|it| Some(it.registry.as_str()) == self.reach.host());
-        let login = if is_own {
-            self.reach.login(None)?
-        } else {
-            None
-        };
-        let image = engine.image_as(name, login.as_deref(), stop, say)?;
         let mut names = image.digests.iter().filter_map(|name| name.parse().ok());
         let there = names.find(|it: &ContainerImage| it.repository == repository);
-        if let Some(mut there) = there.filter(|it| it.registry().is_some()) {
-            if is_own {
-                // Agents may know the control plane by another address.
-                there.repository = there.name().to_owned();
-            }
-            let packages = self.packages(engine, &image, name, stop)?;
+        if let Some(there) = there.filter(|it| it.registry().is_some()) {
+            let there = self.named(&there.repository.parse()?, there.digest);
+            let has = self.packages(&engine, image, name, stop)?;
             let making = Making::Prebuilt {
                 image: there.to_string(),
             };
-            return Ok(self.known(&there, &image, packages, (BuildHalf::default(), making)));
+            self.remember(&there, image);
+            let made = (BuildHalf::default(), making);
+            return Ok(self.known(there, image.platform.clone(), has, made));
         }
         let making = Making::Prebuilt {
             image: format!("{name}@{}", image.id),
         };
-        self.publish(
-            engine,
-            &image,
-            name,
-            (BuildHalf::default(), making),
-            stop,
-            say,
-        )
+        let made = (BuildHalf::default(), making);
+        self.publish(&engine, image, name, made, stop, say)
     }
 
     /// Pushes an image that the engine has.
@@ -208,29 +366,34 @@ impl ContainerHalf {
         let tag = Tag::of_deploy(Uuid::now_v7().simple());
         let digest = engine.push(image, &to, tag.as_str(), login.as_deref(), stop, None)?;
         let there = ContainerImage { repository, digest };
-        Ok(self.known(&there, image, packages, made))
+        self.remember(&there, image);
+        Ok(self.known(there, image.platform.clone(), packages, made))
+    }
+
+    /// An engine may know what it has pushed by no other name.
+    fn remember(&self, there: &ContainerImage, image: &Image) {
+        if let Some(cache) = &self.cache {
+            remember(cache, there, &image.id);
+        }
     }
 
     fn known(
         &self,
-        there: &ContainerImage,
-        image: &Image,
-        packages: ImagePackages,
+        there: ContainerImage,
+        platform: String,
+        has: ImagePackages,
         (half, making): (BuildHalf, Making),
     ) -> Pushed {
         let lock = Lock {
-            python_from: packages.python,
-            text: packages.lock_text(),
+            python_from: has.python,
+            text: has.lock_text(),
         };
-        let fingerprint = half.fingerprint(packages.airflow, packages.python, making);
+        let fingerprint = half.fingerprint(has.airflow, has.python, making);
         let config = EnvironmentConfig {
-            platform: image.platform.clone(),
-            container: Some(there.clone()),
+            platform,
+            container: Some(there),
             ..EnvironmentConfig::new(fingerprint, Requirements::default(), BTreeMap::new(), lock)
         };
-        if let Some(cache) = &self.cache {
-            remember(cache, there, &image.id);
-        }
         Pushed {
             environment: Environment::of_image(config),
             reach: self.reach.clone(),
@@ -245,7 +408,7 @@ impl ContainerHalf {
         stop: &Stop,
     ) -> Result<ImagePackages> {
         if !EngineName::RUN.contains(&engine.name()) || !image.runs_here() {
-            return image.packages_by_its_variables().ok_or_else(|| {
+            return ImagePackages::by_variables(&image.env).ok_or_else(|| {
                 let message = format!(
                     "what is in `{name}` is not to be found out: {} runs no containers of {} here, and the image has no variables `AIRFLOW_VERSION` and `PYTHON_VERSION`",
                     engine.name(),
@@ -277,9 +440,12 @@ impl ContainerHalf {
     }
 
     fn build_half(&self) -> std::result::Result<BuildHalf, ProjectError> {
-        let cache = self.cache.as_deref();
-        let cache = cache.map(|cache| scan::cache_file(cache, &self.project, "image"));
-        self.project.build_half(cache)
+        self.project.build_half(self.scan_cache())
+    }
+
+    fn scan_cache(&self) -> Option<PathBuf> {
+        let cache = self.cache.as_deref()?;
+        Some(scan::cache_file(cache, &self.project, "image"))
     }
 
     fn making(&self, base: Option<String>) -> Making {
@@ -297,9 +463,12 @@ impl ContainerHalf {
     /// What stands for the content of the base, where it is here.
     fn base(&self, stop: &Stop) -> Option<String> {
         let dockerfile = self.project.dockerfile().ok()??;
-        let engine = Engine::find_builder(self.args.engine.engine(), stop).ok()?;
-        let image = engine.inspect(dockerfile.base(), stop).ok()??;
+        let image = self.here(dockerfile.base(), stop).ok()??;
         Some(image.identity().to_owned())
+    }
+
+    fn base_name(&self) -> Option<ImageReference> {
+        self.project.dockerfile().ok()??.base().parse().ok()
     }
 
     fn no_engine(&self, error: &EngineError) -> Failure {
@@ -312,4 +481,9 @@ impl ContainerHalf {
             .code("no_engine")
             .help(error.help())
     }
+}
+
+/// Whether an image that runs came from there.
+fn same_repository(name: &ImageReference, image: &str) -> bool {
+    without_tag(image).ends_with(&name.repository.repository)
 }

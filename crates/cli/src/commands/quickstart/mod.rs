@@ -218,6 +218,7 @@ async fn bring_up(
         halves: Halves::Both,
         rebuild: false,
         image: ImageArgs::default(),
+        access: None,
         purpose: Purpose::Deploy,
         allow_downgrade: false,
         allow_empty: false,
@@ -229,7 +230,7 @@ async fn bring_up(
         cache: Some(folders.cache()),
         started: Instant::now(),
     };
-    let (outcome, ending) = deploy.run(interrupt, out).await?;
+    let (outcome, ending) = Box::pin(deploy.run(interrupt, out)).await?;
     let exit = match ending {
         Some(ending) => outcome.say(&ending, out)?,
         None => outcome.exit,
