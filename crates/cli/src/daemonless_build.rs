@@ -141,6 +141,7 @@ impl From<DaemonlessError> for Failure {
             DaemonlessError::Uv(error) => return error.into(),
             DaemonlessError::Lock(error) => return error.into(),
             DaemonlessError::NoBase { .. }
+            | DaemonlessError::NoImage { .. }
             | DaemonlessError::OwnSteps(_)
             | DaemonlessError::OnBuild(_)
             | DaemonlessError::SystemPackages(_)

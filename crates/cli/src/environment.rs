@@ -10,7 +10,7 @@ use updraft_image::{
     UvError, lock,
 };
 use updraft_model::{DeploymentName, Digest};
-use updraft_project::{ImageHalf, ProjectError};
+use updraft_project::{ImageHalf, Making, ProjectError};
 
 use crate::busy::busy;
 use crate::console::{Console, Step};
@@ -39,6 +39,11 @@ impl Environment {
 
     pub(crate) fn config(&self) -> &EnvironmentConfig {
         self.environment.config()
+    }
+
+    /// Whether it is an image that was there.
+    pub(crate) fn is_prebuilt(&self) -> bool {
+        matches!(self.config().fingerprint.making, Making::Prebuilt { .. })
     }
 
     pub(crate) fn digest(&self) -> Digest {

@@ -8,8 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use updraft_api::deployment::DeploymentSettings;
 use updraft_e2e::{Engine, EngineName, Output, Project, updraft_binary, wait_for};
-use updraft_model::Role;
+use updraft_model::{Role, Runtime};
 use updraft_testkit::{Reaper, TestServer, skipped};
 
 /// Debian's registry, which is not ours.
@@ -108,9 +109,12 @@ impl World {
         let arguments = [
             "image", "build", "--engine", "none", "-o", "json", "--push", to,
         ];
+        self.run(cache, &[&arguments[..], more].concat(), variables)
+    }
+
+    fn run(&self, cache: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         let output = Command::new(updraft_binary())
             .args(arguments)
-            .args(more)
             .current_dir(self.project.root())
             .env("HOME", &self.root)
             .env("XDG_CONFIG_HOME", self.root.join("config"))
@@ -249,6 +253,14 @@ async fn a_plain_project_needs_no_engine() {
         "{stranger:?}"
     );
 
+    let containers = DeploymentSettings {
+        runtime: Some(Runtime::Container),
+        ..DeploymentSettings::default()
+    };
+    let admin = server.as_admin();
+    admin.update_deployment(&shop, &containers).await.unwrap();
+    deploys_need_no_engine(&world, &signed_in, &second);
+
     let wanted = r#"["4.12.3", "two", "shop", "/opt/tools:", 50000, false, true, "3.3.2", true]"#;
     world.docker.pull(&to).unwrap();
     assert_eq!(world.docker.python(&to, LOOK).unwrap(), wanted);
@@ -259,6 +271,51 @@ async fn a_plain_project_needs_no_engine() {
 
     what_cannot_be_is_told(&world);
     packages_of_the_base_are_replaced(&world);
+}
+
+/// The image of a deploy is the one that a build makes; or one of a registry, as it is.
+fn deploys_need_no_engine(world: &World, signed_in: &[(&str, &str)], built: &Value) {
+    let base = world.at("base/airflow");
+    let deploy = |code, more: &[&str]| {
+        let arguments = [
+            "deploy",
+            "shop",
+            "--engine",
+            "none",
+            "--no-parse",
+            "-o",
+            "json",
+        ];
+        let output = world.run("cache", &[&arguments[..], more].concat(), signed_in);
+        output.expect_code(code).unwrap().json().unwrap()
+    };
+    let image = |told: &Value| told["deploy"]["release"]["image"]["image"].clone();
+    let first = deploy(0, &["--no-wait"]);
+    let built = built["digest"].as_str().unwrap();
+    assert_eq!(image(&first), json!(format!("shop@{built}")), "{first:#}");
+    let again = deploy(0, &["--no-wait"]);
+    assert_eq!(again["deploy"]["id"], first["deploy"]["id"], "{again:#}");
+    world
+        .project
+        .write("include/more.py", "MORE = 1\n")
+        .unwrap();
+    let planned = deploy(0, &["--plan"]);
+    assert_eq!(
+        planned["image_changes"],
+        json!(["include/more.py: added"]),
+        "{planned:#}"
+    );
+    world.project.remove("include/more.py").unwrap();
+
+    let named = format!("{base}:3.3.2");
+    let prebuilt = deploy(0, &["--no-wait", "--image-name", &named]);
+    let has = image(&prebuilt);
+    let has = has.as_str().unwrap();
+    assert!(has.starts_with(&format!("{base}@sha256:")), "{prebuilt:#}");
+    let same = deploy(0, &["--plan", "--image-name", &named]);
+    assert_eq!(same["image_changes"], json!([]), "{same:#}");
+    let missing = format!("{base}:none");
+    deploy(3, &["--no-wait", "--image-name", &missing]);
 }
 
 /// Nothing is pushed.

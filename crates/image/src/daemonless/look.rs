@@ -33,7 +33,7 @@ pub async fn look_at_image(
         None => this_architecture(),
     };
     let digest = digest_in_registry(access, name).await?;
-    let digest = digest.ok_or_else(|| DaemonlessError::NoBase {
+    let digest = digest.ok_or_else(|| DaemonlessError::NoImage {
         name: name.to_string(),
     })?;
     let registry = Registry::connect(name.repository.clone(), access(&name.repository)?)?;

@@ -102,6 +102,8 @@ pub enum DaemonlessError {
     SystemPackages(Vec<String>),
     #[error("there is no image `{name}` in its registry")]
     NoBase { name: String },
+    #[error("there is no image `{name}`, neither in an engine here nor in its registry")]
+    NoImage { name: String },
     #[error("the base `{name}` is not for linux/{architecture}, only for {has}")]
     NoPlatform {
         name: String,
@@ -149,6 +151,9 @@ impl DaemonlessError {
             }
             Self::NoBase { .. } => {
                 "correct the name after `FROM`, or push the image there: one that only an engine here has cannot be seen"
+            }
+            Self::NoImage { .. } => {
+                "correct the name after `--image-name`, or push the image there"
             }
             Self::NoPlatform { .. } => "name another `--platform`, or a base for this one",
             Self::OddBase { .. } => "name another base after `FROM`",

@@ -328,6 +328,7 @@ impl Deploy<'_> {
         failpoint("cli.planned");
         let files = things(scan.manifest().files(), "file");
         let made = match &planned.environment {
+            Some(made) if made.is_prebuilt() => " and found its image",
             Some(made) if made.config().container.is_some() => " and pushed its image",
             Some(_) => " and made its Environment",
             None => "",

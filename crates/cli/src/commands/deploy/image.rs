@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use updraft_image::registry::{ImageReference, ImageRepository};
 use updraft_image::{
-    Access, DaemonlessBuild, Engine, EngineError, EngineName, EnvironmentConfig, Image,
-    ImagePackages, Lock, Stop, build_daemonless, digest_in_registry, look_at_image, without_tag,
+    Access, DaemonlessBuild, DaemonlessError, Engine, EngineError, EngineName, EnvironmentConfig,
+    Image, ImagePackages, Lock, Stop, build_daemonless, digest_in_registry, look_at_image,
+    without_tag,
 };
 use updraft_model::{ContainerImage, DeploymentName, Digest, Tag};
 use updraft_project::{BuildHalf, Making, Project, ProjectError, Requirements};
@@ -77,17 +78,27 @@ impl ContainerHalf {
             Compared::Differs(found) => return Ok(found),
             Compared::Unless(name, before) => (name, before),
         };
-        // A registry that is not in reach is no reason to build anything.
         let now = match &self.access {
-            Some(access) => digest_in_registry(access, &name).await.ok().flatten(),
-            None => None,
+            Some(access) => digest_in_registry(access, &name).await,
+            None => Ok(None),
         };
+        if self.args.image_name.is_some() {
+            let now = now?.ok_or_else(|| DaemonlessError::NoImage {
+                name: name.to_string(),
+            })?;
+            let differs = before != Some(now);
+            return Ok(differs
+                .then(|| format!("image: {name} is another than before"))
+                .into_iter()
+                .collect());
+        }
+        // A registry that is not in reach is no reason to build anything.
+        let now = now.ok().flatten();
         let differs = now.is_some() && before.is_some() && now != before;
-        Ok(match (differs, &self.args.image_name) {
-            (false, _) => Vec::new(),
-            (true, None) => vec!["base image: changed".into()],
-            (true, Some(_)) => vec![format!("image: {name} is another than before")],
-        })
+        Ok(differs
+            .then(|| "base image: changed".to_owned())
+            .into_iter()
+            .collect())
     }
 
     fn compare_here(&self, runs: &EnvironmentConfig, stop: &Stop) -> Result<Compared> {
