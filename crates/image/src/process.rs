@@ -35,6 +35,9 @@ struct Work {
     running: Vec<Pid>,
 }
 
+/// How often a program that is being written is tried again.
+const BUSY_ATTEMPTS: u32 = 200;
+
 impl Stop {
     /// Once this returns, nothing that was run is left, also when this process
     /// ends right after it.
@@ -52,6 +55,20 @@ impl Stop {
 
     /// Starts a program in a process group of its own.
     fn start(&self, command: &mut Command) -> io::Result<Child> {
+        for _ in 0..BUSY_ATTEMPTS {
+            match self.start_once(command) {
+                // Written a moment ago, it is open still in a child that another thread
+                // has forked and that has not become its own program yet.
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                started => return started,
+            }
+        }
+        self.start_once(command)
+    }
+
+    fn start_once(&self, command: &mut Command) -> io::Result<Child> {
         let mut work = self.work();
         if work.stopped {
             return Err(io::ErrorKind::Interrupted.into());
@@ -315,6 +332,24 @@ mod tests {
             named,
             [("CARGO_PKG_NAME".to_owned(), "updraft-image".to_owned())]
         );
+    }
+
+    #[test]
+    fn a_program_that_is_open_for_writing_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("program");
+        std::fs::copy("/bin/true", &program).unwrap();
+        let open = std::fs::OpenOptions::new()
+            .append(true)
+            .open(&program)
+            .unwrap();
+        let written = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(open);
+        });
+        let ran = run(&mut Command::new(&program)).unwrap();
+        written.join().unwrap();
+        assert!(ran.success);
     }
 
     #[test]

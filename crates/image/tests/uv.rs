@@ -385,7 +385,7 @@ fn what_has_no_wheel_is_built_as_airflows_user_and_is_not_theirs_afterwards() {
     };
     // Airflow itself is not there, which is found out last.
     let error = realise(&uv(), &ask).unwrap_err();
-    assert!(error.to_string().contains("apache-airflow"), "{error}");
+    assert!(error.to_string().contains("apache-airflow"), "{error:?}");
     let folder = fs::read_dir(&envs)
         .unwrap()
         .map(|entry| entry.unwrap().path())
