@@ -169,7 +169,7 @@ impl ContainerHalf {
             return Ok(Compared::Differs(found));
         }
         match name.parse::<ImageReference>() {
-            Ok(name) if same_repository(&name, image) => {
+            Ok(name) if !is_local(&name) && same_repository(&name, image) => {
                 Ok(Compared::Unless(name, Some(there.digest)))
             }
             _ => Ok(Compared::Differs(differs(name))),
@@ -239,6 +239,10 @@ impl ContainerHalf {
     /// Describes an image that stays where it is, without pulling it.
     async fn look_at(&self, name: &str, step: &mut Step, out: &mut Console) -> Result<Pushed> {
         let (reference, access) = (name.parse::<ImageReference>()?, self.access()?);
+        if is_local(&reference) {
+            let name = name.to_owned();
+            return Err(DaemonlessError::NoImage { name }.into());
+        }
         let platform = self.args.engine.platform.as_deref();
         let scratch = std::env::temp_dir();
         let cache = self.cache.as_deref().unwrap_or(&scratch);
@@ -492,6 +496,11 @@ impl ContainerHalf {
             .code("no_engine")
             .help(error.help())
     }
+}
+
+/// Whether it is called as images are that an engine alone has: in no registry.
+fn is_local(name: &ImageReference) -> bool {
+    name.repository.registry == "localhost"
 }
 
 /// Whether an image that runs came from there.
