@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_bundle::LayerTable;
 use updraft_model::{
-    BundleName, CheckStage, Checks, DeployId, DeployKind, DeployState, DeploymentId,
+    BundleName, CheckStage, Checks, CiRun, DeployId, DeployKind, DeployState, DeploymentId,
     DeploymentName, Digest, Failure, GitState, Proof, Release, ReleasePart, Runtime,
     UnfinishedRuns,
 };
@@ -39,6 +39,9 @@ pub struct CreateDeploy {
     pub description: String,
     #[serde(default)]
     pub git: Option<GitState>,
+    /// The pipeline run that asks.
+    #[serde(default)]
+    pub ci: Option<CiRun>,
     /// Whether Airflow's database may be taken back to what an older Airflow knows.
     #[serde(default)]
     pub allow_downgrade: bool,
@@ -132,6 +135,9 @@ pub struct DeployView {
     pub files: BTreeMap<BundleName, FileChanges>,
     pub description: String,
     pub git: Option<GitState>,
+    /// The pipeline run that asked for it, as it said.
+    #[serde(default)]
+    pub ci: Option<CiRun>,
     /// The name of the token that asked for it.
     pub created_by: String,
     pub created_at: DateTime<Utc>,

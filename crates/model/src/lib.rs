@@ -5,6 +5,7 @@
 //! attempt to change that goes) and [`Proof`] (what Airflow answered).
 
 mod check;
+mod ci;
 mod container;
 mod dag_ids;
 mod deploy;
@@ -21,6 +22,7 @@ mod role;
 mod runs;
 
 pub use check::{AirflowNames, CheckFinding, CheckStage, Checks, StageResult};
+pub use ci::{CiProvider, CiRun, PullRequest};
 pub use container::{ContainerImage, InvalidContainerImage};
 pub use dag_ids::{BundleDags, DagId, DagIds};
 pub use deploy::{DeployKind, DeployState, Failure, InvalidTransition};

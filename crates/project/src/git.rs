@@ -83,6 +83,26 @@ pub fn git_state(dir: &Path) -> Option<GitState> {
     })
 }
 
+/// The branch, else the tag, that a checkout is on: the two fields alone, in a
+/// fraction of the time.
+pub fn git_head(dir: &Path) -> Option<GitState> {
+    let dir = &dir.canonicalize().ok()?;
+    let git = Git {
+        dir,
+        overrides: Vec::new(),
+        deadline: Instant::now() + TIME_LIMIT,
+    };
+    let line = |answer: Option<String>| Some(answer?.lines().next()?.to_owned());
+    let branch = line(git.run(&["symbolic-ref", "--quiet", "--short", "HEAD"]));
+    let tag = || line(git.run(&["tag", "--points-at", "HEAD", "--sort=-version:refname"]));
+    let tag = if branch.is_some() { None } else { tag() };
+    Some(GitState {
+        branch,
+        tag,
+        ..GitState::default()
+    })
+}
+
 struct Git<'a> {
     dir: &'a Path,
     overrides: Vec<String>,

@@ -16,6 +16,7 @@ mod project;
 mod requirements;
 mod scaffold;
 mod settings;
+mod target;
 
 pub use airflow::{AirflowVersion, InvalidVersion, PythonVersion};
 pub use airflow_settings::{
@@ -24,13 +25,14 @@ pub use airflow_settings::{
 };
 pub use dockerfile::{BaseAirflow, Dockerfile, DockerfileError, OwnStep};
 pub use dotenv::{DotenvError, parse_dotenv};
-pub use git::git_state;
+pub use git::{git_head, git_state};
 pub use image_half::{BuildHalf, ImageFingerprint, ImageHalf, ImageHalfError, ImageRecipe, Making};
 pub use packages::{PackagesError, read_packages};
 pub use project::{Project, ProjectError, SETTINGS_FILE};
 pub use requirements::{Requirements, RequirementsError};
 pub use scaffold::{Scaffold, ScaffoldError, Scaffolded, project_name_for, scaffold};
 pub use settings::{
-    ByteSize, CheckLevel, CheckSettings, DeploySettings, PreviewSettings, Settings, SettingsError,
-    TargetSettings,
+    ByteSize, CheckLevel, CheckSettings, DeploySettings, Lifetime, Place, PreviewSettings,
+    Settings, SettingsError, settings_schema,
 };
+pub use target::{Pushed, RefKind, RefPattern, Target, target};

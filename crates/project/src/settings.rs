@@ -3,10 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
+use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use toml::Spanned;
 use updraft_model::{DeploymentName, nearest};
+
+use crate::target::{RefKind, RefPattern, Target};
 
 /// What `updraft.toml` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,13 +24,13 @@ pub struct Settings {
     pub server: Option<String>,
     pub deploy: DeploySettings,
     pub check: CheckSettings,
-    /// Which branch belongs to which Deployment, first match first.
-    pub targets: Vec<TargetSettings>,
+    /// Which branch or tag belongs to which Deployment: the first that matches.
+    pub targets: Vec<Target>,
     pub preview: Option<PreviewSettings>,
 }
 
 /// `[deploy]`: limits on what is sent.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_field_names, reason = "they are the names in the file")]
 pub struct DeploySettings {
@@ -38,7 +43,7 @@ pub struct DeploySettings {
 }
 
 /// `[check]`: what the check says of the project's files.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CheckSettings {
     /// The level of a rule, by its code.
@@ -53,7 +58,9 @@ pub struct CheckSettings {
 }
 
 /// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckLevel {
     Off,
@@ -72,33 +79,70 @@ impl fmt::Display for CheckLevel {
     }
 }
 
-/// `[[target]]`: a branch and its Deployment.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// `[[target]]`: a branch or a tag, and where it goes.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct TargetSettings {
-    pub branch: String,
-    pub deployment: DeploymentName,
+struct TargetSection {
+    /// A branch, or a pattern: `*` is anything but `/`, `**` anything.
+    branch: Option<String>,
+    /// A tag, or a pattern.
+    tag: Option<String>,
+    /// The Deployment that it goes to.
+    #[schemars(with = "String")]
+    deployment: DeploymentName,
 }
 
 /// `[preview]`: what a pull request's Deployment is made from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PreviewSettings {
+    /// The Deployment whose settings and image it gets.
+    #[schemars(with = "String")]
     pub from: DeploymentName,
-    /// How long it lives unused, such as `"3d"`.
-    pub expire: Option<String>,
+    /// How long it lives without a deploy, such as `"3d"` or `"12h"`; `"7d"` unless set.
+    #[serde(default)]
+    pub expire: Lifetime,
+}
+
+/// How long something lives, written like `"7d"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String")]
+pub struct Lifetime(pub Duration);
+
+impl Default for Lifetime {
+    fn default() -> Self {
+        Self(Duration::from_hours(7 * 24))
+    }
 }
 
 /// A number of bytes, written as a number or like `"100MB"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "ByteSizeText")]
 pub struct ByteSize(pub u64);
 
-/// The file as written. `deployment` and `server` may stand above the first
-/// section or in `[project]`, since both are what people try.
-#[derive(Deserialize)]
+/// What a number of bytes may be written as.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "for the schema only")]
+enum ByteSizeText {
+    Bytes(u64),
+    WithUnit(
+        #[schemars(regex(pattern = r"^\s*[0-9]+\s*([bB]|[kKmMgGtT]([bB]|i[bB])?)?\s*$"))] String,
+    ),
+}
+
+/// What a project says of itself: which branch goes to which Deployment of
+/// Updraft, what is checked before, and limits.
+// `deployment` and `server` may stand above the first section or in
+// `[project]`, since both are what people try.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(title = "updraft.toml")]
 struct File {
+    /// The Deployment that commands mean when no target is for what is pushed.
+    #[schemars(with = "Option<String>")]
     deployment: Option<DeploymentName>,
+    /// Address of the control plane.
     server: Option<String>,
     #[serde(default)]
     project: ProjectSection,
@@ -106,31 +150,69 @@ struct File {
     deploy: DeploySettings,
     #[serde(default)]
     check: CheckSettings,
+    /// Where branches and tags go: the first that matches counts.
     #[serde(default)]
-    target: Vec<TargetSettings>,
+    #[schemars(with = "Vec<TargetSection>")]
+    target: Vec<Spanned<TargetSection>>,
     preview: Option<PreviewSettings>,
 }
 
-#[derive(Default, Deserialize)]
+/// Who it is and where it belongs.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ProjectSection {
+    /// The project's name; that of its folder unless set.
     name: Option<String>,
+    /// The Deployment that commands mean when no target is for what is pushed.
+    #[schemars(with = "Option<String>")]
     deployment: Option<DeploymentName>,
+    /// Address of the control plane.
     server: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
-    #[error("line {line} of `updraft.toml`: there is no setting `{key}`{}", or_nearest(.nearest.as_deref()))]
+    #[error("{at} of `updraft.toml`: there is no setting `{key}`{}", or_nearest(.nearest.as_deref()))]
     UnknownKey {
-        line: usize,
+        at: Place,
         key: String,
         nearest: Option<String>,
     },
-    #[error("line {line} of `updraft.toml`: {problem}")]
-    Invalid { line: usize, problem: String },
+    #[error("{at} of `updraft.toml`: {problem}")]
+    Invalid { at: Place, problem: String },
+    #[error("{at} of `updraft.toml`: the {of} goes to `{deployment}` already, by line {before}")]
+    SecondTarget {
+        at: Place,
+        of: RefPattern,
+        deployment: DeploymentName,
+        before: usize,
+    },
     #[error("`updraft.toml` sets `{0}` both at its top and in `[project]`")]
     Twice(&'static str),
+}
+
+/// Where something stands in the file, counted from one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub line: usize,
+    pub column: usize,
+}
+
+impl Place {
+    fn of(text: &str, offset: usize) -> Self {
+        let before = &text[..text.floor_char_boundary(offset)];
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        Self {
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}", self.line, self.column)
+    }
 }
 
 impl SettingsError {
@@ -140,6 +222,9 @@ impl SettingsError {
                 "the sections are `[project]`, `[deploy]`, `[check]`, `[[target]]` and `[preview]`"
             }
             Self::Invalid { .. } => "correct the line; the file is TOML",
+            Self::SecondTarget { .. } => {
+                "keep one of the two: a branch goes to one Deployment, and `updraft promote` takes it further"
+            }
             Self::Twice(_) => "keep one of the two",
         }
     }
@@ -152,13 +237,6 @@ fn or_nearest(nearest: Option<&str>) -> String {
 }
 
 impl Settings {
-    /// Sections that are understood and that nothing follows from yet.
-    pub fn not_used_yet(&self) -> impl Iterator<Item = &'static str> {
-        let targets = (!self.targets.is_empty()).then_some("[[target]]");
-        let preview = self.preview.as_ref().map(|_| "[preview]");
-        targets.into_iter().chain(preview)
-    }
-
     /// Reads the text of `updraft.toml`.
     pub fn parse(text: &str) -> Result<Self, SettingsError> {
         let file: File = toml::from_str(text).map_err(|error| explain(text, &error))?;
@@ -168,7 +246,7 @@ impl Settings {
             server: once("server", file.server, file.project.server)?,
             deploy: file.deploy,
             check: file.check,
-            targets: file.target,
+            targets: targets(text, file.target)?,
             preview: file.preview,
         })
     }
@@ -185,10 +263,56 @@ fn once<T>(
     }
 }
 
+fn targets(
+    text: &str,
+    sections: Vec<Spanned<TargetSection>>,
+) -> Result<Vec<Target>, SettingsError> {
+    let mut targets: Vec<Target> = Vec::new();
+    for section in sections {
+        let at = Place::of(text, section.span().start);
+        let invalid = |problem: String| SettingsError::Invalid { at, problem };
+        let section = section.into_inner();
+        let of = match (&section.branch, &section.tag) {
+            (Some(branch), None) => RefPattern::new(RefKind::Branch, branch),
+            (None, Some(tag)) => RefPattern::new(RefKind::Tag, tag),
+            (None, None) => Err("a `[[target]]` needs a `branch` or a `tag`".to_owned()),
+            (Some(_), Some(_)) => {
+                Err("a `[[target]]` has a `branch` or a `tag`, not both".to_owned())
+            }
+        };
+        let of = of.map_err(invalid)?;
+        if let Some(before) = targets.iter().find(|it| it.of == of) {
+            return Err(SettingsError::SecondTarget {
+                at,
+                of,
+                deployment: before.deployment.clone(),
+                before: before.line,
+            });
+        }
+        targets.push(Target {
+            of,
+            deployment: section.deployment,
+            line: at.line,
+        });
+    }
+    Ok(targets)
+}
+
+/// The JSON schema of the file, for editors.
+pub fn settings_schema() -> serde_json::Value {
+    let settings = schemars::generate::SchemaSettings::draft07();
+    settings
+        .into_generator()
+        .into_root_schema_for::<File>()
+        .into()
+}
+
 fn explain(text: &str, error: &toml::de::Error) -> SettingsError {
-    let line = error.span().map_or(1, |Range { start, .. }| {
-        text[..start.min(text.len())].matches('\n').count() + 1
-    });
+    let at = error
+        .span()
+        .map_or(Place { line: 1, column: 1 }, |Range { start, .. }| {
+            Place::of(text, start)
+        });
     // serde knows the key and its neighbours but hands them over as text only.
     let message = error.message();
     if let Some(rest) = message.strip_prefix("unknown field `")
@@ -197,15 +321,38 @@ fn explain(text: &str, error: &toml::de::Error) -> SettingsError {
         let known = rest.split('`').skip(1).step_by(2);
         let nearest = nearest(key, known).map(str::to_owned);
         return SettingsError::UnknownKey {
-            line,
+            at,
             key: key.to_owned(),
             nearest,
         };
     }
     SettingsError::Invalid {
-        line,
+        at,
         problem: message.trim().replace('\n', "; "),
     }
+}
+
+impl<'de> Deserialize<'de> for Lifetime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_lifetime(&text).map(Self).ok_or_else(|| {
+            let given = de::Unexpected::Str(&text);
+            de::Error::invalid_value(given, &"hours or days, like \"12h\" or \"7d\"")
+        })
+    }
+}
+
+fn parse_lifetime(text: &str) -> Option<Duration> {
+    let (number, hours) = match (text.strip_suffix('h'), text.strip_suffix('d')) {
+        (Some(number), _) => (number, 1),
+        (_, Some(number)) => (number, 24),
+        _ => return None,
+    };
+    let number: u64 = number.trim().parse().ok().filter(|number| *number > 0)?;
+    let hours = number
+        .checked_mul(hours)
+        .filter(|hours| *hours <= 24 * 365)?;
+    Some(Duration::from_hours(hours))
 }
 
 impl<'de> Deserialize<'de> for ByteSize {
@@ -292,11 +439,9 @@ mod tests {
         assert_eq!(settings.deploy.max_file, Some(ByteSize(50 << 20)));
         assert_eq!(settings.deploy.max_bundle, Some(ByteSize(1000)));
         assert_eq!(settings.check.levels["UPD302"], CheckLevel::Error);
-        assert_eq!(settings.targets[0].branch, "main");
-        assert_eq!(
-            settings.preview.expect("there").expire.as_deref(),
-            Some("3d")
-        );
+        assert_eq!(settings.targets[0].of.to_string(), "branch `main`");
+        let expire = settings.preview.expect("there").expire;
+        assert_eq!(expire.0, Duration::from_hours(72));
         assert_eq!(
             Settings::parse("").expect("empty is fine"),
             Settings::default()
@@ -309,7 +454,7 @@ mod tests {
             Settings::parse("[project]\nname = \"a\"\ndeploymnt = \"b\"\n").expect_err("typo");
         assert_eq!(
             error.to_string(),
-            "line 3 of `updraft.toml`: there is no setting `deploymnt` (did you mean `deployment`?)"
+            "line 3, column 1 of `updraft.toml`: there is no setting `deploymnt` (did you mean `deployment`?)"
         );
         let error = Settings::parse("\n\n[targets]\n").expect_err("typo");
         assert!(error.to_string().starts_with("line 3"), "{error}");
@@ -317,13 +462,42 @@ mod tests {
         assert!(error.to_string().contains("lower-case"), "{error}");
         let error = Settings::parse("a = ").expect_err("not toml");
         assert!(
-            matches!(error, SettingsError::Invalid { line: 1, .. }),
+            matches!(
+                error,
+                SettingsError::Invalid {
+                    at: Place { line: 1, column: 5 },
+                    ..
+                }
+            ),
             "{error}"
         );
         let error =
             Settings::parse("server = \"a\"\n[project]\nserver = \"b\"").expect_err("twice");
         assert_eq!(error, SettingsError::Twice("server"));
+        let error =
+            Settings::parse("[preview]\nfrom = \"a\"\nexpire = \"soon\"").expect_err("no time");
+        assert!(error.to_string().contains("line 3, column 10"), "{error}");
+        assert!(error.to_string().contains("like \"12h\""), "{error}");
         let error = Settings::parse("[deploy]\nmax_file = \"5 apples\"").expect_err("no size");
         assert!(error.to_string().starts_with("line 2"), "{error}");
+    }
+
+    #[test]
+    fn a_branch_goes_to_one_deployment() {
+        let target = |what: &str| format!("[[target]]\n{what}\ndeployment = \"a\"\n");
+        let problem = |text: &str| Settings::parse(text).expect_err(text).to_string();
+        let twice = target("branch = \"main\"").repeat(2);
+        assert_eq!(
+            problem(&twice),
+            "line 4, column 1 of `updraft.toml`: the branch `main` goes to `a` already, by line 1"
+        );
+        let neither = problem("[[target]]\ndeployment = \"a\"\n");
+        assert!(neither.contains("needs a `branch` or a `tag`"), "{neither}");
+        let both = problem(&target("branch = \"a\"\ntag = \"a\""));
+        assert!(both.contains("not both"), "{both}");
+        let pattern = problem(&target("branch = \"a[\""));
+        assert!(pattern.contains("is no pattern"), "{pattern}");
+        let branch_and_tag = target("branch = \"v1\"") + &target("tag = \"v1\"");
+        assert_eq!(Settings::parse(&branch_and_tag).unwrap().targets.len(), 2);
     }
 }

@@ -224,6 +224,7 @@ async fn asking_twice_with_one_key_makes_one_deploy() {
         parts: parts(Some(&dags), None),
         description: "why".into(),
         git: None,
+        ci: None,
         allow_downgrade: false,
         key: "the same".into(),
     };

@@ -116,6 +116,7 @@ async fn a_first_deploy_without_an_environment_can_be_planned_and_is_refused() {
         parts: ask.parts,
         description: String::new(),
         git: None,
+        ci: None,
         allow_downgrade: false,
         key: "first".into(),
     };

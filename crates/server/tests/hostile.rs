@@ -103,6 +103,7 @@ impl World {
             parts,
             description: String::new(),
             git: None,
+            ci: None,
             allow_downgrade: false,
             key: DeployId::new().to_string(),
         };
@@ -544,6 +545,7 @@ async fn naming_a_blob_of_another_deployment_does_not_make_it_readable() {
         parts: parts(Some(&secret), Some(&naming)),
         description: String::new(),
         git: None,
+        ci: None,
         allow_downgrade: false,
         key: "mine".into(),
     };

@@ -59,6 +59,7 @@ impl Story {
             parts: parts(Some(&self.dags), None),
             description: String::new(),
             git: None,
+            ci: None,
             allow_downgrade: false,
             key: "the deploy".into(),
         }
@@ -190,6 +191,7 @@ async fn prepare(folder: &Path) -> Story {
         parts: parts(Some(&dags), Some(&image)),
         description: String::new(),
         git: None,
+        ci: None,
         allow_downgrade: false,
         key: "first".into(),
     };

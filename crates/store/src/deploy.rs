@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use updraft_model::{
-    BundleName, Checks, DeployId, DeployKind, DeployState, DeploymentId, Digest, Failure, GitState,
-    ImageRef, Proof, Release, ReleaseId, ReleasePart, Timestamp,
+    BundleName, Checks, CiRun, DeployId, DeployKind, DeployState, DeploymentId, Digest, Failure,
+    GitState, ImageRef, Proof, Release, ReleaseId, ReleasePart, Timestamp,
 };
 
 use crate::sql::{Row, sql};
@@ -33,6 +33,7 @@ pub struct Deploy {
     pub files: BTreeMap<BundleName, FileLists>,
     pub description: String,
     pub git: Option<GitState>,
+    pub ci: Option<CiRun>,
     pub created_by: String,
     pub created_at: Timestamp,
     /// When its upload last moved.
@@ -89,6 +90,7 @@ pub struct NewDeploy {
     pub parts: DeployParts,
     pub description: String,
     pub git: Option<GitState>,
+    pub ci: Option<CiRun>,
     pub created_by: String,
     pub created_at: Timestamp,
     pub returns_to: Option<DeployId>,
@@ -113,6 +115,7 @@ impl NewDeploy {
             files: BTreeMap::new(),
             description: self.description,
             git: self.git,
+            ci: self.ci,
             created_by: self.created_by,
             created_at: self.created_at,
             touched_at: self.created_at,
@@ -156,6 +159,7 @@ impl Deploy {
             files: row.json("files")?,
             description: row.get("description")?,
             git: row.optional_json("git")?,
+            ci: row.optional_json("ci")?,
             created_by: row.get("created_by")?,
             created_at: row.get("created_at")?,
             touched_at: row.get("touched_at")?,
@@ -416,9 +420,9 @@ impl Write {
                 (id, deployment_id, kind, state, state_facts, revision, idempotency_key, parts, release_id,
                  base_release_id, changed, carried, files, description, git, created_by, created_at, touched_at,
                  accepted_at, on_disk_at, proven_at, ended_at, proof, failure, returns_to, checks,
-                 allow_downgrade)
+                 allow_downgrade, ci)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-                     $19, $20, $21, $22, $23, $24, $25, $26, $27)")
+                     $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)")
         .bind(deploy.id)
         .bind(deploy.deployment)
         .bind(deploy.kind)
@@ -446,6 +450,7 @@ impl Write {
         .bind(deploy.returns_to)
         .bind(json(deploy.checks.as_ref()))
         .bind(i64::from(deploy.allow_downgrade))
+        .bind(json(deploy.ci.as_ref()))
         .run(&mut self.on)
         .await?;
         self.insert_event(deploy, deploy.created_at).await

@@ -19,6 +19,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("migrations/0004_allow_downgrade.sql"),
     ),
     (5, "registry", include_str!("migrations/0005_registry.sql")),
+    (6, "ci", include_str!("migrations/0006_ci.sql")),
 ];
 
 fn migrator() -> Migrator {

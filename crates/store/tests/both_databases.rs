@@ -91,6 +91,7 @@ fn new_deploy(deployment: DeploymentId, key: &str) -> NewDeploy {
         },
         description: "d".into(),
         git: None,
+        ci: None,
         created_by: "me".into(),
         created_at: now(),
         returns_to: None,

@@ -216,6 +216,7 @@ impl TestServer {
             parts,
             description: String::new(),
             git: None,
+            ci: None,
             allow_downgrade: false,
             key: DeployId::new().to_string(),
         };

@@ -383,6 +383,7 @@ impl Installation {
                 },
                 description: format!("bundle {name}"),
                 git: None,
+                ci: None,
                 allow_downgrade: false,
                 key: DeployId::new().to_string(),
             };

@@ -219,6 +219,7 @@ fn what_a_deployment_requires_has_to_be_checked() {
         parts: parts(Some(&tree), None),
         description: String::new(),
         git: None,
+        ci: None,
         allow_downgrade: false,
         key: "by hand".into(),
     };

@@ -340,6 +340,7 @@ fn who_is_superseded_by_the_same_content_learns_how_that_went() {
         parts: updraft_testkit::parts(Some(&tree), None),
         description: String::new(),
         git: None,
+        ci: None,
         allow_downgrade: false,
         key: "somebody else".into(),
     };

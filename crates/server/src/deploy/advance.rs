@@ -395,6 +395,7 @@ async fn take_back(
         parts: DeployParts::default(),
         description: format!("takes back {}", failed.id),
         git: None,
+        ci: None,
         created_by: "Updraft".into(),
         created_at: now,
         returns_to: Some(proven.deploy),

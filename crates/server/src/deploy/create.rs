@@ -52,6 +52,7 @@ pub(crate) async fn create(
                     parts: offer.parts.clone(),
                     description: ask.description,
                     git,
+                    ci: ask.ci,
                     created_by: caller.name().to_owned(),
                     created_at: app.now(),
                     returns_to: None,

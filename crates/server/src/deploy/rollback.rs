@@ -63,6 +63,7 @@ pub(crate) async fn rollback(
         parts: DeployParts::default(),
         description: ask.description,
         git: None,
+        ci: None,
         created_by: caller.name().to_owned(),
         created_at: now,
         returns_to: Some(returns_to),

@@ -69,6 +69,7 @@ pub(crate) fn view(deploy: Deploy, deployment: &Deployment, agents: &AgentsNow) 
             .collect(),
         description: deploy.description,
         git: deploy.git,
+        ci: deploy.ci,
         created_by: deploy.created_by,
         created_at: deploy.created_at,
         accepted_at: deploy.accepted_at,

@@ -111,6 +111,7 @@ impl World {
             },
             description: String::new(),
             git: None,
+            ci: None,
             allow_downgrade: false,
             key: DeployId::new().to_string(),
         };

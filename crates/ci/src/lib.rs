@@ -1,0 +1,7 @@
+//! Pipelines: which one a command runs in.
+//!
+//! [`detect`] reads the environment of every tool that is known.
+
+mod detect;
+
+pub use detect::{Environment, detect};
