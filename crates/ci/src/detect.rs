@@ -10,6 +10,9 @@ use std::path::Path;
 use serde_json::Value;
 use updraft_model::{CiProvider, CiRun, PullRequest};
 
+/// The longest value that is taken for a name.
+const MOST_BYTES: usize = 2000;
+
 /// The largest event file that is read; GitHub's own limit is 25 MB.
 const MOST_EVENT_BYTES: u64 = 26_000_000;
 
@@ -21,7 +24,7 @@ pub trait Environment {
 
 impl<F: Fn(&str) -> Option<String>> Environment for F {
     fn get(&self, name: &str) -> Option<String> {
-        self(name).filter(|value| !value.is_empty())
+        self(name).filter(|value| !value.is_empty() && value.len() <= MOST_BYTES)
     }
 }
 

@@ -225,6 +225,14 @@ impl Settings {
         })
     }
 
+    /// Whether something comes from what the quickstart left in the checkout.
+    pub(crate) fn is_local(&self, source: &Source) -> bool {
+        let Some(project) = &self.project else {
+            return false;
+        };
+        *source == Source::File(project.value.root().join(LOCAL_FILE))
+    }
+
     /// The token for the server with this (normalised) address.
     pub(crate) fn token(&self, server: &str) -> Result<Option<String>> {
         let Some(Setting { value, source }) = self.kept_token(server)? else {
@@ -481,7 +489,7 @@ const SETTINGS: &[[&str; 5]] = &[
         "argument",
         "`UPDRAFT_DEPLOYMENT`",
         "both",
-        "The Deployment that commands mean",
+        "The Deployment that commands mean; a `[[target]]` of `updraft.toml` for what was pushed wins over a file",
     ],
     [
         "insecure-http",
@@ -510,6 +518,13 @@ const SETTINGS: &[[&str; 5]] = &[
         "`UPDRAFT_PROJECT`",
         "no",
         "The project's folder; otherwise the nearest with `updraft.toml`, here or above",
+    ],
+    [
+        "",
+        "",
+        "`UPDRAFT_BRANCH`",
+        "no",
+        "The branch that was pushed, where neither the pipeline nor git says it",
     ],
     [
         "",

@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 use etcetera::BaseStrategy;
 use updraft_api::client::{Connect, Teller};
 use updraft_api::{Client, ClientError};
-use updraft_model::DeploymentName;
+use updraft_ci::detect;
+use updraft_model::CiRun;
 use updraft_project::{Project, ProjectError};
 
 use crate::config::{ConnectionArgs, Settings};
@@ -18,6 +19,7 @@ use crate::failure::{Failure, Result};
 pub(crate) struct Context {
     flags: ConnectionArgs,
     settings: OnceLock<Settings>,
+    ci: OnceLock<Option<CiRun>>,
     teller: Teller,
 }
 
@@ -34,6 +36,7 @@ impl Context {
             flags,
             teller: Arc::new(teller),
             settings: OnceLock::new(),
+            ci: OnceLock::new(),
         }
     }
 
@@ -92,20 +95,10 @@ impl Context {
         tokio::task::spawn_blocking(move || signed_in(&client, &settings)).await?
     }
 
-    /// The Deployment that is meant: the argument, or the settings' one.
-    pub(crate) fn deployment(&self, argument: Option<&DeploymentName>) -> Result<DeploymentName> {
-        if let Some(name) = argument {
-            return Ok(name.clone());
-        }
-        match &self.settings()?.deployment {
-            Some(setting) => Ok(setting.value.clone()),
-            None => Err(Failure::new(Exit::Usage, "no Deployment is named")
-                .code("deployment_missing")
-                .help(
-                    "name one as the argument, in UPDRAFT_DEPLOYMENT, or as `deployment` in updraft.toml; \
-                     `updraft deployment list` shows them",
-                )),
-        }
+    /// The pipeline run that this is part of; none on somebody's own machine.
+    pub(crate) fn ci(&self) -> Option<&CiRun> {
+        let variable = |name: &str| std::env::var(name).ok();
+        self.ci.get_or_init(|| detect(&variable)).as_ref()
     }
 
     /// The project that is meant.

@@ -96,6 +96,9 @@ exits! {
     CheckFailed = 17, "check_failed",
         "The check found errors in the project. Nothing was deployed.",
         "Mend what it names, or change the rule's level in `updraft.toml`.";
+    NotMapped = 18, "not_mapped",
+        "No `[[target]]` of `updraft.toml` is for what was pushed. Nothing was deployed. With `--if-mapped` it is 0.",
+        "Nothing, or add a target for it.";
     Interrupted = 130, "interrupted",
         "Ctrl-C. What the control plane had accepted goes on without this command.",
         "`updraft status`.";

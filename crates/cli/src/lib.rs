@@ -11,6 +11,7 @@ mod config;
 mod console;
 mod context;
 mod daemonless_build;
+mod destination;
 mod environment;
 mod exit;
 mod failpoint;

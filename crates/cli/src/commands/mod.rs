@@ -64,7 +64,7 @@ impl Command {
             Self::Server(args) => args.format(),
             Self::Backup(args) => args.output.output,
             Self::Restore(args) => args.output.output,
-            Self::Config(args) => args.output.output,
+            Self::Config(args) => args.format(),
             Self::Version(args) => args.output.output,
             Self::Dev(command) => command.format(),
             Self::Image(command) => command.format(),
@@ -91,7 +91,7 @@ impl Command {
     /// Runs a command that waits for nothing, without an async runtime.
     pub(crate) fn run_plain(&self, cx: &Context, out: &mut Console) -> Option<Result<Exit>> {
         match self {
-            Self::Config(_) => Some(settings::config::run(cx, out)),
+            Self::Config(args) => args.run_plain(cx, out),
             Self::Version(args) if !args.with_server => Some(settings::version::run_plain(out)),
             Self::Completions(args) => Some(settings::completions::run(args, out)),
             Self::Logout(args) => Some(session::logout::run(args, cx, out)),
@@ -120,7 +120,8 @@ impl Command {
             Self::Version(_) => settings::version::run(cx, out).await,
             Self::Dev(command) => command.run(cx, out).await,
             Self::Image(command) => command.run(cx, out).await,
-            Self::Config(_) | Self::Completions(_) | Self::Logout(_) => {
+            Self::Config(args) => args.run(cx, out).await,
+            Self::Completions(_) | Self::Logout(_) => {
                 unreachable!("these run without a runtime")
             }
         }

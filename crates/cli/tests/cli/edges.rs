@@ -258,24 +258,13 @@ fn names_that_cannot_be_deployed_are_refused() {
 
 #[test]
 fn the_commit_is_in_the_history() {
-    let git = |world: &World, arguments: &[&str]| {
-        let status = Command::new("git")
-            .arg("-C")
-            .arg(world.sandbox.here())
-            .args(["-c", "user.name=Ada", "-c", "user.email=ada@example.com"])
-            .args(["-c", "commit.gpgsign=false"])
-            .args(arguments)
-            .env("HOME", world.sandbox.path("home"))
-            .status();
-        assert!(status.unwrap().success());
-    };
     if Command::new("git").arg("--version").output().is_err() {
         return updraft_testkit::skipped("the commit of a deploy", "git is not installed");
     }
     let world = World::new();
-    git(&world, &["init", "-q", "-b", "main"]);
-    git(&world, &["add", "."]);
-    git(&world, &["commit", "-q", "-m", "Count orders"]);
+    world.git(&["init", "-q", "-b", "main"]);
+    world.git(&["add", "."]);
+    world.git(&["commit", "-q", "-m", "Count orders"]);
     world.deploy(&["--no-wait"]).ended_with(0);
     let clean = newest(&world)["git"].clone();
     assert_eq!(clean["commit"].as_str().unwrap().len(), 40);
@@ -355,21 +344,6 @@ fn settings_of_the_user_and_of_the_environment_are_used() {
     world.sandbox.unset("UPDRAFT_INSECURE_HTTP");
     world.sandbox.set("UPDRAFT_INSECURE_HTTP", "perhaps");
     world.run(&elsewhere).ended_with(3);
-}
-
-#[test]
-fn sections_that_are_not_used_yet_are_named() {
-    let world = World::new();
-    let target =
-        "[check]\nparse = false\n\n[[target]]\nbranch = \"main\"\ndeployment = \"elsewhere\"\n";
-    world.sandbox.write("here/updraft.toml", target);
-    let printed = world.deploy(&["--no-wait"]).ended_with(0);
-    assert!(
-        printed
-            .stderr
-            .contains("`[[target]]` of updraft.toml is not used yet"),
-        "{printed}"
-    );
 }
 
 #[test]

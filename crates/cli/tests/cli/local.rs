@@ -100,7 +100,7 @@ fn a_wrong_command_line_ends_with_2_and_says_what_there_is() {
         exit code 2
         --- stderr
         error: no Deployment is named
-        help: name one as the argument, in UPDRAFT_DEPLOYMENT, or as `deployment` in updraft.toml; `updraft deployment list` shows them
+        help: name one as the argument, in UPDRAFT_DEPLOYMENT, or as `deployment` or `[[target]]` in updraft.toml; `updraft deployment list` shows them
         "#);
         assert_snapshot!(sandbox.run(&["token", "create", "ci", "--role", "king"]), @r#"
         exit code 2
@@ -222,7 +222,7 @@ fn settings_that_are_not_valid_are_named_with_their_line() {
         assert_snapshot!(sandbox.run(&["config"]), @r#"
         exit code 3
         --- stderr
-        error: line 3 of `updraft.toml`: there is no setting `deploymnt` (did you mean `deployment`?)
+        error: line 3, column 1 of `updraft.toml`: there is no setting `deploymnt` (did you mean `deployment`?)
         help: the sections are `[project]`, `[deploy]`, `[check]`, `[[target]]` and `[preview]`
         "#);
     });

@@ -10,4 +10,5 @@ mod halves;
 mod local;
 mod references;
 mod served;
+mod targets;
 mod terminal;

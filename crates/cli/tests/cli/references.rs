@@ -33,6 +33,13 @@ fn reference_of_settings_is_up_to_date() {
 }
 
 #[test]
+fn reference_of_updraft_toml_is_up_to_date() {
+    let schema = updraft_project::settings_schema();
+    let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+    reference("updraft.schema.json", &text);
+}
+
+#[test]
 fn reference_of_commands_is_up_to_date() {
     reference("cli.md", &updraft_cli::cli_reference());
 }

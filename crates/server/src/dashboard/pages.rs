@@ -6,7 +6,8 @@ use updraft_api::agent::ComponentState;
 use updraft_api::deploy::{DeployView, FileChanges};
 use updraft_api::deployment::{AgentView, DeploymentView, StatusView};
 use updraft_model::{
-    AfterFailure, DeployId, DeployKind, DeployState, Failure, ImageRef, ImportError, Proof, Release,
+    AfterFailure, CiRun, DeployId, DeployKind, DeployState, Failure, ImageRef, ImportError, Proof,
+    Release,
 };
 
 #[derive(Template)]
@@ -307,6 +308,7 @@ pub(super) struct DeployPage {
     by: String,
     timings: Vec<Fact>,
     git: Option<GitFact>,
+    run: Option<RunFact>,
     proof: Option<ProofPart>,
     files: Vec<FileGroup>,
     has_release: bool,
@@ -329,6 +331,27 @@ struct GitFact {
     commit: String,
     subject: String,
     rest: String,
+}
+
+struct RunFact {
+    title: &'static str,
+    /// What people can open; anything else is no address.
+    url: Option<String>,
+    by: String,
+}
+
+impl RunFact {
+    fn new(run: CiRun) -> Self {
+        let is_web = |url: &String| url.starts_with("https://") || url.starts_with("http://");
+        Self {
+            title: run.provider.title(),
+            url: run.run_url.filter(is_web),
+            by: run
+                .actor
+                .map(|actor| format!("by {actor}"))
+                .unwrap_or_default(),
+        }
+    }
 }
 
 struct ProofPart {
@@ -393,6 +416,7 @@ impl DeployPage {
                 .collect::<Vec<_>>()
                 .join(", "),
             }),
+            run: deploy.ci.map(RunFact::new),
             proof,
             files: deploy
                 .files

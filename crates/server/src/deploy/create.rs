@@ -1,6 +1,6 @@
 use updraft_api::deploy::{Comparison, ComparisonOutcome, CreateDeploy};
 use updraft_bundle::failpoint;
-use updraft_model::{DeployKind, DeployState, DeploymentName};
+use updraft_model::{CiRun, DeployKind, DeployState, DeploymentName};
 use updraft_store::{Deploy, Deployment, NewDeploy, Write};
 
 use super::DeployError;
@@ -21,6 +21,7 @@ pub(crate) async fn create(
 ) -> Result<Comparison, DeployError> {
     check_text("key", &ask.key, 1, 200)?;
     check_text("description", &ask.description, 0, 5000)?;
+    check_run(ask.ci.as_ref())?;
     let offer = Offer::read(ask.parts, &app.config.limits)?;
     // No blob may go between looking for it and naming it.
     let gate = app.blob_gate.read().await;
@@ -153,6 +154,13 @@ pub(super) async fn prove_again(
     target.generation = deployment.generation;
     tx.update_deployment(deployment, now).await?;
     Ok(deploy)
+}
+
+/// It comes from variables of anybody's pipeline.
+fn check_run(run: Option<&CiRun>) -> Result<(), DeployError> {
+    let written = run.map(serde_json::to_string).transpose();
+    let written = written.ok().flatten().unwrap_or_default();
+    check_text("ci", &written, 0, 20_000)
 }
 
 pub(super) fn check_text(

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::task::JoinHandle;
 use updraft_api::deploy::{Comparison, ComparisonOutcome, CreateDeploy, DeployView};
 use updraft_api::{Client, ClientError};
@@ -19,9 +20,9 @@ use updraft_bundle::Scan;
 use updraft_check::parse::Names;
 use updraft_image::Access;
 use updraft_model::{
-    BundleName, CheckStage, Checks, DeployId, DeploymentName, Digest, GitState, Release,
+    BundleName, CheckStage, Checks, CiRun, DeployId, DeploymentName, Digest, GitState, Release,
 };
-use updraft_project::{ImageHalf, Project};
+use updraft_project::{ImageHalf, Project, Pushed};
 use uuid::Uuid;
 
 use super::checks::{ChecksArgs, Job, Ran, Stages};
@@ -40,6 +41,7 @@ use crate::cli::OutputArgs;
 use crate::console::{Console, YELLOW};
 use crate::context::Context;
 use crate::daemonless_build::access;
+use crate::destination::{Destination, nowhere};
 use crate::environment;
 use crate::exit::Exit;
 use crate::failpoint::failpoint;
@@ -66,6 +68,10 @@ pub(crate) struct DeployArgs {
 
     #[command(flatten)]
     image: ImageArgs,
+
+    /// End with 0 when no target of updraft.toml is for what was pushed
+    #[arg(long, conflicts_with = "deployment")]
+    if_mapped: bool,
 
     /// Only show what would change
     #[arg(long, conflicts_with_all = ["no_wait", "timeout", "description"])]
@@ -139,12 +145,15 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     let started = Instant::now();
     let interrupt = Interrupt::listen()?;
     let project = cx.project()?;
-    for section in project.settings().not_used_yet() {
-        out.warn(&format!(
-            "`{section}` of updraft.toml is not used yet: name the Deployment as the argument, or as `deployment`"
-        ));
-    }
-    let name = cx.deployment(args.deployment.as_ref())?;
+    let name = match cx.destination(args.deployment.as_ref())? {
+        Destination::Named(name) => name,
+        Destination::Mapped(name, pushed) => {
+            writeln!(out.status(), "{pushed} goes to `{name}`")?;
+            name
+        }
+        Destination::Nowhere(pushed) if args.if_mapped => return not_mapped(&pushed, out),
+        Destination::Nowhere(pushed) => return Err(nowhere(&pushed)),
+    };
     let client = interrupt.ends(cx.client()).await?;
     let ask = Deploy {
         client: &client,
@@ -154,6 +163,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         halves: args.halves.read(),
         rebuild: args.halves.rebuild,
         image: args.image.clone(),
+        ci: cx.ci(),
         access: access(cx).ok(),
         purpose: if args.plan {
             Purpose::Plan
@@ -196,6 +206,8 @@ pub(crate) struct Deploy<'a> {
     pub(crate) rebuild: bool,
     /// Which container image, where the Deployment runs such.
     pub(crate) image: ImageArgs,
+    /// The pipeline run that it is part of.
+    pub(crate) ci: Option<&'a CiRun>,
     /// Asks registries without an engine.
     pub(crate) access: Option<Access>,
     pub(crate) purpose: Purpose,
@@ -545,11 +557,17 @@ impl Deploy<'_> {
         Ok(())
     }
 
-    async fn create(&self, planned: &Planned, git: Option<GitState>) -> Result<Comparison> {
+    async fn create(&self, planned: &Planned, mut git: Option<GitState>) -> Result<Comparison> {
+        // A pipeline's checkout is of a commit, and the branch is what it was told.
+        if let Some((git, run)) = git.as_mut().zip(self.ci) {
+            git.branch = git.branch.take().or_else(|| run.branch.clone());
+            git.tag = git.tag.take().or_else(|| run.tag.clone());
+        }
         let ask = CreateDeploy {
             parts: planned.parts.clone(),
             description: self.description.to_owned(),
             git,
+            ci: self.ci.cloned(),
             allow_downgrade: self.allow_downgrade,
             key: Uuid::now_v7().to_string(),
         };
@@ -714,6 +732,19 @@ fn say_image(is_made: bool, differences: &[String], out: &mut Console) -> Result
 async fn join_git(task: JoinHandle<Option<GitState>>) -> Option<GitState> {
     // A deploy does not fail for want of a commit's name.
     task.await.ok().flatten()
+}
+
+/// Says that there is nothing to do here, for a pipeline of every branch.
+fn not_mapped(pushed: &Pushed, out: &mut Console) -> Result<Exit> {
+    if out.is_json() {
+        let exit = Exit::Success;
+        out.json(&json!({
+            "outcome": "not_mapped", "exit": exit, "exit_code": exit.code(), "pushed": pushed.to_string(),
+        }))?;
+    } else {
+        writeln!(out.data(), "No target is for {pushed}: nothing to deploy")?;
+    }
+    Ok(Exit::Success)
 }
 
 fn no_deploy() -> Failure {

@@ -74,6 +74,18 @@ fn write(deploy: &DeployView, to: &mut impl Write) -> std::io::Result<()> {
             writeln!(to, "             {subject}")?;
         }
     }
+    if let Some(run) = &deploy.ci {
+        let by = run.actor.as_ref().map(|it| format!(" by {it}"));
+        writeln!(
+            to,
+            "run          {}{}",
+            run.provider,
+            by.unwrap_or_default()
+        )?;
+        if let Some(url) = &run.run_url {
+            writeln!(to, "             {url}")?;
+        }
+    }
     if !deploy.description.is_empty() {
         writeln!(to, "description  {}", deploy.description)?;
     }

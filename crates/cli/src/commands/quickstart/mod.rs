@@ -217,6 +217,7 @@ async fn bring_up(
         description: "quickstart",
         halves: Halves::Both,
         rebuild: false,
+        ci: None,
         image: ImageArgs::default(),
         access: None,
         purpose: Purpose::Deploy,

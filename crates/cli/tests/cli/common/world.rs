@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -84,6 +84,19 @@ impl World {
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Printed {
         self.sandbox.run(arguments)
+    }
+
+    /// git in the project, as somebody whose settings are empty.
+    pub(crate) fn git(&self, arguments: &[&str]) {
+        let status = Command::new("git")
+            .arg("-C")
+            .arg(self.sandbox.here())
+            .args(["-c", "user.name=Ada", "-c", "user.email=ada@example.com"])
+            .args(["-c", "commit.gpgsign=false"])
+            .args(arguments)
+            .env("HOME", self.sandbox.path("home"))
+            .status();
+        assert!(status.unwrap().success(), "git {arguments:?}");
     }
 
     pub(crate) fn deploy(&self, arguments: &[&str]) -> Printed {

@@ -4,23 +4,12 @@ use std::path::PathBuf;
 use serde_json::json;
 use updraft_api::Client;
 
-use crate::cli::OutputArgs;
 use crate::config::Setting;
 use crate::console::Console;
 use crate::context::{Context, address};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::output::table::Table;
-
-/// Show each setting and where it comes from
-///
-/// Flags win over `UPDRAFT_*` variables, those over updraft.toml, that over your own settings file.
-/// The token is never shown, only whether there is one.
-#[derive(Debug, clap::Args)]
-pub(crate) struct ConfigArgs {
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
 
 /// One line of the answer.
 struct Row {

@@ -1,0 +1,112 @@
+//! Which Deployment a command means.
+//!
+//! ```text
+//! argument → UPDRAFT_DEPLOYMENT → [[target]] for what was pushed → `deployment` of a file
+//! ```
+
+use updraft_model::{CiRun, DeploymentName};
+use updraft_project::{Project, Pushed, git_head, target};
+
+use crate::config::{Settings, Source};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+
+/// Where a command goes.
+#[derive(Debug)]
+pub(crate) enum Destination {
+    Named(DeploymentName),
+    /// By a target of `updraft.toml`.
+    Mapped(DeploymentName, Pushed),
+    /// The project has targets, and none of them is for this.
+    Nowhere(Pushed),
+}
+
+impl Context {
+    /// The argument's, or the one that what was pushed belongs to.
+    pub(crate) fn destination(&self, argument: Option<&DeploymentName>) -> Result<Destination> {
+        if let Some(name) = argument {
+            return Ok(Destination::Named(name.clone()));
+        }
+        let settings = self.settings()?;
+        let targets = settings.project.as_ref().map(|it| &it.value);
+        let project = targets.filter(|it| !it.settings().targets.is_empty());
+        match (&settings.deployment, project) {
+            (Some(named), Some(_)) if wins_over_targets(settings, &named.source) => {
+                Ok(Destination::Named(named.value.clone()))
+            }
+            (_, Some(project)) => Ok(mapped(project, pushed(self.ci(), project)?)),
+            (Some(named), None) => Ok(Destination::Named(named.value.clone())),
+            (None, None) => Err(missing()),
+        }
+    }
+
+    /// The same for commands that only look or belong to no push: an unmapped
+    /// branch leaves the Deployment that a file names.
+    pub(crate) fn deployment(&self, argument: Option<&DeploymentName>) -> Result<DeploymentName> {
+        match self.destination(argument)? {
+            Destination::Named(name) | Destination::Mapped(name, _) => Ok(name),
+            Destination::Nowhere(pushed) => match &self.settings()?.deployment {
+                Some(named) => Ok(named.value.clone()),
+                None => Err(nowhere(&pushed)),
+            },
+        }
+    }
+}
+
+/// Said for this one command; or by the quickstart of this checkout, for its
+/// own control plane.
+fn wins_over_targets(settings: &Settings, source: &Source) -> bool {
+    match source {
+        Source::Flag(_) | Source::Variable(_) => true,
+        Source::File(_) => settings.is_local(source) && settings.server.source == *source,
+        Source::Default => false,
+    }
+}
+
+fn mapped(project: &Project, pushed: Pushed) -> Destination {
+    match target(&project.settings().targets, &pushed) {
+        Some(target) => Destination::Mapped(target.deployment.clone(), pushed),
+        None => Destination::Nowhere(pushed),
+    }
+}
+
+/// What this checkout or this pipeline is of.
+pub(crate) fn pushed(run: Option<&CiRun>, project: &Project) -> Result<Pushed> {
+    if let Some((branch, _)) = crate::config::variable("UPDRAFT_BRANCH")? {
+        return Ok(Pushed::Branch(branch));
+    }
+    let by_run = Pushed::of(run, None);
+    if by_run != Pushed::Unknown {
+        return Ok(by_run);
+    }
+    Ok(Pushed::of(run, git_head(project.root()).as_ref()))
+}
+
+/// A push that no target is for.
+pub(crate) fn nowhere(pushed: &Pushed) -> Failure {
+    let why = match pushed {
+        Pushed::PullRequest(_) => {
+            "pull requests are checked and not deployed, unless `[preview]` is set"
+        }
+        Pushed::Unknown => "name the branch in UPDRAFT_BRANCH, or the Deployment as the argument",
+        Pushed::Branch(_) | Pushed::Tag(_) => {
+            "add a `[[target]]` for it, or name the Deployment as the argument; with `--if-mapped` this is no error"
+        }
+    };
+    Failure::new(
+        Exit::NotMapped,
+        format!("no `[[target]]` of updraft.toml is for {pushed}, so nothing was deployed"),
+    )
+    .code("not_mapped")
+    .help(why)
+}
+
+fn missing() -> Failure {
+    Failure::new(Exit::Usage, "no Deployment is named")
+        .code("deployment_missing")
+        .help(
+            "name one as the argument, in UPDRAFT_DEPLOYMENT, or as `deployment` or `[[target]]` in updraft.toml; \
+             `updraft deployment list` shows them",
+        )
+}
