@@ -37,7 +37,7 @@ lint: ## Formatting, clippy, Python lints and types
 
 bench: ## Speed, next to what else is installed
 	@cargo build --release --bin updraft
-	@UPDRAFT_UV=$$(scripts/tools uv) UPDRAFT_IMAGE=$$(scripts/tools image 3.3.2) UPDRAFT_BIN=$(CURDIR)/target/release/updraft cargo run --release -q -p updraft-bench
+	@UPDRAFT_UV=$$(scripts/tools uv) UPDRAFT_IMAGE=$$(scripts/tools image 3.3.2) UPDRAFT_BIN=$(CURDIR)/target/release/updraft cargo run --release -q -p updraft-bench -- $(ARGS)
 
 docs: ## Write the generated references again
 	@UPDATE_REFERENCES=1 cargo test -q --workspace reference_ 

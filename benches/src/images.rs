@@ -128,13 +128,16 @@ impl Bench {
 
     /// What an engine's commands need in their environment.
     fn variables(&self, engine: &Engine) -> String {
-        let mut variables = format!(
-            "DOCKER_CONFIG={0} REGISTRY_AUTH_FILE={0}/config.json",
-            self.config.display()
-        );
+        let mut variables = String::new();
         for (name, value) in engine.variables() {
-            let _ = write!(variables, " {name}={}", value.display());
+            let _ = write!(variables, "{name}={} ", value.display());
         }
+        let config = self.config.display();
+        // The last one counts, and an engine has a folder of its own.
+        let _ = write!(
+            variables,
+            "DOCKER_CONFIG={config} REGISTRY_AUTH_FILE={config}/config.json"
+        );
         variables
     }
 

@@ -57,27 +57,65 @@ const BARS: &[(&str, u64)] = &[
     (IMAGE_PUSHED, 2_000),
 ];
 
+/// What can be measured; `make bench ARGS="images registry"` measures those alone.
+const SECTIONS: [&str; 6] = [
+    "deploys", "checks", "registry", "images", "halves", "agents",
+];
+
 fn main() -> Result<()> {
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    for name in &asked {
+        ensure!(
+            SECTIONS.contains(&name.as_str()),
+            "there is no section `{name}`; there are {}",
+            SECTIONS.join(", ")
+        );
+    }
+    let is_asked = |name: &str| asked.is_empty() || asked.iter().any(|it| it == name);
     let mut table = Table::default();
     let installation = Installation::start("3.3.2")?;
     // Airflow is installed and up before anything is timed.
     installation.deploy(&["--timeout", "300"])?.expect_code(0)?;
-    let dags = installation.project.root().join("dags");
-    let mut tree = Tree::write(&dags)?;
-    println!("{tree}\n");
-
-    installation.forget_peak_memory()?;
-    measure_updraft(&installation, &mut tree, &mut table)?;
-    let memory = installation.peak_memory()?;
-    peers::measure(&dags, &mut tree, &mut table)?;
-    checks::measure(&installation, &mut table)?;
-    registry::measure(&installation, &mut table)?;
-    images::measure(&installation, &mut table)?;
-    halves::measure(&installation, &mut table)?;
+    let measured = measure(&installation, is_asked, &mut table);
+    // What was measured before a failure is worth as much.
     table.print(BARS);
-    println!("\npeak memory during the deploys: {memory}");
+    measured?;
     drop(installation);
-    println!("{}", agents::measure()?);
+    if is_asked("agents") {
+        println!("{}", agents::measure()?);
+    }
+    Ok(())
+}
+
+fn measure(
+    installation: &Installation,
+    is_asked: impl Fn(&str) -> bool,
+    table: &mut Table,
+) -> Result<()> {
+    if is_asked("deploys") {
+        let dags = installation.project.root().join("dags");
+        let mut tree = Tree::write(&dags)?;
+        println!("{tree}\n");
+        installation.forget_peak_memory()?;
+        measure_updraft(installation, &mut tree, table)?;
+        println!(
+            "peak memory during the deploys: {}\n",
+            installation.peak_memory()?
+        );
+        peers::measure(&dags, &mut tree, table)?;
+    }
+    if is_asked("checks") {
+        checks::measure(installation, table)?;
+    }
+    if is_asked("registry") {
+        registry::measure(installation, table)?;
+    }
+    if is_asked("images") {
+        images::measure(installation, table)?;
+    }
+    if is_asked("halves") {
+        halves::measure(installation, table)?;
+    }
     Ok(())
 }
 
