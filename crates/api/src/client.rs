@@ -171,34 +171,10 @@ pub struct Connect {
 impl Client {
     pub fn new(connect: &Connect, token: Option<String>) -> Result<Self, ClientError> {
         let base = parse_address(&connect.server)?;
-        let mut http = reqwest::Client::builder()
-            .user_agent(concat!("updraft/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(10))
-            .tcp_nodelay(true)
-            // What is sent may be secret, and is for this control plane alone.
-            .redirect(reqwest::redirect::Policy::none())
-            .tcp_keepalive(Duration::from_secs(30));
-        if base.scheme() == "http" {
-            if !connect.insecure_http && !is_loopback(&base) {
-                return Err(ClientError::InsecureAddress(base));
-            }
-            // Loading the machine's authorities costs more than a whole plan.
-            http = http.tls_certs_only([]);
-        } else {
-            // A machine without installed authorities still gets the public ones.
-            let public = webpki_root_certs::TLS_SERVER_ROOT_CERTS
-                .iter()
-                .filter_map(|der| reqwest::Certificate::from_der(der).ok());
-            http = http.tls_certs_merge(public);
-            if let Some(pem) = &connect.ca_certificates {
-                http = http.tls_certs_merge(
-                    reqwest::Certificate::from_pem_bundle(pem).map_err(ClientError::Setup)?,
-                );
-            }
+        if base.scheme() == "http" && !connect.insecure_http && !is_loopback(&base) {
+            return Err(ClientError::InsecureAddress(base));
         }
-        if is_loopback(&base) {
-            http = http.no_proxy();
-        }
+        let http = connection(&base, connect.ca_certificates.as_deref())?;
         Ok(Self {
             http: http.build().map_err(ClientError::Setup)?,
             base,
@@ -837,7 +813,40 @@ fn parse_address(given: &str) -> Result<Url, ClientError> {
     Ok(url)
 }
 
-fn is_loopback(url: &Url) -> bool {
+/// A connection to a server to which something secret is sent.
+pub fn connection(
+    base: &Url,
+    ca_certificates: Option<&[u8]>,
+) -> Result<reqwest::ClientBuilder, ClientError> {
+    let mut http = reqwest::Client::builder()
+        .user_agent(concat!("updraft/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(10))
+        .tcp_nodelay(true)
+        // It is for this server alone.
+        .redirect(reqwest::redirect::Policy::none())
+        .tcp_keepalive(Duration::from_secs(30));
+    if base.scheme() == "http" {
+        // Loading the machine's authorities costs more than a whole plan.
+        http = http.tls_certs_only([]);
+    } else {
+        // A machine without installed authorities still gets the public ones.
+        let public = webpki_root_certs::TLS_SERVER_ROOT_CERTS
+            .iter()
+            .filter_map(|der| reqwest::Certificate::from_der(der).ok());
+        http = http.tls_certs_merge(public);
+        if let Some(pem) = ca_certificates {
+            http = http.tls_certs_merge(
+                reqwest::Certificate::from_pem_bundle(pem).map_err(ClientError::Setup)?,
+            );
+        }
+    }
+    if is_loopback(base) {
+        http = http.no_proxy();
+    }
+    Ok(http)
+}
+
+pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(ip)) => IpAddr::V4(ip).is_loopback(),
         Some(url::Host::Ipv6(ip)) => IpAddr::V6(ip).is_loopback(),

@@ -445,7 +445,7 @@ fn number(text: Option<String>) -> Option<u64> {
 }
 
 /// `acme/sales` of an address that git takes.
-fn repository_of(url: &str) -> Option<String> {
+pub(crate) fn repository_of(url: &str) -> Option<String> {
     let path = match url.split_once("://") {
         Some((_, rest)) => rest.split_once('/')?.1,
         None => url.split_once(':')?.1,

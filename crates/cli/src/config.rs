@@ -529,6 +529,13 @@ const SETTINGS: &[[&str; 5]] = &[
     [
         "",
         "",
+        "`UPDRAFT_COMMENT_TOKEN`, `UPDRAFT_COMMENT_API`",
+        "no",
+        "With which token and where `updraft deploy --plan --comment` writes, instead of the forge's own variables",
+    ],
+    [
+        "",
+        "",
         "`UPDRAFT_CONFIG`",
         "no",
         "The user's settings file, instead of `~/.config/updraft/config.toml`; tokens lie beside it",

@@ -41,6 +41,24 @@ impl Context {
         }
     }
 
+    /// Where merging would go, for a plan in the pipeline of a pull request.
+    pub(crate) fn planned_destination(
+        &self,
+        argument: Option<&DeploymentName>,
+    ) -> Result<Destination> {
+        let destination = self.destination(argument)?;
+        let Destination::Nowhere(Pushed::PullRequest(_)) = &destination else {
+            return Ok(destination);
+        };
+        let into = self
+            .ci()
+            .and_then(|run| run.pull_request.as_ref()?.into.clone());
+        Ok(match (into, self.project()) {
+            (Some(into), Ok(project)) => mapped(project, Pushed::Branch(into)),
+            _ => destination,
+        })
+    }
+
     /// The same for commands that only look or belong to no push: an unmapped
     /// branch leaves the Deployment that a file names.
     pub(crate) fn deployment(&self, argument: Option<&DeploymentName>) -> Result<DeploymentName> {

@@ -1,6 +1,7 @@
 //! What tests share: real servers, and an end to everything they start.
 
 mod agent;
+mod forge;
 mod port;
 mod postgres;
 mod reaper;
@@ -12,6 +13,7 @@ mod state;
 mod tree;
 
 pub use agent::{TestAgent, dag_ids, proof};
+pub use forge::{ForgeComment, TestForge};
 pub use port::free_port;
 pub use postgres::Postgres;
 pub use reaper::Reaper;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod checked;
+mod comments;
 mod common;
 mod dev_start;
 mod edges;

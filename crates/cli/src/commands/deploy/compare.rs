@@ -74,6 +74,7 @@ pub(super) struct Read {
 }
 
 /// The image half of the Release that a deploy makes.
+#[derive(Clone)]
 pub(super) struct RunsIn {
     /// None: a plan does not make it.
     pub(super) image: Option<Digest>,

@@ -33,7 +33,7 @@ use super::report::{
     Outcome, Sent, Timings, has_changed_image, is_empty, merged, milliseconds, nothing_to_do,
     sent_text, summary, write_names, write_some,
 };
-use super::{checks, plan, upload};
+use super::{checks, comment, plan, upload};
 use crate::busy::busy;
 use crate::checks::elsewhere::{self, Asked};
 use crate::checks::names;
@@ -76,6 +76,10 @@ pub(crate) struct DeployArgs {
     /// Only show what would change
     #[arg(long, conflicts_with_all = ["no_wait", "timeout", "description"])]
     plan: bool,
+
+    /// Check the project too, and write the plan on the pull request that this pipeline is for
+    #[arg(long, requires = "plan")]
+    comment: bool,
 
     /// What it is for, in the history
     #[arg(
@@ -145,7 +149,12 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     let started = Instant::now();
     let interrupt = Interrupt::listen()?;
     let project = cx.project()?;
-    let name = match cx.destination(args.deployment.as_ref())? {
+    let destination = if args.plan {
+        cx.planned_destination(args.deployment.as_ref())?
+    } else {
+        cx.destination(args.deployment.as_ref())?
+    };
+    let name = match destination {
         Destination::Named(name) => name,
         Destination::Mapped(name, pushed) => {
             writeln!(out.status(), "{pushed} goes to `{name}`")?;
@@ -178,7 +187,8 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         started,
     };
     if args.plan {
-        return Box::pin(interrupt.ends(ask.show_plan(out))).await;
+        let comment = args.comment.then_some(cx);
+        return Box::pin(interrupt.ends(ask.show_plan(comment, out))).await;
     }
     let (outcome, ending) = Box::pin(ask.run(&interrupt, out)).await?;
     match ending {
@@ -230,7 +240,15 @@ struct Claim {
 }
 
 impl Deploy<'_> {
-    async fn show_plan(&self, out: &mut Console) -> Result<Exit> {
+    /// With a comment the project is checked as well, since it tells of that.
+    async fn show_plan(&self, comment: Option<&Context>, out: &mut Console) -> Result<Exit> {
+        let git = match comment {
+            Some(_) => join_git(self.ask_git()).await,
+            None => None,
+        };
+        let forge = comment
+            .map(|cx| comment::forge(cx, git.as_ref()))
+            .transpose()?;
         let mut step = out.step(format!("comparing with `{}`", self.deployment));
         let read = self.read().await?;
         let (scan, took) = (Arc::clone(&read.scan), read.took);
@@ -256,8 +274,71 @@ impl Deploy<'_> {
         outcome.timings_ms.scanned = Some(milliseconds(took));
         outcome.timings_ms.total = milliseconds(self.started.elapsed());
         outcome.image(planned.changes_image, planned.image_differs.clone());
+        if let Some(forge) = &forge {
+            let ran = self.check_plan(&planned, &scan, out).await?;
+            if !ran.passed() {
+                outcome.exit = Exit::CheckFailed;
+                outcome.exit_code = outcome.exit.code();
+            }
+            outcome.checks = ran.stages;
+            let told = comment::Told {
+                project: self.project.name(),
+                outcome: &outcome,
+                planned: &planned,
+                git: git.as_ref(),
+                run: self.ci,
+            };
+            outcome.comment = Some(comment::write(forge, &told).await?);
+        }
         plan::print(&outcome, &planned, out)?;
-        Ok(Exit::Success)
+        if let Some(comment) = &outcome.comment {
+            let at = comment.url.as_ref().map(|url| format!(": {url}"));
+            writeln!(
+                out.status(),
+                "{}{}",
+                comment.outcome,
+                at.unwrap_or_default()
+            )?;
+        }
+        Ok(outcome.exit)
+    }
+
+    /// What a deploy would check, without one.
+    async fn check_plan(
+        &self,
+        planned: &Planned,
+        scan: &Arc<Scan>,
+        out: &mut Console,
+    ) -> Result<Ran> {
+        if planned.bundles.is_empty() {
+            return Ok(Ran::default());
+        }
+        let mut claim = Claim {
+            bundles: planned.bundles.clone(),
+            runs_in: planned.runs_in.clone(),
+            require: planned.comparison.require.clone(),
+        };
+        let mut stages = self.stages;
+        if planned.runs_in.config.is_none() {
+            // An image that a plan does not build.
+            stages = Stages::NONE;
+            claim.require.clear();
+        }
+        let began = Instant::now();
+        let job = Job {
+            stages: stages.and(&claim.require),
+            ..self.job(&claim, scan, out).await?
+        };
+        let mut step = out.step("checking");
+        let ran = busy(&mut step, out, move |stop, say| job.run(stop, say)).await?;
+        out.abandon(step);
+        ran.say(began, out)?;
+        Ok(ran)
+    }
+
+    fn ask_git(&self) -> JoinHandle<Option<GitState>> {
+        let project = self.project.clone();
+        tokio::task::spawn_blocking(move || project.git())
     }
 
     /// Deploys, and follows it to its end unless nobody wants to wait. What
@@ -328,10 +409,7 @@ impl Deploy<'_> {
     /// Everything up to acceptance: until then nothing has changed for anybody.
     async fn begin(&self, timings: &mut Timings, out: &mut Console) -> Result<Begun> {
         let mut step = out.step(format!("comparing with `{}`", self.deployment));
-        let git = {
-            let project = self.project.clone();
-            tokio::task::spawn_blocking(move || project.git())
-        };
+        let git = self.ask_git();
         let read = self.read().await?;
         failpoint("cli.read");
         timings.scanned = Some(milliseconds(read.took));

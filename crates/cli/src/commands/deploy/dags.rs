@@ -167,7 +167,7 @@ pub(super) fn write(
 }
 
 /// What a deploy means for the runs that are under way.
-fn what_runs_keep(planned: &Planned) -> String {
+pub(super) fn what_runs_keep(planned: &Planned) -> String {
     let changes_dags = !planned.parts.bundles.is_empty();
     let is_airflow_2 = planned
         .runs_in
@@ -212,7 +212,7 @@ fn write_list<T>(
 }
 
 /// `sales: @daily, 3 tasks`
-fn described(dag: &DagOf) -> String {
+pub(super) fn described(dag: &DagOf) -> String {
     let dag = &dag.dag;
     format!(
         "{}: {}, {}",
@@ -223,7 +223,7 @@ fn described(dag: &DagOf) -> String {
 }
 
 /// `sales: schedule @daily → @hourly; task +load; task -extract`
-fn changes(dag: &ChangedDag) -> String {
+pub(super) fn changes(dag: &ChangedDag) -> String {
     let mut parts = Vec::new();
     if let Some(from) = &dag.moved_from {
         parts.push(format!("moved from {from} to {}", dag.file));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use updraft_api::deploy::{DeployView, FileChanges};
 use updraft_check::parse::DagDiff;
+use updraft_ci::comment::Posted;
 use updraft_model::{
     CheckStage, DagChanges, DeployState, DeploymentName, Failure, ImportError, Proof, ReleasePart,
     StageResult, UnfinishedRuns,
@@ -51,6 +52,8 @@ pub(crate) struct Outcome {
     pub(crate) sent: Option<Sent>,
     /// How each check went that was run.
     pub(crate) checks: BTreeMap<CheckStage, StageResult>,
+    /// What became of the comment on the pull request; only of a plan.
+    pub(crate) comment: Option<Posted>,
     pub(crate) timings_ms: Timings,
     pub(crate) deploy: Option<DeployView>,
 }
@@ -115,6 +118,7 @@ impl Outcome {
             image_differs: Vec::new(),
             sent: None,
             checks: BTreeMap::new(),
+            comment: None,
             timings_ms: Timings::default(),
             deploy: None,
         }
