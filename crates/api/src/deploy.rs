@@ -41,7 +41,7 @@ pub struct CreateDeploy {
     pub git: Option<GitState>,
     /// The pipeline run that asks.
     #[serde(default)]
-    pub ci: Option<CiRun>,
+    pub ci: Option<Box<CiRun>>,
     /// Whether Airflow's database may be taken back to what an older Airflow knows.
     #[serde(default)]
     pub allow_downgrade: bool,
@@ -137,7 +137,7 @@ pub struct DeployView {
     pub git: Option<GitState>,
     /// The pipeline run that asked for it, as it said.
     #[serde(default)]
-    pub ci: Option<CiRun>,
+    pub ci: Option<Box<CiRun>>,
     /// The name of the token that asked for it.
     pub created_by: String,
     pub created_at: DateTime<Utc>,

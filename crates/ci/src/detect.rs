@@ -460,9 +460,9 @@ mod tests {
     use super::*;
 
     /// What is found, from variables as `NAME=value`.
-    fn run(variables: &[&str]) -> CiRun {
+    fn run(variables: &str) -> CiRun {
         let env = |name: &str| {
-            let given = variables.iter().find_map(|it| it.strip_prefix(name));
+            let given = variables.split(' ').find_map(|it| it.strip_prefix(name));
             given.and_then(|it| it.strip_prefix('=')).map(str::to_owned)
         };
         detect(&env).expect("a pipeline")
@@ -482,81 +482,46 @@ mod tests {
     fn nothing_is_said_of_somebodys_own_machine() {
         let env = |name: &str| (name == "CI").then(String::new);
         assert_eq!(detect(&env), None);
-        assert_eq!(run(&["CI=true"]), CiRun::default());
+        assert_eq!(run("CI=true"), CiRun::default());
     }
 
     #[test]
     fn a_push_is_its_branch() {
-        let pushes: [(&[&str], CiProvider); 9] = [
+        let pushes: [(&str, CiProvider); 9] = [
             (
-                &[
-                    "GITHUB_ACTIONS=true",
-                    "GITHUB_REF_TYPE=branch",
-                    "GITHUB_REF_NAME=main",
-                    "GITHUB_REPOSITORY=acme/sales",
-                ],
+                "GITHUB_ACTIONS=true GITHUB_REF_TYPE=branch GITHUB_REF_NAME=main GITHUB_REPOSITORY=acme/sales",
                 CiProvider::Github,
             ),
             (
-                &[
-                    "GITLAB_CI=true",
-                    "CI_COMMIT_BRANCH=main",
-                    "CI_PROJECT_PATH=acme/sales",
-                ],
+                "GITLAB_CI=true CI_COMMIT_BRANCH=main CI_PROJECT_PATH=acme/sales",
                 CiProvider::Gitlab,
             ),
             (
-                &[
-                    "CIRCLECI=true",
-                    "CIRCLE_BRANCH=main",
-                    "CIRCLE_PROJECT_USERNAME=acme",
-                    "CIRCLE_PROJECT_REPONAME=sales",
-                ],
+                "CIRCLECI=true CIRCLE_BRANCH=main CIRCLE_PROJECT_USERNAME=acme CIRCLE_PROJECT_REPONAME=sales",
                 CiProvider::Circleci,
             ),
             (
-                &[
-                    "JENKINS_URL=http://ci/",
-                    "BRANCH_NAME=main",
-                    "GIT_URL=git@example.com:acme/sales.git",
-                ],
+                "JENKINS_URL=http://ci/ BRANCH_NAME=main GIT_URL=git@example.com:acme/sales.git",
                 CiProvider::Jenkins,
             ),
             (
-                &[
-                    "BITBUCKET_BUILD_NUMBER=1",
-                    "BITBUCKET_BRANCH=main",
-                    "BITBUCKET_REPO_FULL_NAME=acme/sales",
-                ],
+                "BITBUCKET_BUILD_NUMBER=1 BITBUCKET_BRANCH=main BITBUCKET_REPO_FULL_NAME=acme/sales",
                 CiProvider::Bitbucket,
             ),
             (
-                &[
-                    "TF_BUILD=True",
-                    "BUILD_SOURCEBRANCH=refs/heads/main",
-                    "BUILD_REPOSITORY_NAME=acme/sales",
-                ],
+                "TF_BUILD=True BUILD_SOURCEBRANCH=refs/heads/main BUILD_REPOSITORY_NAME=acme/sales",
                 CiProvider::Azure,
             ),
             (
-                &[
-                    "CODEBUILD_BUILD_ID=sales:1",
-                    "CODEBUILD_WEBHOOK_TRIGGER=branch/main",
-                    "CODEBUILD_SOURCE_REPO_URL=https://example.com/acme/sales.git",
-                ],
+                "CODEBUILD_BUILD_ID=sales:1 CODEBUILD_WEBHOOK_TRIGGER=branch/main CODEBUILD_SOURCE_REPO_URL=https://example.com/acme/sales.git",
                 CiProvider::Codebuild,
             ),
             (
-                &["DRONE=true", "DRONE_BRANCH=main", "DRONE_REPO=acme/sales"],
+                "DRONE=true DRONE_BRANCH=main DRONE_REPO=acme/sales",
                 CiProvider::Drone,
             ),
             (
-                &[
-                    "BUILDKITE=true",
-                    "BUILDKITE_BRANCH=main",
-                    "BUILDKITE_PULL_REQUEST=false",
-                    "BUILDKITE_REPO=ssh://git@example.com/acme/sales",
-                ],
+                "BUILDKITE=true BUILDKITE_BRANCH=main BUILDKITE_PULL_REQUEST=false BUILDKITE_REPO=ssh://git@example.com/acme/sales",
                 CiProvider::Buildkite,
             ),
         ];
@@ -570,23 +535,16 @@ mod tests {
 
     #[test]
     fn a_tag_is_no_branch() {
-        let tags: [&[&str]; 9] = [
-            &[
-                "GITHUB_ACTIONS=true",
-                "GITHUB_REF_TYPE=tag",
-                "GITHUB_REF_NAME=v1",
-            ],
-            &["GITLAB_CI=true", "CI_COMMIT_TAG=v1"],
-            &["CIRCLECI=true", "CIRCLE_TAG=v1"],
-            &["JENKINS_URL=http://ci/", "BRANCH_NAME=v1", "TAG_NAME=v1"],
-            &["BITBUCKET_BUILD_NUMBER=1", "BITBUCKET_TAG=v1"],
-            &["TF_BUILD=True", "BUILD_SOURCEBRANCH=refs/tags/v1"],
-            &[
-                "CODEBUILD_BUILD_ID=sales:1",
-                "CODEBUILD_WEBHOOK_TRIGGER=tag/v1",
-            ],
-            &["DRONE=true", "DRONE_BRANCH=main", "DRONE_TAG=v1"],
-            &["BUILDKITE=true", "BUILDKITE_TAG=v1"],
+        let tags: [&str; 9] = [
+            "GITHUB_ACTIONS=true GITHUB_REF_TYPE=tag GITHUB_REF_NAME=v1",
+            "GITLAB_CI=true CI_COMMIT_TAG=v1",
+            "CIRCLECI=true CIRCLE_TAG=v1",
+            "JENKINS_URL=http://ci/ BRANCH_NAME=v1 TAG_NAME=v1",
+            "BITBUCKET_BUILD_NUMBER=1 BITBUCKET_TAG=v1",
+            "TF_BUILD=True BUILD_SOURCEBRANCH=refs/tags/v1",
+            "CODEBUILD_BUILD_ID=sales:1 CODEBUILD_WEBHOOK_TRIGGER=tag/v1",
+            "DRONE=true DRONE_BRANCH=main DRONE_TAG=v1",
+            "BUILDKITE=true BUILDKITE_TAG=v1",
         ];
         for variables in tags {
             assert_eq!(
@@ -599,104 +557,47 @@ mod tests {
 
     #[test]
     fn a_pull_request_from_main_is_no_push_to_main() {
-        let requests: [(&[&str], bool); 12] = [
+        let requests: [(&str, bool); 12] = [
             (
-                &[
-                    "GITLAB_CI=true",
-                    "CI_MERGE_REQUEST_IID=7",
-                    "CI_MERGE_REQUEST_PROJECT_ID=1",
-                    "CI_MERGE_REQUEST_SOURCE_PROJECT_ID=1",
-                    "CI_COMMIT_BRANCH=main",
-                ],
+                "GITLAB_CI=true CI_MERGE_REQUEST_IID=7 CI_MERGE_REQUEST_PROJECT_ID=1 CI_MERGE_REQUEST_SOURCE_PROJECT_ID=1 CI_COMMIT_BRANCH=main",
                 false,
             ),
             (
-                &[
-                    "GITLAB_CI=true",
-                    "CI_MERGE_REQUEST_IID=7",
-                    "CI_MERGE_REQUEST_PROJECT_ID=1",
-                    "CI_MERGE_REQUEST_SOURCE_PROJECT_ID=2",
-                ],
+                "GITLAB_CI=true CI_MERGE_REQUEST_IID=7 CI_MERGE_REQUEST_PROJECT_ID=1 CI_MERGE_REQUEST_SOURCE_PROJECT_ID=2",
                 true,
             ),
-            (&["CIRCLECI=true", "CIRCLE_BRANCH=pull/7"], true),
+            ("CIRCLECI=true CIRCLE_BRANCH=pull/7", true),
             (
-                &[
-                    "JENKINS_URL=http://ci/",
-                    "BRANCH_NAME=PR-7",
-                    "CHANGE_ID=7",
-                    "CHANGE_BRANCH=main",
-                    "GIT_BRANCH=main",
-                ],
+                "JENKINS_URL=http://ci/ BRANCH_NAME=PR-7 CHANGE_ID=7 CHANGE_BRANCH=main GIT_BRANCH=main",
                 false,
             ),
             (
-                &[
-                    "JENKINS_URL=http://ci/",
-                    "BRANCH_NAME=PR-7",
-                    "CHANGE_ID=7",
-                    "CHANGE_FORK=eve",
-                ],
+                "JENKINS_URL=http://ci/ BRANCH_NAME=PR-7 CHANGE_ID=7 CHANGE_FORK=eve",
                 true,
             ),
             (
-                &[
-                    "BITBUCKET_BUILD_NUMBER=1",
-                    "BITBUCKET_BRANCH=main",
-                    "BITBUCKET_PR_ID=7",
-                ],
+                "BITBUCKET_BUILD_NUMBER=1 BITBUCKET_BRANCH=main BITBUCKET_PR_ID=7",
                 false,
             ),
             (
-                &[
-                    "TF_BUILD=True",
-                    "BUILD_SOURCEBRANCH=refs/pull/7/merge",
-                    "SYSTEM_PULLREQUEST_PULLREQUESTID=7",
-                    "SYSTEM_PULLREQUEST_ISFORK=False",
-                ],
+                "TF_BUILD=True BUILD_SOURCEBRANCH=refs/pull/7/merge SYSTEM_PULLREQUEST_PULLREQUESTID=7 SYSTEM_PULLREQUEST_ISFORK=False",
                 false,
             ),
             (
-                &[
-                    "TF_BUILD=True",
-                    "BUILD_SOURCEBRANCH=refs/pull/7/merge",
-                    "SYSTEM_PULLREQUEST_PULLREQUESTNUMBER=7",
-                    "SYSTEM_PULLREQUEST_PULLREQUESTID=99",
-                    "SYSTEM_PULLREQUEST_ISFORK=True",
-                ],
+                "TF_BUILD=True BUILD_SOURCEBRANCH=refs/pull/7/merge SYSTEM_PULLREQUEST_PULLREQUESTNUMBER=7 SYSTEM_PULLREQUEST_PULLREQUESTID=99 SYSTEM_PULLREQUEST_ISFORK=True",
                 true,
             ),
             (
-                &[
-                    "CODEBUILD_BUILD_ID=sales:1",
-                    "CODEBUILD_WEBHOOK_TRIGGER=pr/7",
-                    "CODEBUILD_WEBHOOK_HEAD_REF=refs/heads/main",
-                ],
+                "CODEBUILD_BUILD_ID=sales:1 CODEBUILD_WEBHOOK_TRIGGER=pr/7 CODEBUILD_WEBHOOK_HEAD_REF=refs/heads/main",
+                true,
+            ),
+            ("DRONE=true DRONE_BRANCH=main DRONE_PULL_REQUEST=7", true),
+            (
+                "BUILDKITE=true BUILDKITE_BRANCH=main BUILDKITE_PULL_REQUEST=7 BUILDKITE_REPO=git@example.com:acme/sales.git BUILDKITE_PULL_REQUEST_REPO=https://example.com/eve/sales.git",
                 true,
             ),
             (
-                &["DRONE=true", "DRONE_BRANCH=main", "DRONE_PULL_REQUEST=7"],
-                true,
-            ),
-            (
-                &[
-                    "BUILDKITE=true",
-                    "BUILDKITE_BRANCH=main",
-                    "BUILDKITE_PULL_REQUEST=7",
-                    "BUILDKITE_REPO=git@example.com:acme/sales.git",
-                    "BUILDKITE_PULL_REQUEST_REPO=https://example.com/eve/sales.git",
-                ],
-                true,
-            ),
-            (
-                &[
-                    "GITHUB_ACTIONS=true",
-                    "GITHUB_EVENT_NAME=pull_request",
-                    "GITHUB_REF=refs/pull/7/merge",
-                    "GITHUB_REF_TYPE=branch",
-                    "GITHUB_REF_NAME=7/merge",
-                    "GITHUB_HEAD_REF=main",
-                ],
+                "GITHUB_ACTIONS=true GITHUB_EVENT_NAME=pull_request GITHUB_REF=refs/pull/7/merge GITHUB_REF_TYPE=branch GITHUB_REF_NAME=7/merge GITHUB_HEAD_REF=main",
                 true,
             ),
         ];
@@ -712,19 +613,9 @@ mod tests {
     /// They build branches: an open pull request is beside the point.
     #[test]
     fn a_branch_with_a_pull_request_is_both() {
-        let built: [&[&str]; 2] = [
-            &[
-                "CIRCLECI=true",
-                "CIRCLE_BRANCH=feature",
-                "CIRCLE_PULL_REQUEST=https://github.com/acme/sales/pull/7",
-            ],
-            &[
-                "BUILDKITE=true",
-                "BUILDKITE_BRANCH=feature",
-                "BUILDKITE_PULL_REQUEST=7",
-                "BUILDKITE_REPO=git@example.com:acme/sales.git",
-                "BUILDKITE_PULL_REQUEST_REPO=https://example.com/acme/sales.git",
-            ],
+        let built: [&str; 2] = [
+            "CIRCLECI=true CIRCLE_BRANCH=feature CIRCLE_PULL_REQUEST=https://github.com/acme/sales/pull/7",
+            "BUILDKITE=true BUILDKITE_BRANCH=feature BUILDKITE_PULL_REQUEST=7 BUILDKITE_REPO=git@example.com:acme/sales.git BUILDKITE_PULL_REQUEST_REPO=https://example.com/acme/sales.git",
         ];
         for variables in built {
             let expected = (Some("feature"), None, Some((7, false)));
@@ -734,12 +625,9 @@ mod tests {
 
     #[test]
     fn a_merge_queue_is_no_push() {
-        let github = run(&[
-            "GITHUB_ACTIONS=true",
-            "GITHUB_EVENT_NAME=merge_group",
-            "GITHUB_REF_TYPE=branch",
-            "GITHUB_REF_NAME=gh-readonly-queue/main/pr-7-abc",
-        ]);
+        let github = run(
+            "GITHUB_ACTIONS=true GITHUB_EVENT_NAME=merge_group GITHUB_REF_TYPE=branch GITHUB_REF_NAME=gh-readonly-queue/main/pr-7-abc",
+        );
         assert_eq!(pushed(&github), (None, None, None));
     }
 
@@ -750,20 +638,12 @@ mod tests {
         let file = dir.join("event.json");
         let of = |name: &str, event: Value| {
             std::fs::write(&file, event.to_string()).unwrap();
-            let path = format!("GITHUB_EVENT_PATH={}", file.display());
-            let name = format!("GITHUB_EVENT_NAME={name}");
             // A workflow of the default branch, whatever it is for.
-            let branch = [
-                "GITHUB_REF_TYPE=branch",
-                "GITHUB_REF_NAME=main",
-                "GITHUB_REPOSITORY=acme/sales",
-            ];
-            let given = [
-                &["GITHUB_ACTIONS=true", name.as_str(), path.as_str()][..],
-                &branch,
-            ]
-            .concat();
-            run(&given)
+            run(&format!(
+                "GITHUB_ACTIONS=true GITHUB_EVENT_NAME={name} GITHUB_EVENT_PATH={} \
+                 GITHUB_REF_TYPE=branch GITHUB_REF_NAME=main GITHUB_REPOSITORY=acme/sales",
+                file.display()
+            ))
         };
         let head = |repository: &str| serde_json::json!({"pull_request": {"number": 7, "head": {"repo": {"full_name": repository}}}});
         let ours = of("pull_request", head("acme/sales"));

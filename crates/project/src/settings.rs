@@ -183,7 +183,7 @@ pub enum SettingsError {
     #[error("{at} of `updraft.toml`: the {of} goes to `{deployment}` already, by line {before}")]
     SecondTarget {
         at: Place,
-        of: RefPattern,
+        of: String,
         deployment: DeploymentName,
         before: usize,
     },
@@ -284,7 +284,7 @@ fn targets(
         if let Some(before) = targets.iter().find(|it| it.of == of) {
             return Err(SettingsError::SecondTarget {
                 at,
-                of,
+                of: of.to_string(),
                 deployment: before.deployment.clone(),
                 before: before.line,
             });

@@ -61,7 +61,7 @@ pub(crate) fn start(app: &App) {
     let counted = Arc::new(Mutex::new(Counted::new()));
     every(app, "look for what ran out of time", sweep, move |app| {
         let counted = counted.clone();
-        async move { give_up_waiting(&app, &mut *counted.lock().await).await }
+        async move { Box::pin(give_up_waiting(&app, &mut *counted.lock().await)).await }
     });
     let write_leases = if app.store.is_shared() {
         WRITE_LEASES_SHARED

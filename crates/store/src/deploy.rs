@@ -33,7 +33,7 @@ pub struct Deploy {
     pub files: BTreeMap<BundleName, FileLists>,
     pub description: String,
     pub git: Option<GitState>,
-    pub ci: Option<CiRun>,
+    pub ci: Option<Box<CiRun>>,
     pub created_by: String,
     pub created_at: Timestamp,
     /// When its upload last moved.
@@ -90,7 +90,7 @@ pub struct NewDeploy {
     pub parts: DeployParts,
     pub description: String,
     pub git: Option<GitState>,
-    pub ci: Option<CiRun>,
+    pub ci: Option<Box<CiRun>>,
     pub created_by: String,
     pub created_at: Timestamp,
     pub returns_to: Option<DeployId>,

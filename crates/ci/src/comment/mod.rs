@@ -150,15 +150,15 @@ pub async fn post(forge: &Forge, comment: &Comment) -> Result<Posted, CommentErr
 /// The oldest of ours. Anybody can write our first line, so it has to be by
 /// whoever we are.
 async fn find(forge: &Forge, comment: &Comment) -> Result<Option<Known>, CommentError> {
-    let marker = comment.marker();
-    let mut marked = forge.comments().await?;
-    marked.retain(|one| one.body.trim_start().starts_with(&marker));
-    if marked.is_empty() {
+    let first_line = comment.marker();
+    let mut found = forge.comments().await?;
+    found.retain(|one| one.body.trim_start().starts_with(&first_line));
+    if found.is_empty() {
         return Ok(None);
     }
     let me = forge.me().await?;
-    marked.retain(|one| me.wrote(one));
-    Ok(marked.into_iter().min_by_key(|one| one.order()))
+    found.retain(|one| me.wrote(one));
+    Ok(found.into_iter().min_by_key(Known::order))
 }
 
 /// Forges change line ends and spaces at the end.

@@ -19,8 +19,11 @@ branch = \"main\"
 deployment = \"shop\"
 ";
 
+/// Names and values.
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
 /// The pipeline of pull request 7, of a branch that adds a DAG file.
-fn requested(variables: &[(&str, &str)], forge: &TestForge) -> World {
+fn requested(variables: Variables<'_>, forge: &TestForge) -> World {
     let mut world = World::new();
     world.sandbox.write("here/updraft.toml", TARGETS);
     world.deploy(&["--no-wait"]).ended_with(0);
@@ -118,7 +121,7 @@ fn a_pull_request_has_one_comment_that_is_kept_up_to_date() {
 #[test]
 fn every_forge_is_asked_in_its_own_words() {
     let azure = "/Data%20Team/_apis/git/repositories/shop-id/pullRequests/7/threads";
-    let forges: [(&[(&str, &str)], &str, &str); 4] = [
+    let forges: [(Variables<'_>, &str, &str); 4] = [
         (
             &[
                 ("GITLAB_CI", "true"),

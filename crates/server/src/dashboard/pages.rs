@@ -416,7 +416,7 @@ impl DeployPage {
                 .collect::<Vec<_>>()
                 .join(", "),
             }),
-            run: deploy.ci.map(RunFact::new),
+            run: deploy.ci.map(|run| RunFact::new(*run)),
             proof,
             files: deploy
                 .files

@@ -21,7 +21,7 @@ pub(crate) async fn create(
 ) -> Result<Comparison, DeployError> {
     check_text("key", &ask.key, 1, 200)?;
     check_text("description", &ask.description, 0, 5000)?;
-    check_run(ask.ci.as_ref())?;
+    check_run(ask.ci.as_deref())?;
     let offer = Offer::read(ask.parts, &app.config.limits)?;
     // No blob may go between looking for it and naming it.
     let gate = app.blob_gate.read().await;

@@ -105,16 +105,13 @@ fn headline(outcome: &Outcome) -> String {
         let lists = [dags.added.len(), dags.changed.len(), dags.removed.len()];
         counted(lists, "DAG")
     });
-    let files = || match is_empty(&outcome.files) {
-        true => None,
-        false => Some(summary(&outcome.files)),
-    };
+    let files = || (!is_empty(&outcome.files)).then(|| summary(&outcome.files));
     let image = (outcome.environment == "made").then(|| "the image changes".to_owned());
     let parts: Vec<String> = [dags.or_else(files), image].into_iter().flatten().collect();
-    match parts.is_empty() {
-        true => "No DAG changes".to_owned(),
-        false => parts.join("; "),
+    if parts.is_empty() {
+        return "No DAG changes".to_owned();
     }
+    parts.join("; ")
 }
 
 fn write_dags(told: &Told<'_>, text: &mut String) {

@@ -73,13 +73,8 @@ pub(crate) struct DeployArgs {
     #[arg(long, conflicts_with = "deployment")]
     if_mapped: bool,
 
-    /// Only show what would change
-    #[arg(long, conflicts_with_all = ["no_wait", "timeout", "description"])]
-    plan: bool,
-
-    /// Check the project too, and write the plan on the pull request that this pipeline is for
-    #[arg(long, requires = "plan")]
-    comment: bool,
+    #[command(flatten)]
+    planning: PlanArgs,
 
     /// What it is for, in the history
     #[arg(
@@ -103,6 +98,17 @@ pub(crate) struct DeployArgs {
 
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct PlanArgs {
+    /// Only show what would change
+    #[arg(long, conflicts_with_all = ["no_wait", "timeout", "description"])]
+    plan: bool,
+
+    /// Check the project too, and write the plan on the pull request that this pipeline is for
+    #[arg(long, requires = "plan")]
+    comment: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -149,7 +155,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     let started = Instant::now();
     let interrupt = Interrupt::listen()?;
     let project = cx.project()?;
-    let destination = if args.plan {
+    let destination = if args.planning.plan {
         cx.planned_destination(args.deployment.as_ref())?
     } else {
         cx.destination(args.deployment.as_ref())?
@@ -174,7 +180,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         image: args.image.clone(),
         ci: cx.ci(),
         access: access(cx).ok(),
-        purpose: if args.plan {
+        purpose: if args.planning.plan {
             Purpose::Plan
         } else {
             Purpose::Deploy
@@ -186,8 +192,8 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         cache: cx.cache_dir(),
         started,
     };
-    if args.plan {
-        let comment = args.comment.then_some(cx);
+    if args.planning.plan {
+        let comment = args.planning.comment.then_some(cx);
         return Box::pin(interrupt.ends(ask.show_plan(comment, out))).await;
     }
     let (outcome, ending) = Box::pin(ask.run(&interrupt, out)).await?;
@@ -645,7 +651,7 @@ impl Deploy<'_> {
             parts: planned.parts.clone(),
             description: self.description.to_owned(),
             git,
-            ci: self.ci.cloned(),
+            ci: self.ci.cloned().map(Box::new),
             allow_downgrade: self.allow_downgrade,
             key: Uuid::now_v7().to_string(),
         };

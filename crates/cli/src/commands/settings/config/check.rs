@@ -71,9 +71,10 @@ pub(crate) async fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Re
     // Text that is not valid has ended it already, with line and column.
     let project = cx.project()?;
     let settings = project.settings();
-    let known = match args.offline {
-        true => None,
-        false => Some(ask(cx).await?),
+    let known = if args.offline {
+        None
+    } else {
+        Some(ask(cx).await?)
     };
     let mut problems = unreachable_targets(&settings.targets);
     if let Some(known) = &known {
