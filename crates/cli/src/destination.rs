@@ -105,7 +105,7 @@ pub(crate) fn pushed(run: Option<&CiRun>, project: &Project) -> Result<Pushed> {
 pub(crate) fn nowhere(pushed: &Pushed) -> Failure {
     let why = match pushed {
         Pushed::PullRequest(_) => {
-            "pull requests are checked and not deployed, unless `[preview]` is set"
+            "pull requests are not deployed: `updraft deploy --plan` shows what merging would change"
         }
         Pushed::Unknown => "name the branch in UPDRAFT_BRANCH, or the Deployment as the argument",
         Pushed::Branch(_) | Pushed::Tag(_) => {

@@ -222,9 +222,7 @@ impl SettingsError {
                 "the sections are `[project]`, `[deploy]`, `[check]`, `[[target]]` and `[preview]`"
             }
             Self::Invalid { .. } => "correct the line; the file is TOML",
-            Self::SecondTarget { .. } => {
-                "keep one of the two: a branch goes to one Deployment, and `updraft promote` takes it further"
-            }
+            Self::SecondTarget { .. } => "keep one of the two: a branch goes to one Deployment",
             Self::Twice(_) => "keep one of the two",
         }
     }
