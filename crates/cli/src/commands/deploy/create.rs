@@ -155,6 +155,9 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     let started = Instant::now();
     let interrupt = Interrupt::listen()?;
     let project = cx.project()?;
+    if project.settings().preview.is_some() {
+        out.warn("`[preview]` of updraft.toml is not used yet: pull requests are not deployed");
+    }
     let destination = if args.planning.plan {
         cx.planned_destination(args.deployment.as_ref())?
     } else {
