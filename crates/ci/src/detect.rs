@@ -633,9 +633,8 @@ mod tests {
 
     #[test]
     fn what_github_says_in_its_event_counts() {
-        let dir = std::env::temp_dir().join(format!("updraft-ci-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let file = dir.join("event.json");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("event.json");
         let of = |name: &str, event: Value| {
             std::fs::write(&file, event.to_string()).unwrap();
             // A workflow of the default branch, whatever it is for.
@@ -667,6 +666,5 @@ mod tests {
         assert_eq!(pushed(&comment), (None, None, Some((7, true))));
         let garbage = of("push", Value::Null);
         assert_eq!(pushed(&garbage), (Some("main"), None, None));
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

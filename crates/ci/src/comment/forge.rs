@@ -22,6 +22,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 const MOST_PAGES: usize = 50;
 const PAGE: usize = 100;
 const ATTEMPTS: u32 = 4;
+/// Before the second attempt, and longer before each that follows.
+const PAUSE: Duration = Duration::from_millis(500);
 /// The longest wait that a forge may ask for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -416,11 +418,11 @@ impl Forge {
             let is_safe = method != Method::POST;
             let wait = match &sent {
                 Ok(answer) => wait_for(answer).filter(|_| is_safe || answer.status() == 429),
-                Err(error) => (is_safe || error.is_connect()).then_some(Duration::from_secs(1)),
+                Err(error) => (is_safe || error.is_connect()).then_some(PAUSE),
             };
             match wait {
                 Some(wait) if attempt < ATTEMPTS => {
-                    tokio::time::sleep(wait.max(Duration::from_millis(250) * attempt)).await;
+                    tokio::time::sleep(wait.max(PAUSE * attempt)).await;
                     attempt += 1;
                 }
                 _ => break sent,
@@ -466,7 +468,7 @@ fn wait_for(answer: &reqwest::Response) -> Option<Duration> {
     let asked = answer.headers().get("retry-after");
     let asked = asked.and_then(|value| value.to_str().ok()?.parse().ok());
     let asked = asked.map(Duration::from_secs);
-    Some(asked.unwrap_or(Duration::from_secs(1)).min(PATIENCE))
+    Some(asked.unwrap_or(PAUSE).min(PATIENCE))
 }
 
 fn is_not_allowed(status: StatusCode) -> bool {
@@ -504,7 +506,7 @@ fn kind_of(run: &CiRun, remote: Option<&str>, env: &impl Environment) -> Option<
         CiProvider::Github => return Some(ForgeKind::Github),
         CiProvider::Gitlab => return Some(ForgeKind::Gitlab),
         CiProvider::Bitbucket => return Some(ForgeKind::Bitbucket),
-        CiProvider::Azure if env.get("BUILD_REPOSITORY_PROVIDER")? == "TfsGit" => {
+        CiProvider::Azure if env.get("BUILD_REPOSITORY_PROVIDER").as_deref() == Some("TfsGit") => {
             return Some(ForgeKind::Azure);
         }
         _ => {}

@@ -143,12 +143,13 @@ impl Known {
                 .map(|it| format!("; did you mean `{it}`?"))
                 .unwrap_or_default();
             format!(
-                "there is no Deployment `{name}` that the token `{}` is for{meant}",
+                "there is no Deployment `{name}` that the token `{}` is for{meant}; \
+                 `updraft deployment list` shows those that are there",
                 self.who
             )
         } else if !self.can_deploy {
             format!(
-                "the token `{}` may look at `{name}` and not deploy to it",
+                "the token `{}` may look at `{name}` and not deploy to it; ask an admin for one with the role deployer",
                 self.who
             )
         } else {
