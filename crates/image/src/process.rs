@@ -4,7 +4,7 @@ use std::io::{self, BufRead as _, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,7 +25,13 @@ pub struct Finished {
 /// Asks work that blocks to end: what it runs is killed, and no more is started.
 /// Clones are the same request.
 #[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<Mutex<Work>>);
+pub struct Stop(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    work: Mutex<Work>,
+    requested: Condvar,
+}
 
 #[derive(Debug, Default)]
 struct Work {
@@ -44,6 +50,7 @@ impl Stop {
     pub fn request(&self) {
         let mut work = self.work();
         work.stopped = true;
+        self.0.requested.notify_all();
         for group in &work.running {
             let _ = rustix::process::kill_process_group(*group, Signal::KILL);
         }
@@ -51,6 +58,16 @@ impl Stop {
 
     pub fn is_requested(&self) -> bool {
         self.work().stopped
+    }
+
+    /// Waits before another attempt; false where there is to be none.
+    pub(crate) fn pause(&self, length: Duration) -> bool {
+        let asked = self
+            .0
+            .requested
+            .wait_timeout_while(self.work(), length, |work| !work.stopped);
+        let (work, _) = asked.unwrap_or_else(PoisonError::into_inner);
+        !work.stopped
     }
 
     /// Starts a program in a process group of its own.
@@ -94,7 +111,7 @@ impl Stop {
     }
 
     fn work(&self) -> MutexGuard<'_, Work> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,7 +6,9 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -16,8 +18,16 @@ use crate::engine::{EMPTY, Engine, EngineError, EngineName, Image, on_docker_hub
 use crate::process::{Stop, run_telling};
 use crate::registry::{Credentials, ImageRepository};
 
-/// Attempts of an engine's push; each goes on after the layers that are there.
-const ATTEMPTS: u32 = 3;
+/// How long to wait before each further attempt of a push, two minutes in all. Each goes on
+/// after the layers that are there.
+fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(500))
+        .with_max_delay(Duration::from_secs(20))
+        .with_max_times(10)
+        .with_jitter()
+        .build()
+}
 
 /// Who an engine is in a registry, for the length of one command: not what is
 /// stored on this machine, and not on a command line, which is for all to see.
@@ -185,7 +195,7 @@ impl Engine {
         tell: Option<&dyn Fn(&str)>,
         command: impl Fn() -> Command,
     ) -> Result<String, EngineError> {
-        let mut attempt = 1;
+        let mut pauses = pauses();
         loop {
             let mut command = command();
             let pushed = run_telling(command.stdin(Stdio::null()), stop, tell);
@@ -197,10 +207,13 @@ impl Engine {
                 return Ok(pushed.stdout);
             }
             let said = short(&pushed);
-            if attempt == ATTEMPTS || stop.is_requested() || !may_pass(&said) {
+            let pause = pauses.next().filter(|_| may_pass(&said));
+            if !pause.is_some_and(|pause| stop.pause(pause)) {
                 return Err(self.not_pushed(name, said));
             }
-            attempt += 1;
+            if let Some(tell) = tell {
+                tell(&format!("{said}; the push is tried again"));
+            }
         }
     }
 
@@ -280,22 +293,21 @@ pub fn without_tag(name: &str) -> &str {
 }
 
 /// Whether the same push may succeed in a moment: the engines try again by themselves
-/// what they know to be passing, and not what breaks on the way.
+/// what they know to be passing, and not what breaks on the way. A full disk is not passing.
 fn may_pass(said: &str) -> bool {
     let said = said.to_lowercase();
-    [
+    let is_any = |texts: &[&str]| texts.iter().any(|text| said.contains(text));
+    let breaks = [
         "eof",
         "timeout",
         "connection reset",
+        "connection refused",
         "broken pipe",
-        "500 internal",
-        "502 bad",
-        "503 service",
-        "504 gateway",
         "too many requests",
-    ]
-    .iter()
-    .any(|text| said.contains(text))
+    ];
+    // As docker, and as containers/image say an answer that they do not understand.
+    let answers = ["http status: 5", "statuscode: 5", "status code 5"];
+    is_any(&breaks) || is_any(&answers) && !said.contains("507")
 }
 
 #[cfg(test)]
@@ -319,9 +331,25 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_tried_again() {
-        assert!(may_pass("Put https://…: unexpected EOF"));
-        assert!(!may_pass(
-            "denied: requested access to the resource is denied"
-        ));
+        for passes in [
+            "Put https://…: unexpected EOF",
+            "received unexpected HTTP status: 503 Service Unavailable",
+            "dial tcp 127.0.0.1:5000: connect: connection refused",
+        ] {
+            assert!(may_pass(passes), "{passes}");
+        }
+        for stays in [
+            "denied: requested access to the resource is denied",
+            "received unexpected HTTP status: 507 Insufficient Storage",
+            "received unexpected HTTP status: 413 Request Entity Too Large",
+        ] {
+            assert!(!may_pass(stays), "{stays}");
+        }
+    }
+
+    #[test]
+    fn a_push_is_tried_again_for_two_minutes() {
+        let all: Duration = pauses().sum();
+        assert!((60..200).contains(&all.as_secs()), "{all:?}");
     }
 }

@@ -3,11 +3,13 @@
 
 mod airflow;
 mod engines;
+mod front;
 mod installation;
 mod project;
 
 pub use airflow::Airflow;
 pub use engines::{Engine, EngineName};
+pub use front::Front;
 pub use installation::{DEPLOYMENT, Installation, Output, peak_memory_mb, updraft_binary};
 pub use project::Project;
 

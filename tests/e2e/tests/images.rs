@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use updraft_e2e::{Engine, EngineName, Output, Project, updraft_binary, wait_for};
+use updraft_e2e::{Engine, EngineName, Front, Output, Project, updraft_binary, wait_for};
 use updraft_model::Role;
 use updraft_testkit::{Reaper, TestServer, free_port, skipped};
 
@@ -336,6 +336,9 @@ fn a_deploy_brings_an_image(name: EngineName) {
     };
     let wanted = |told: &Value| told["deploy"]["release"]["image"].clone();
 
+    // A registry that is out of order for a moment is waited for.
+    let front = Front::start(server.url()).unwrap();
+
     // Nobody runs it but containers.
     world.add_steps(STEPS);
     let refused = world.run(&deploy(&["--no-wait"])).expect_code(3).unwrap();
@@ -344,7 +347,7 @@ fn a_deploy_brings_an_image(name: EngineName) {
         "{refused:?}"
     );
     update("container").expect_code(0).unwrap();
-    world.signed_in = Some((server.url(), token));
+    world.signed_in = Some((front.url().to_owned(), token));
 
     // What a plan says is done by nobody.
     let planned = world.json(&deploy(&["--plan"]), 0);
@@ -353,7 +356,9 @@ fn a_deploy_brings_an_image(name: EngineName) {
     assert_eq!(tags(), [""; 0]);
 
     // It is built, its DAGs are imported in it, and it is in the registry by its digest.
+    front.refuse_uploads(2);
     let first = world.json(&deploy(&["--no-wait"]), 0);
+    assert_eq!(front.refusals_left(), 0);
     let image = wanted(&first);
     assert_eq!(image["kind"], "container", "{first:#}");
     let named = image["image"].as_str().unwrap();
@@ -516,6 +521,11 @@ fn a_name_without_a_registry_is_on_docker_hub() {
     };
     let stages = "FROM acme/tools:1 AS tools\nFROM scratch\nCOPY --from=tools /word /word\n";
     let (code, said) = build("buildah", stages);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = build(
+        "buildah",
+        "FROM scratch\nCOPY --from=acme/tools:1 /word /word\n",
+    );
     assert_eq!(code, Some(0), "{said}");
     // It was found, and is no image to run Airflow in.
     let (code, said) = build("podman", "FROM acme/tools:1\n");
