@@ -152,7 +152,7 @@ impl Dockerfile {
         &self.base
     }
 
-    /// The images that its stages start from, without earlier stages.
+    /// The images that its stages start or take files from, without earlier stages.
     pub fn bases(&self) -> &BTreeSet<String> {
         &self.bases
     }
@@ -379,7 +379,10 @@ impl Reader {
             "ENV" => self.env(line, rest, instruction)?,
             "LABEL" => self.label(rest),
             "MAINTAINER" => {}
-            _ => self.own_step(instruction),
+            _ => {
+                self.takes_from(rest);
+                self.own_step(instruction);
+            }
         }
         Ok(())
     }
@@ -423,6 +426,29 @@ impl Reader {
         self.env.clear();
         self.labels.clear();
         Ok(())
+    }
+
+    /// Notes the images that a step takes files from: `--from=` of `COPY`, and of a `--mount=` of `RUN`.
+    fn takes_from(&mut self, rest: &str) {
+        let flags = rest
+            .split_whitespace()
+            .take_while(|word| word.starts_with("--"));
+        for flag in flags {
+            let from = match flag.split_once('=') {
+                Some(("--from", image)) => Some(image),
+                Some(("--mount", fields)) => fields
+                    .split(',')
+                    .find_map(|field| field.strip_prefix("from=")),
+                _ => None,
+            };
+            let is_image = |image: &&str| {
+                let is_number = image.bytes().all(|c| c.is_ascii_digit());
+                !is_number
+                    && !image.contains('$')
+                    && !self.stages.contains_key(&image.to_ascii_lowercase())
+            };
+            self.bases.extend(from.filter(is_image).map(str::to_owned));
+        }
     }
 
     fn arg(&mut self, line: usize, rest: &str) -> Result<(), DockerfileError> {
@@ -780,6 +806,24 @@ mod tests {
         let bases = parse(text).bases().clone();
         let bases: Vec<&str> = bases.iter().map(String::as_str).collect();
         assert_eq!(bases, ["apache/airflow:3.3.2", "python:3.12"]);
+    }
+
+    #[test]
+    fn what_steps_take_files_from_are_images_too() {
+        let text = "FROM python:3.12 AS Tools\nFROM apache/airflow:3.3.2\n\
+             COPY --chown=1:0 --from=tools /a /a\nCOPY --from=0 /a /a\nCOPY --from=busybox:1 /a --from=no\n\
+             RUN --mount=type=bind,from=astral/uv,target=/uv --mount=type=cache,target=/c uv --from=no\n";
+        let bases = parse(text).bases().clone();
+        let bases: Vec<&str> = bases.iter().map(String::as_str).collect();
+        assert_eq!(
+            bases,
+            [
+                "apache/airflow:3.3.2",
+                "astral/uv",
+                "busybox:1",
+                "python:3.12"
+            ]
+        );
     }
 
     #[test]
