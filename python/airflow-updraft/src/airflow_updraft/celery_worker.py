@@ -2,7 +2,8 @@
 
 Airflow's health knows no workers, and asking one through Celery takes seconds of imports and a broker that answers.
 This one keeps a file in FOLDER that is named after its process: its time is when the worker was last at work,
-connected to the broker. Told to end, Celery's worker takes nothing new and waits for the tasks that it has.
+connected to the broker. Told to end, Celery's worker takes nothing new and waits for the tasks that it has; now and
+then it goes on waiting when they have ended, and this one does not.
 """
 
 from __future__ import annotations
@@ -11,12 +12,19 @@ import contextlib
 import importlib
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
+
+from airflow_updraft._ending import LOOKS, end_without_tasks
+
+# What is still counted as running may have its log sent away: five minutes.
+_LOOKS_WHILE_COUNTED = 60
 
 
 def _says_so(file: Path) -> None:
     signals = importlib.import_module("celery.signals")
+    state = importlib.import_module("celery.worker.state")
 
     def is_ready(**_: Any) -> None:
         # A full disk says so itself.
@@ -31,6 +39,10 @@ def _says_so(file: Path) -> None:
         signals.worker_ready.disconnect(is_ready)
         with contextlib.suppress(OSError):
             file.unlink()
+        threading.Thread(target=end_without_tasks, args=(threading.Event(), looks_enough), daemon=True).start()
+
+    def looks_enough() -> int:
+        return _LOOKS_WHILE_COUNTED if state.active_requests else LOOKS
 
     signals.worker_ready.connect(is_ready, weak=False)
     signals.heartbeat_sent.connect(works, weak=False)

@@ -10,20 +10,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import os
 import signal
 import sys
 import threading
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from airflow_updraft._ending import end_without_tasks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # A scheduler is taken for lost after 30 s by default (`scheduler_health_check_threshold`).
 _SAYS_SO_EACH_S = 5.0
-# Looks in a row that find no task, until none comes any more: a worker begins the next at once.
-_LOOKS = 4
 
 
 def _say_alive(job_id: int) -> None:
@@ -34,34 +33,6 @@ def _say_alive(job_id: int) -> None:
     with create_session() as session:
         now = datetime.now(timezone.utc)
         session.execute(update(Job).where(Job.id == job_id).values(latest_heartbeat=now))
-
-
-def _children_by_parent() -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{entry}/stat") as stat:
-                # The name before it may hold anything.
-                parent = int(stat.read().rpartition(")")[2].split()[1])
-                found.setdefault(parent, []).append(int(entry))
-    return found
-
-
-def _end_without_tasks(ended: threading.Event) -> None:
-    """Ends this process where its workers have had no task for some looks, whatever it waits for.
-
-    A task is a child of a worker, and a worker is a child of this process.
-    """
-    looks = 0
-    while not ended.wait(_SAYS_SO_EACH_S):
-        children = _children_by_parent()
-        workers = children.get(os.getpid(), [])
-        looks = 0 if any(worker in children for worker in workers) else looks + 1
-        if looks >= _LOOKS:
-            for worker in workers:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker, signal.SIGKILL)
-            os._exit(0)
 
 
 def _stay_alive(ended: threading.Event, job_id: Any) -> None:
@@ -90,7 +61,7 @@ def _wait_for_tasks(executor: type[Any]) -> None:
     def end_undisturbed(self: Any) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        with _beside(functools.partial(_stay_alive, job_id=self.job_id), _end_without_tasks):
+        with _beside(functools.partial(_stay_alive, job_id=self.job_id), end_without_tasks):
             end(self)
 
     executor.end = end_undisturbed

@@ -128,7 +128,8 @@ pub(crate) fn a_task_runs_on_across_an_image_deploy(
     ensure!(returned(airflow, "waiting", &run)? == json!(["4.8.1", 1]));
     let tasks = airflow.get(&format!("/dags/waiting/dagRuns/{run}/taskInstances"))?;
     ensure!(tasks["task_instances"][0]["try_number"] == 1, "{tasks:#}");
-    wait_for("what was replaced to end", Duration::from_secs(180), || {
+    // A Celery worker that counts a task still that has ended waits for five minutes.
+    wait_for("what was replaced to end", Duration::from_secs(480), || {
         let said = installation.updraft(&["status"])?.expect_code(0)?;
         Ok((!said.stdout.contains("replaced")).then_some(()))
     })
