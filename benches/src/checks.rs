@@ -8,11 +8,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use updraft_e2e::{Installation, Project};
 
 use crate::table::{Row, Table};
-use crate::{PARSE_COLD, PARSE_KNOWN, PARSE_ONE, ROUNDS, STATIC_COLD, STATIC_WARM};
+use crate::{PARSE_COLD, PARSE_IMPORTED, PARSE_KNOWN, PARSE_ONE, ROUNDS, STATIC_COLD, STATIC_WARM};
 
 /// DAG files that are read, of 4 KB each.
 const READ: usize = 5000;
@@ -109,6 +109,8 @@ fn parse(installation: &Installation, table: &mut Table) -> Result<()> {
         parse(&format!("Etc/GMT+{zone}"), &["--no-cache"])
     };
     add("updraft", PARSE_COLD, rounds(cold)?);
+    let imported = || parse("UTC", &["--no-cache"]);
+    add("updraft", PARSE_IMPORTED, rounds(imported)?);
     parse("UTC", &[])?;
     add("updraft", PARSE_KNOWN, rounds(|| parse("UTC", &[]))?);
     let mut edits = 0;
@@ -124,6 +126,15 @@ fn parse(installation: &Installation, table: &mut Table) -> Result<()> {
                bag = DagBag(sys.argv[1]); sys.exit(len(bag.import_errors))";
     let with_bag = || timed(peer(&python, &home, &["-c", bag, "dags"], &root), &[0]);
     add("DagBag", PARSE_COLD, rounds(with_bag)?);
+    let bag = "import sys, time; from airflow.dag_processing.dagbag import DagBag; begun = time.time(); \
+               DagBag(sys.argv[1]); print(time.time() - begun)";
+    let with_imported = || {
+        let output = peer(&python, &home, &["-c", bag, "dags"], &root).output()?;
+        let said = String::from_utf8(output.stdout)?;
+        let seconds = said.lines().last().context("it prints its time")?;
+        Ok(Duration::from_secs_f64(seconds.parse()?))
+    };
+    add("DagBag", PARSE_IMPORTED, rounds(with_imported)?);
     let tests = installation.command(&["dev", "pytest", "tests/test_dag_integrity.py", "--", "-q"]);
     let mut pytest = tests;
     pytest.current_dir(&root);

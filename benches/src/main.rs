@@ -35,6 +35,7 @@ const VERSION: &str = "--version";
 const STATIC_COLD: &str = "static check of 5,000, cold";
 const STATIC_WARM: &str = "static check of 5,000, warm";
 const PARSE_COLD: &str = "parse of 1,000, cold";
+const PARSE_IMPORTED: &str = "parse of 1,000, Airflow imported";
 const PARSE_KNOWN: &str = "parse of 1,000, known";
 const PARSE_ONE: &str = "parse, one changed";
 const IMAGE_CHANGED: &str = "image file changed, live";
