@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use updraft_api::agent::{DagIdsReport, Problem, Report, Wanted};
 use updraft_api::{Client, ClientError, ErrorCode};
+use updraft_image::Image;
 use updraft_model::{AgentId, DeploymentId};
 
 use crate::config::TokenSource;
@@ -269,6 +270,7 @@ impl Reporter {
             activity: observed.activity.clone(),
             problem: observed.problem.clone(),
             isolation: observed.isolation.clone(),
+            platform: Some(Image::platform_here().to_owned()),
             airflow: observed.airflow.clone(),
             dags: observed.dags,
             import_errors: observed.import_errors.clone(),

@@ -16,8 +16,8 @@ use updraft_api::Client;
 use updraft_bundle::{BundleDir, Verify};
 use updraft_image::registry::Credentials;
 use updraft_image::{
-    LockError, RealiseError, RealiseRequest, RunAs, StopOnDrop, Uv, UvError, realise, realised_key,
-    reopen, wheel_file,
+    Image, LockError, RealiseError, RealiseRequest, RunAs, StopOnDrop, Uv, UvError, realise,
+    realised_key, reopen, wheel_file,
 };
 use updraft_model::{ContainerImage, Digest};
 
@@ -135,6 +135,17 @@ impl From<updraft_bundle::VersionError> for EnvironmentError {
     }
 }
 
+/// An engine would fetch all of it before its first process fails.
+fn refuse_other_platform(image: &ContainerImage, made_for: &str) -> Result<(), EnvironmentError> {
+    let here = Image::platform_here();
+    if made_for == here {
+        return Ok(());
+    }
+    Err(EnvironmentError::Stalled(format!(
+        "the image `{image}` is made for {made_for}, and this machine runs {here}; build it with `--platform {here}`"
+    )))
+}
+
 /// Which environment to make, and for whom.
 pub(crate) struct EnvironmentAsk {
     pub(crate) image: Digest,
@@ -176,6 +187,7 @@ impl Environments {
         let described = describe(disk, client, ask.image).await?;
         if let Some(container) = &described.config().container {
             let config = described.config();
+            refuse_other_platform(container, &config.platform)?;
             let image = self
                 .in_image(disk, ask.image, container, client, board)
                 .await?;

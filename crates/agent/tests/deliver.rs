@@ -10,7 +10,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use support::{ControlPlane, Place, read_tree};
-use updraft_model::{Digest, ProofOutcome, Release};
+use updraft_image::{Environment, EnvironmentConfig, Lock};
+use updraft_model::{ContainerImage, Digest, ProofOutcome, Release};
+use updraft_project::{BuildHalf, Making, PythonVersion, Requirements};
 use updraft_testkit::SmallDisk;
 
 #[test]
@@ -496,6 +498,49 @@ async fn a_bundle_that_left_the_release_is_cleaned_up_like_any_other() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(version(&place, &control, "dags", &second).exists());
+}
+
+#[tokio::test]
+async fn an_image_for_another_machine_is_refused_and_nothing_changes() {
+    let (place, control) = (Place::new(), ControlPlane::start().await);
+    let _agent = place.start(&control, None);
+    let digest = Digest::of(b"image");
+    let lock = Lock {
+        python_from: PythonVersion::new(3, 12),
+        text: "apache-airflow==3.3.2\n".into(),
+    };
+    let making = Making::Prebuilt {
+        image: format!("shop@{digest}"),
+    };
+    let airflow = "3.3.2".parse().unwrap();
+    let fingerprint = BuildHalf::default().fingerprint(airflow, lock.python_from, making);
+    let known = EnvironmentConfig::new(fingerprint, Requirements::default(), [].into(), lock);
+    let image = Environment::of_image(EnvironmentConfig {
+        platform: "linux/s390x".into(),
+        container: Some(ContainerImage {
+            repository: "shop".into(),
+            digest,
+        }),
+        ..known
+    });
+    control.put(updraft_bundle::EMPTY_BLOB);
+    control.put(image.config_bytes().to_vec());
+    control.put(image.config().lock.text.clone());
+    let manifest = control.put(image.manifest().to_bytes());
+    let dags = control.upload(&place.files("first/dags", FIRST));
+    control.deploy(manifest, &[("dags", dags)]);
+    let report = control
+        .reported(SOON, |report| report.problem.is_some())
+        .await;
+    let problem = report.problem.unwrap();
+    assert!(problem.stalled, "{problem:?}");
+    assert!(
+        problem.message.contains("is made for linux/s390x"),
+        "{problem:?}"
+    );
+    assert_eq!(report.staged, None);
+    // It is refused before any of it is fetched, by whatever engine.
+    assert!(!problem.message.contains("docker"), "{problem:?}");
 }
 
 #[tokio::test]

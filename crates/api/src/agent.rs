@@ -71,6 +71,9 @@ pub struct Report {
     pub activity: Option<String>,
     pub problem: Option<Problem>,
     pub isolation: String,
+    /// What a container image has to be made for, as in `linux/amd64`.
+    #[serde(default)]
+    pub platform: Option<String>,
     pub airflow: Option<AirflowView>,
     /// DAGs that Airflow knows, and its import errors, at the last look.
     pub dags: Option<u64>,

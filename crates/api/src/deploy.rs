@@ -1,6 +1,6 @@
 //! Deploys: comparing, creating, uploading, accepting, following, undoing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -78,6 +78,9 @@ pub struct Comparison {
     /// Where its container images lie; none: in the control plane.
     #[serde(default)]
     pub registry: Option<String>,
+    /// What container images have to be made for, as the agents that count say.
+    #[serde(default)]
+    pub platforms: BTreeSet<String>,
 }
 
 /// Asks to make a deploy's Release the wanted one.

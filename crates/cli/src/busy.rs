@@ -17,17 +17,10 @@ pub(crate) async fn busy<T: Send + 'static>(
 ) -> Result<T> {
     let ending = StopOnDrop::default();
     let asked = ending.stop();
-    let (say, mut said) = tokio::sync::mpsc::unbounded_channel::<String>();
-    let mut work = tokio::task::spawn_blocking(move || {
-        // Whoever listens may have gone.
-        work(&asked, &|text| drop(say.send(text.to_owned())))
+    let done = telling(step, out, |say| {
+        tokio::task::spawn_blocking(move || work(&asked, &*say))
     });
-    loop {
-        tokio::select! {
-            Some(text) = said.recv() => out.update(step, &text),
-            done = &mut work => return done?,
-        }
-    }
+    done.await?
 }
 
 /// Waits for work that says what it does as it goes, and shows that.

@@ -165,6 +165,16 @@ impl EnvironmentConfig {
     }
 }
 
+/// What an image is made for, as its config blob has it.
+pub fn platform_of(config: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Config {
+        platform: String,
+    }
+    let read = serde_json::from_slice::<Config>(config);
+    read.ok().map(|config| config.platform)
+}
+
 impl EnvironmentManifest {
     /// Reads a manifest and refuses every spelling but the canonical one.
     pub fn parse(bytes: &[u8]) -> Result<Self, EnvironmentError> {

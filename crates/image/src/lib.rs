@@ -38,7 +38,7 @@ pub use engine::{
 };
 pub use environment::{
     ENVIRONMENT_ARTIFACT_TYPE, ENVIRONMENT_CONFIG_MEDIA_TYPE, Environment, EnvironmentConfig,
-    EnvironmentError, EnvironmentManifest, MAX_CONFIG_BYTES,
+    EnvironmentError, EnvironmentManifest, MAX_CONFIG_BYTES, platform_of,
 };
 pub use lock::{Lock, LockError, LockRequest, lock};
 pub use process::{Finished, Stop, StopOnDrop, run_until};

@@ -861,7 +861,7 @@ async fn the_image_of_a_kept_release_stays() {
     // The tags of deploys are for the way: they keep nothing.
     let kept = admin.push_image("shop", "updraft-1", "kept").await;
     let other = admin.push_image("shop", "updraft-2", "other").await;
-    let image = updraft_testkit::container_image(&format!("shop@{}", digest(&kept)));
+    let image = updraft_testkit::container_image(&format!("shop@{}", digest(&kept)), "linux/amd64");
     let dags = updraft_testkit::Tree::of([("a.py", "one")]);
     let deploy = server.deploy(&shop, Some(&dags), Some(&image)).await;
     let runs_in = deploy.release.unwrap().image;
@@ -895,7 +895,8 @@ async fn an_image_half_is_of_the_kind_that_the_runtime_runs() {
     let (server, _admin) = world().await;
     let shop = "shop".parse().unwrap();
     let client = server.as_admin();
-    let container = updraft_testkit::container_image(&format!("shop@{}", Digest::of(b"image")));
+    let container =
+        updraft_testkit::container_image(&format!("shop@{}", Digest::of(b"image")), "linux/amd64");
     let environment = updraft_testkit::environment("first");
     let refused = async |image: &updraft_testkit::Tree| {
         let ask = PlanRequest {
@@ -929,6 +930,44 @@ async fn an_image_half_is_of_the_kind_that_the_runtime_runs() {
         let error = updated.await.unwrap_err();
         assert_eq!(error.code(), Some(ErrorCode::InvalidRequest), "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn an_image_for_another_platform_than_the_agents_is_not_accepted() {
+    let (server, admin) = world().await;
+    let shop = "shop".parse().unwrap();
+    let containers = DeploymentSettings {
+        runtime: Some(Runtime::Container),
+        ..DeploymentSettings::default()
+    };
+    let client = server.as_admin();
+    let updated = client.update_deployment(&shop, &containers);
+    updated.await.unwrap();
+    let pushed = admin.push_image("shop", "updraft-1", "made").await;
+    let name = format!("shop@{}", digest(&pushed));
+    let [arm, amd] = ["linux/arm64", "linux/amd64"]
+        .map(|platform| updraft_testkit::container_image(&name, platform));
+    let dags = updraft_testkit::Tree::of([("a.py", "one")]);
+
+    // Whoever has heard of no agent takes any.
+    server.deploy(&shop, Some(&dags), Some(&arm)).await;
+
+    let mut agent = server.agent(&shop, "one").await;
+    agent.report.platform = Some("linux/amd64".into());
+    agent.send().await;
+    server.deploy(&shop, None, Some(&amd)).await;
+    let before = client.deployment(&shop).await.unwrap().wanted;
+    let created = server
+        .create(&shop, updraft_testkit::parts(None, Some(&arm)))
+        .await;
+    assert_eq!(created.platforms, ["linux/amd64".to_owned()].into());
+    let id = created.deploy.as_ref().unwrap().id;
+    server.upload(id, &created, [Some(&arm)]).await;
+    let error = client.accept_deploy(id, None).await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::ImageUnsuitable), "{error}");
+    assert!(error.to_string().contains("linux/arm64"), "{error}");
+    assert!(error.help().unwrap().contains("--platform linux/amd64"));
+    assert_eq!(client.deployment(&shop).await.unwrap().wanted, before);
 }
 
 #[tokio::test]

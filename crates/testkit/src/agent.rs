@@ -37,6 +37,7 @@ impl TestAgent {
                 activity: None,
                 problem: None,
                 isolation: "as the agent's user".into(),
+                platform: None,
                 airflow: None,
                 dags: None,
                 import_errors: vec![],

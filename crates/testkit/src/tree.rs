@@ -55,11 +55,12 @@ impl Tree {
 
 /// An Environment that nobody could install, but that has the form of one.
 pub fn environment(requirements: &str) -> Tree {
-    environment_of(requirements, Tree::of([("include/used.py", "# used\n")]))
+    let files = Tree::of([("include/used.py", "# used\n")]);
+    environment_of(requirements, "any", files)
 }
 
-fn environment_of(requirements: &str, files: Tree) -> Tree {
-    let config = format!("{{\"requirements\":{requirements:?}}}");
+fn environment_of(requirements: &str, platform: &str, files: Tree) -> Tree {
+    let config = format!("{{\"requirements\":{requirements:?},\"platform\":{platform:?}}}");
     let digest = Digest::of(config.as_bytes());
     let lock = format!("{requirements}==1.0\n");
     let lock_digest = Digest::of(lock.as_bytes());
@@ -95,9 +96,9 @@ fn environment_of(requirements: &str, files: Tree) -> Tree {
 }
 
 /// What is known of a container image of this name.
-pub fn container_image(image: &str) -> Tree {
+pub fn container_image(image: &str, platform: &str) -> Tree {
     let none = Tree::of([]);
-    let known = environment_of(image, none);
+    let known = environment_of(image, platform, none);
     let manifest = known.manifest.strip_suffix('}').expect("an object");
     let manifest = format!("{manifest},\"annotations\":{{\"io.updraft.image\":\"{image}\"}}}}");
     let mut blobs = known.blobs;

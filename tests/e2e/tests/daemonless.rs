@@ -290,6 +290,41 @@ fn deploys_need_no_engine(world: &World, signed_in: &[(&str, &str)], built: &Val
         output.expect_code(code).unwrap().json().unwrap()
     };
     let image = |told: &Value| told["deploy"]["release"]["image"]["image"].clone();
+    // What it imports is among the image's packages, which are had without an engine.
+    let dag = "import os\nimport humanize\nfrom airflow.sdk import DAG\n\n\
+        with DAG(os.environ['WHO'], schedule=None):\n    pass\n";
+    let before = fs::read_to_string(world.project.root().join("dags/one.py")).unwrap();
+    world.project.write("dags/one.py", dag).unwrap();
+    let checked = [
+        "deploy",
+        "shop",
+        "--engine",
+        "none",
+        "--no-wait",
+        "-o",
+        "json",
+    ];
+    let uv = std::env::var("UPDRAFT_UV").unwrap_or_default();
+    let told = world
+        .run(
+            "cache",
+            &checked,
+            &[signed_in, &[("UPDRAFT_UV", &uv)]].concat(),
+        )
+        .expect_code(0)
+        .unwrap()
+        .json()
+        .unwrap();
+    let parse = &told["checks"]["parse"];
+    assert_eq!(
+        (&parse["checked"], &parse["errors"]),
+        (&json!(1), &json!(0)),
+        "{told:#}"
+    );
+    let note = parse["notes"][0].as_str().unwrap();
+    assert!(note.contains("no container engine works here"), "{note}");
+    world.project.write("dags/one.py", &before).unwrap();
+
     let first = deploy(0, &["--no-wait"]);
     let built = built["digest"].as_str().unwrap();
     assert_eq!(image(&first), json!(format!("shop@{built}")), "{first:#}");

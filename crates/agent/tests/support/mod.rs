@@ -345,13 +345,19 @@ impl Place {
 
     /// An agent that only delivers, which is all that these tests look at.
     pub fn start_external(&self, control: &ControlPlane) -> RunningAgent {
+        let external = ExternalConfig {
+            folder: self.offered(),
+            airflow: None,
+        };
+        self.start(control, Some(&external))
+    }
+
+    /// An agent that runs Airflow itself, unless somebody else does.
+    pub fn start(&self, control: &ControlPlane, external: Option<&ExternalConfig>) -> RunningAgent {
         let begun = Instant::now();
         loop {
             let mut config = self.config(control);
-            config.external = Some(ExternalConfig {
-                folder: self.offered(),
-                airflow: None,
-            });
+            config.external = external.cloned();
             match Agent::start(config) {
                 // A program that another test starts has the lock of an agent that
                 // ended, until it has become that program.

@@ -42,22 +42,25 @@ impl Container {
         Self::of(engine, image, name, cache, stop)
     }
 
-    /// The image of a Release. Blocks.
+    /// The image of a Release; none: no engine runs it here. Blocks.
     pub(super) fn of_release(
         image: &ContainerImage,
         reach: &Reach,
         cache: &Path,
         stop: &Stop,
         say: &dyn Fn(&str),
-    ) -> Result<Self> {
-        let engine = Engine::find(reach.engine, stop).map_err(|error| {
+    ) -> Result<Option<Self>> {
+        let engine = reach.engine(stop).map_err(|error| {
             let message = format!("the Release runs in the container image `{image}`");
             Failure::new(Exit::Prerequisite, message)
                 .cause(&error)
                 .help(error.help())
         })?;
+        let Some(engine) = engine else {
+            return Ok(None);
+        };
         let found = reach.image(&engine, image, cache, stop, say)?;
-        Self::of(engine, found, &image.to_string(), cache, stop)
+        Self::of(engine, found, &image.to_string(), cache, stop).map(Some)
     }
 
     /// What the project's Dockerfile makes: built where anything that goes in
@@ -103,6 +106,7 @@ impl Container {
 
     pub(super) fn into_ready(self) -> Ready {
         Ready {
+            note: None,
             runs: Runs {
                 airflow: self.packages.airflow.clone(),
                 python: self.packages.python,

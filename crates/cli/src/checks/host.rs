@@ -21,6 +21,7 @@ use crate::context::Context;
 use crate::environment::{config, make_blocking};
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+use crate::image_build::Builder;
 
 /// How long the process stays that has imported Airflow. A CI job should end
 /// when its command does.
@@ -96,6 +97,8 @@ enum Source {
 
 /// The environment, made.
 pub(crate) struct Ready {
+    /// In what it differs from what will run.
+    pub(crate) note: Option<String>,
     pub(crate) runs: Runs,
     pub(super) place: Place,
 }
@@ -137,7 +140,8 @@ pub(crate) async fn wanted(
             Source::Required(Box::new(half))
         }
         (None, _, Some(runs)) => {
-            Source::Locked(Box::new(runs), asked.reach.with_engine(args.engine))
+            let runner = args.engine.map(Builder::Engine);
+            Source::Locked(Box::new(runs), asked.reach.with_runner(runner))
         }
         (None, half, None) => Source::Required(Box::new(half?)),
     };
@@ -254,10 +258,36 @@ pub(crate) fn ready(
     stop: &Stop,
     say: &dyn Fn(&str),
 ) -> Result<Ready> {
-    if let Some(image) = &config.container {
-        let container = Container::of_release(image, reach, cache, stop, say)?;
+    let Some(image) = &config.container else {
+        return realised(config, cache, stop, say);
+    };
+    if let Some(container) = Container::of_release(image, reach, cache, stop, say)? {
         return Ok(container.into_ready());
     }
+    let name = image.to_string();
+    let stand_in = realised(config, cache, stop, say).map_err(|failure| {
+        let message = format!(
+            "the Release runs in the container image `{name}`, no engine runs it here, and its packages cannot be had without"
+        );
+        Failure {
+            causes: [vec![failure.message], failure.causes].concat(),
+            ..Failure::new(failure.exit, message).help("install docker or podman")
+        }
+    })?;
+    let note = "no container engine works here: the files are imported with the image's packages, and without what else is in it";
+    Ok(Ready {
+        note: Some(note.to_owned()),
+        ..stand_in
+    })
+}
+
+/// Makes a virtual environment of what was locked. Blocks.
+fn realised(
+    config: EnvironmentConfig,
+    cache: &Path,
+    stop: &Stop,
+    say: &dyn Fn(&str),
+) -> Result<Ready> {
     let uv = Uv::find_or_install(cache, stop, say)?;
     let realised = realise(
         &uv,
@@ -279,6 +309,7 @@ pub(crate) fn ready(
     // Without it, the static check looks no imports up.
     let _ = crate::files::write_private(&last, &realised_key(&config).to_string());
     Ok(Ready {
+        note: None,
         runs,
         place: Place::Here {
             realised,

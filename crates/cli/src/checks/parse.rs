@@ -59,7 +59,7 @@ impl Ask {
         std::fs::create_dir_all(&home).map_err(|error| Failure::file("make", &home, &error))?;
         let name = self.deployment.as_ref().map(DeploymentName::to_string);
         let told = Cell::new(Instant::now());
-        let parsed = parse(&ParseRequest {
+        let mut parsed = parse(&ParseRequest {
             root: project.root(),
             files: &files,
             tree,
@@ -86,6 +86,7 @@ impl Ask {
                 }
             },
         })?;
+        parsed.checked.notes.extend(ready.note.clone());
         Ok(parsed)
     }
 }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use updraft_api::Client;
 use updraft_image::registry::Credentials;
-use updraft_image::{Engine, EngineName, Image, Login, Stop};
+use updraft_image::{Engine, EngineError, EngineName, Image, Login, Stop};
 use updraft_model::ContainerImage;
 
 use crate::failure::Result;
 use crate::files;
+use crate::image_build::Builder;
 
 /// The user that goes with a token: the registry takes any.
 const USER: &str = "updraft";
@@ -19,7 +20,8 @@ const USER: &str = "updraft";
 pub(crate) struct Reach {
     /// The control plane's registry, and who asks it.
     registry: Option<(String, Credentials)>,
-    pub(crate) engine: Option<EngineName>,
+    /// Who runs them; none: the first engine that works.
+    runner: Option<Builder>,
 }
 
 impl Reach {
@@ -40,8 +42,22 @@ impl Reach {
         }
     }
 
-    pub(crate) fn with_engine(self, engine: Option<EngineName>) -> Self {
-        Self { engine, ..self }
+    pub(crate) fn with_runner(self, runner: Option<Builder>) -> Self {
+        Self { runner, ..self }
+    }
+
+    /// The engine that runs them here; none: nobody does, and no other was asked for.
+    pub(crate) fn engine(&self, stop: &Stop) -> std::result::Result<Option<Engine>, EngineError> {
+        let asked = match self.runner {
+            Some(Builder::None) => return Ok(None),
+            Some(Builder::Engine(name)) if EngineName::RUN.contains(&name) => Some(name),
+            // What builds need not be what runs.
+            Some(Builder::Engine(_)) | None => None,
+        };
+        match Engine::find(asked, stop) {
+            Err(EngineError::None(_)) if asked.is_none() => Ok(None),
+            found => found.map(Some),
+        }
     }
 
     /// The host of the control plane's registry.

@@ -257,3 +257,42 @@ fn an_airflow_that_somebody_else_runs_gets_the_dags_alone() {
     assert_eq!(same, image);
     assert_ne!(other, dags);
 }
+
+#[test]
+fn the_other_kind_of_image_half_is_refused_with_what_to_do() {
+    let (world, _agent) = live();
+    let before = wanted(&world);
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["deploy", "--as", "image"]).ended_with(3), @"
+        exit code 3
+        --- stderr
+        error: `shop` runs no container images
+        help: `updraft deployment update shop --runtime container` has its agent run images, by docker or podman on its host
+        ");
+    });
+    world.run(&["deployment", "update", "shop", "--runtime", "container"]);
+    filters().bind(|| {
+        assert_snapshot!(world.run(&["deploy", "--as", "environment"]).ended_with(3), @"
+        exit code 3
+        --- stderr
+        error: `shop` runs container images, and no Environments
+        help: leave out `--as`, or have its agent run Environments: `updraft deployment update shop --runtime process`
+        ");
+    });
+    assert_eq!(wanted(&world), before);
+}
+
+#[test]
+fn an_image_for_other_machines_than_the_agents_is_refused_before_it_is_built() {
+    let (world, _agent) = live();
+    world.run(&["deployment", "update", "shop", "--runtime", "container"]);
+    let deploy = ["deploy", "--engine", "none", "--platform", "linux/arm64"];
+    filters().bind(|| {
+        assert_snapshot!(world.run(&deploy).ended_with(3), @"
+        exit code 3
+        --- stderr
+        error: the agents of `shop` run linux/amd64, and this image is made for linux/arm64
+        help: build it with `--platform linux/amd64`, or leave that out
+        ");
+    });
+}

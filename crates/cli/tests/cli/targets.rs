@@ -265,3 +265,69 @@ fn a_projects_settings_are_checked() {
     let schema = world.run(&["config", "schema"]).ended_with(0).json();
     assert_eq!(schema["title"], "updraft.toml");
 }
+
+/// Two projects of one repository, each with its own map: what did not change is not deployed again.
+#[test]
+fn each_project_of_a_repository_goes_its_own_way() {
+    let mut world = World::new();
+    world.sandbox.unset("UPDRAFT_DEPLOYMENT");
+    std::fs::remove_file(world.sandbox.path("here/updraft.toml")).unwrap();
+    for name in ["one", "two"] {
+        let toml = format!(
+            "[check]\nparse = false\n\n[[target]]\nbranch = \"main\"\ndeployment = \"{name}\"\n"
+        );
+        let write = |path: &str, text: &str| {
+            world.sandbox.write(&format!("here/{name}/{path}"), text);
+        };
+        write("updraft.toml", &toml);
+        write("Dockerfile", "FROM apache/airflow:3.3.2-python3.12\n");
+        write("dags/same.py", "# first\n");
+        world.run(&["deployment", "create", name]).ended_with(0);
+    }
+    world.git(&["init", "-q", "-b", "main"]);
+    world.git(&["add", "."]);
+    world.git(&["commit", "-q", "-m", "first"]);
+    let push = || {
+        for name in ["one", "two"] {
+            let arguments = ["--project", name, "deploy", "--no-wait"];
+            world.run(&arguments).ended_with(0);
+        }
+    };
+    push();
+    world.sandbox.write("here/two/dags/same.py", "# second\n");
+    world.git(&["commit", "-q", "-a", "-m", "second"]);
+    push();
+    let deploys = |name| {
+        let told = world.run(&["history", name, "-o", "json"]).ended_with(0);
+        told.json()["deploys"].as_array().unwrap().len()
+    };
+    assert_eq!((deploys("one"), deploys("two")), (1, 2));
+}
+
+/// A project in a submodule is of the submodule's repository, and one with submodules brings their files.
+#[test]
+fn a_submodule_is_a_repository_of_its_own() {
+    let world = mapped();
+    let dags = world.sandbox.path("lib");
+    std::fs::create_dir(&dags).unwrap();
+    let git = |arguments: &[&str]| {
+        let here = ["-C", dags.to_str().unwrap()];
+        world.git(&[&here[..], arguments].concat());
+    };
+    std::fs::write(dags.join("of_lib.py"), "# lib\n").unwrap();
+    git(&["init", "-q", "-b", "trunk"]);
+    git(&["add", "."]);
+    git(&["commit", "-q", "-m", "lib"]);
+    let from = dags.to_str().unwrap();
+    let add = ["submodule", "add", "-q", from, "dags/lib"];
+    world.git(&[&["-c", "protocol.file.allow=always"], &add[..]].concat());
+    world.git(&["commit", "-q", "-m", "with lib"]);
+    let printed = deploy(&world, &[]).ended_with(0);
+    let newest = newest(&world, "shop");
+    assert_eq!(newest["git"]["branch"], "main", "{printed}");
+    let id = newest["id"].as_str().unwrap();
+    let shown = world.run(&["show", id, "-o", "json"]).ended_with(0).json();
+    let files = shown["files"].to_string();
+    assert!(files.contains("lib/of_lib.py"), "{shown:#}");
+    assert!(!files.contains("lib/.git"), "{shown:#}");
+}

@@ -13,6 +13,7 @@ use updraft_store::{Deploy, DeployParts, FileLists, Read, Write};
 
 use super::create::lock;
 use super::held::to_send;
+use super::suitable::refuse_other_platform;
 use super::upload::{absent_manifests, manifests_of, named_blobs};
 use super::wanted::{Become, files_between};
 use super::{DeployError, agents_now, become_wanted, checks, view};
@@ -50,6 +51,7 @@ pub(crate) async fn accept(
     drop(read);
     let tables = read_layers(app, &deploy, unread).await?;
     let mut read = app.store.read().await?;
+    refuse_other_platform(app, &mut read, &deployment, deploy.parts.image.as_ref()).await?;
     let wanted = match deployment.target {
         Some(target) => read.release(target.release).await?,
         None => None,

@@ -6,12 +6,12 @@ use updraft_api::agent::Report;
 use updraft_api::deploy::{Comparison, ComparisonOutcome, PlanRequest};
 use updraft_bundle::LayerTable;
 use updraft_model::{
-    BundleName, DeployState, DeploymentName, Digest, ImageRef, Release, ReleaseId, Runtime,
-    UnfinishedRuns,
+    BundleName, DeployState, DeploymentName, Digest, ImageRef, Release, ReleaseId,
 };
 use updraft_store::{Agent, Deploy, Deployment, Read};
 
 use super::held::to_send;
+use super::suitable::{platforms, refuse_other_kind};
 use super::{DeployError, agents_now, view};
 use crate::app::App;
 use crate::auth::Caller;
@@ -77,7 +77,7 @@ pub(super) async fn assess(
     deployment: &Deployment,
     offer: &Offer,
 ) -> Result<Assessment, DeployError> {
-    refuse_unsuitable(deployment, offer.parts.image.as_ref())?;
+    refuse_other_kind(deployment, offer.parts.image.as_ref())?;
     let (wanted, wanted_deploy) = match deployment.target {
         Some(target) => (
             read.release(target.release).await?,
@@ -99,25 +99,6 @@ pub(super) async fn assess(
         outcome,
         wanted,
         wanted_deploy,
-    })
-}
-
-/// Refuses an image half that nobody beside that Airflow can run.
-fn refuse_unsuitable(deployment: &Deployment, image: Option<&ImageRef>) -> Result<(), DeployError> {
-    let (runs, brings, other) = match (deployment.settings.runtime, image) {
-        (Runtime::Process, Some(ImageRef::Container { .. })) => {
-            ("virtual environments", "a container image", "container")
-        }
-        (Runtime::Container, Some(ImageRef::Environment { .. })) => {
-            ("container images", "an Environment without one", "process")
-        }
-        (Runtime::Process | Runtime::Container | Runtime::External, _) => return Ok(()),
-    };
-    Err(DeployError::ImageUnsuitable {
-        deployment: deployment.name.to_string(),
-        runs,
-        brings,
-        other,
     })
 }
 
@@ -150,19 +131,20 @@ pub(super) async fn answer(
         missing,
         replaced,
         require: deployment.settings.require.clone(),
-        runs: runs(app, &agents),
+        runs: reports(app, &agents).find_map(|report| report.runs),
         runtime: deployment.settings.runtime,
         registry: deployment.settings.registry.clone(),
+        platforms: platforms(app, &agents),
     })
 }
 
-/// The DAG runs that an agent which counts has told of.
-fn runs(app: &App, agents: &[Agent]) -> Option<UnfinishedRuns> {
+/// What the agents that count have told.
+pub(super) fn reports(app: &App, agents: &[Agent]) -> impl Iterator<Item = Report> {
+    let now = app.now();
     let counting = agents
         .iter()
-        .filter(|agent| app.leases.until(agent) > app.now());
-    let reports = counting.filter_map(|agent| serde_json::from_str::<Report>(&agent.report).ok());
-    reports.into_iter().find_map(|report| report.runs)
+        .filter(move |agent| app.leases.until(agent) > now);
+    counting.filter_map(|agent| serde_json::from_str(&agent.report).ok())
 }
 
 /// The manifests of what is wanted that the offer leaves in place.

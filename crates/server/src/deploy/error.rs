@@ -22,6 +22,12 @@ pub(crate) enum DeployError {
         /// The runtime that runs what the deploy brings.
         other: &'static str,
     },
+    #[error("the agents of `{deployment}` run {run}, and this image is made for {made_for}")]
+    OtherPlatform {
+        deployment: String,
+        run: String,
+        made_for: String,
+    },
     #[error("deploy `{id}` is {state}, so it cannot be {to}")]
     State {
         id: DeployId,
@@ -127,7 +133,7 @@ impl Problem for DeployError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::ImageMissing(_) => ErrorCode::ImageMissing,
-            Self::ImageUnsuitable { .. } => ErrorCode::ImageUnsuitable,
+            Self::ImageUnsuitable { .. } | Self::OtherPlatform { .. } => ErrorCode::ImageUnsuitable,
             Self::State { .. } | Self::Transition(_) => ErrorCode::DeployState,
             Self::NotARollbackTarget { .. }
             | Self::OtherDeployment { .. }
@@ -200,6 +206,7 @@ impl Problem for DeployError {
             Self::ImageUnsuitable { deployment, other, .. } => Some(format!(
                 "deploy the other kind, or change how its agent runs Airflow: `updraft deployment update {deployment} --runtime {other}`"
             )),
+            Self::OtherPlatform { run, .. } => Some(format!("build it with `--platform {run}`")),
             Self::State { .. } | Self::Transition(_) => {
                 Some("see `updraft history`; deploy again to begin a new one".into())
             }

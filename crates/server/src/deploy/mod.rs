@@ -20,6 +20,7 @@ mod history;
 pub(crate) mod http;
 mod rollback;
 mod show;
+mod suitable;
 mod upload;
 mod view;
 mod wanted;

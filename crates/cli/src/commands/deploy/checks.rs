@@ -260,6 +260,7 @@ impl Job {
             let began = Instant::now();
             let tests = pytest::captured(&self.project, &ready, &cache, stop)?;
             ran.add_tests(tests, began);
+            ran.record(CheckStage::Pytest, ready.note.clone());
         }
         self.refuse_what_changed()?;
         Ok(ran)

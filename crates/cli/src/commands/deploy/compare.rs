@@ -1,6 +1,6 @@
 //! What a deploy brings: each half of the project, compared with the wanted Release.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use updraft_model::{BundleName, Digest, Release, Runtime};
 use updraft_project::{ImageFingerprint, ImageHalf, Project, ProjectError};
 
 use super::create::{Deploy, Purpose};
-use super::image::{ContainerHalf, Pushed};
+use super::image::{ContainerHalf, ImageKind};
 use super::report::Sent;
 use crate::checks::reach::Reach;
 use crate::console::{Console, Step};
@@ -211,12 +211,12 @@ impl Deploy<'_> {
         };
         let environment = match made {
             None => None,
-            Some(Pushed { environment, reach }) => {
+            Some(environment) => {
                 parts.environment = Some(environment.manifest()?);
                 runs_in = RunsIn {
                     image: Some(environment.digest()),
                     config: Some(environment.config().clone()),
-                    reach,
+                    ..runs_in
                 };
                 Some(environment)
             }
@@ -239,6 +239,7 @@ impl Deploy<'_> {
         half: Result<ImageHalf, ProjectError>,
         comparison: &Comparison,
     ) -> Result<ImageSource> {
+        self.refuse_other_kind(comparison.runtime)?;
         if comparison.runtime == Runtime::Container {
             return Ok(ImageSource::Container(Arc::new(ContainerHalf {
                 project: self.project.clone(),
@@ -247,6 +248,7 @@ impl Deploy<'_> {
                 reach: self.reach(),
                 access: self.access.clone(),
                 registry: comparison.registry.clone(),
+                platforms: comparison.platforms.clone(),
                 cache: self.cache.clone(),
                 rebuild: self.rebuild,
             })));
@@ -261,6 +263,25 @@ impl Deploy<'_> {
         Ok(ImageSource::Locked(Box::new(half)))
     }
 
+    fn refuse_other_kind(&self, runtime: Runtime) -> Result<()> {
+        let name = self.deployment;
+        match (self.image.kind, runtime) {
+            (Some(ImageKind::Image), Runtime::Process | Runtime::External) => {
+                let message = format!("`{name}` runs no container images");
+                Err(self.needs_containers(message))
+            }
+            (Some(ImageKind::Environment), Runtime::Container) => {
+                let message = format!("`{name}` runs container images, and no Environments");
+                Err(Failure::new(Exit::Refused, message)
+                    .code("image_unsuitable")
+                    .help(format!(
+                        "leave out `--as`, or have its agent run Environments: `updraft deployment update {name} --runtime process`"
+                    )))
+            }
+            (None | Some(_), _) => Ok(()),
+        }
+    }
+
     fn needs_containers(&self, message: String) -> Failure {
         Failure::new(Exit::Refused, message)
             .code("needs_containers")
@@ -271,7 +292,7 @@ impl Deploy<'_> {
     }
 
     fn reach(&self) -> Reach {
-        Reach::of(self.client).with_engine(self.image.engine.engine())
+        Reach::of(self.client).with_runner(self.image.engine.builder)
     }
 
     /// Makes the image half; a container image is in its registry then.
@@ -281,7 +302,7 @@ impl Deploy<'_> {
         runs: Option<&EnvironmentConfig>,
         step: &mut Step,
         out: &mut Console,
-    ) -> Result<Pushed> {
+    ) -> Result<Environment> {
         let refuse_older = |here: &ImageFingerprint| match runs {
             Some(runs) => self.refuse_older(here, &runs.fingerprint),
             None => Ok(()),
@@ -297,15 +318,13 @@ impl Deploy<'_> {
                     out.warn(note);
                 }
                 out.update(step, "making the Environment");
-                let environment = environment::make(half, self.cache.clone(), step, out).await?;
-                let reach = Reach::default();
-                Ok(Pushed { environment, reach })
+                environment::make(half, self.cache.clone(), step, out).await
             }
             ImageSource::Container(half) => {
                 out.update(step, "making the image");
-                let pushed = half.make(step, out).await?;
-                refuse_older(&pushed.environment.config().fingerprint)?;
-                Ok(pushed)
+                let made = half.make(step, out).await?;
+                refuse_older(&made.config().fingerprint)?;
+                Ok(made)
             }
         }
     }
@@ -333,6 +352,7 @@ impl Deploy<'_> {
                     runs: None,
                     runtime: view.runtime,
                     registry: view.registry,
+                    platforms: BTreeSet::new(),
                 })
             }
             answer => Ok(answer?),

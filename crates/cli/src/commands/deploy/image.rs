@@ -1,15 +1,15 @@
 //! The image half of a deploy, where the Deployment runs containers: built from the
 //! project and pushed, or an image that is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use updraft_image::registry::{ImageReference, ImageRepository};
 use updraft_image::{
-    Access, DaemonlessBuild, DaemonlessError, Engine, EngineError, EngineName, EnvironmentConfig,
-    Image, ImagePackages, Lock, Stop, build_daemonless, digest_in_registry, look_at_image,
-    without_tag,
+    Access, BuildOptions, DaemonlessBuild, DaemonlessError, Engine, EngineError, EngineName,
+    EnvironmentConfig, Image, ImagePackages, Lock, Stop, build_daemonless, digest_in_registry,
+    look_at_image, without_tag,
 };
 use updraft_model::{ContainerImage, DeploymentName, Digest, Tag};
 use updraft_project::{BuildHalf, Making, Project, ProjectError, Requirements};
@@ -32,8 +32,19 @@ pub(crate) struct ImageArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "dags")]
     pub(super) image_name: Option<String>,
 
+    /// Bring the image half as this alone: a container image, or an Environment without one
+    #[arg(long = "as", value_name = "KIND", value_enum, conflicts_with = "dags")]
+    pub(super) kind: Option<ImageKind>,
+
     #[command(flatten)]
     pub(super) engine: EngineArgs,
+}
+
+/// What an image half can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ImageKind {
+    Image,
+    Environment,
 }
 
 /// The image half of a Deployment that runs containers.
@@ -46,15 +57,11 @@ pub(super) struct ContainerHalf {
     pub(super) access: Option<Access>,
     /// The repository that the Deployment names; none: in the control plane.
     pub(super) registry: Option<String>,
+    /// What its agents run; empty: none has said so.
+    pub(super) platforms: BTreeSet<String>,
     pub(super) cache: Option<PathBuf>,
     /// Build also what was built before.
     pub(super) rebuild: bool,
-}
-
-/// An image that is in its registry.
-pub(super) struct Pushed {
-    pub(super) environment: Environment,
-    pub(super) reach: Reach,
 }
 
 /// What is known of a difference without asking a registry.
@@ -181,7 +188,7 @@ impl ContainerHalf {
         self: Arc<Self>,
         step: &mut Step,
         out: &mut Console,
-    ) -> Result<Pushed> {
+    ) -> Result<Environment> {
         let half = Arc::clone(&self);
         let aside = out.aside();
         let made = busy(step, out, move |stop, say| {
@@ -202,7 +209,7 @@ impl ContainerHalf {
         stop: &Stop,
         say: &dyn Fn(&str),
         aside: &Aside,
-    ) -> Result<Option<Pushed>> {
+    ) -> Result<Option<Environment>> {
         if let Some(name) = &self.args.image_name {
             return match self.here(name, stop)? {
                 Some(image) => self.take(name, &image, stop, say).map(Some),
@@ -237,19 +244,20 @@ impl ContainerHalf {
     }
 
     /// Describes an image that stays where it is, without pulling it.
-    async fn look_at(&self, name: &str, step: &mut Step, out: &mut Console) -> Result<Pushed> {
+    async fn look_at(&self, name: &str, step: &mut Step, out: &mut Console) -> Result<Environment> {
         let (reference, access) = (name.parse::<ImageReference>()?, self.access()?);
         if is_local(&reference) {
             let name = name.to_owned();
             return Err(DaemonlessError::NoImage { name }.into());
         }
-        let platform = self.args.engine.platform.as_deref();
+        let platform = self.platform();
         let scratch = std::env::temp_dir();
         let cache = self.cache.as_deref().unwrap_or(&scratch);
         let found = telling(step, out, async |say| {
-            look_at_image(&access, &reference, platform, cache, &say).await
+            look_at_image(&access, &reference, platform.as_deref(), cache, &say).await
         });
         let found = found.await?;
+        self.refuse_other_platform(&found.platform)?;
         let there = self.named(&reference.repository, found.digest);
         let making = Making::Prebuilt {
             image: there.to_string(),
@@ -259,7 +267,11 @@ impl ContainerHalf {
     }
 
     /// Builds straight into the registry.
-    async fn build_without_engine(&self, step: &mut Step, out: &mut Console) -> Result<Pushed> {
+    async fn build_without_engine(
+        &self,
+        step: &mut Step,
+        out: &mut Console,
+    ) -> Result<Environment> {
         if let Some(flag) = self.args.engine.needs_engine() {
             return Err(Failure::new(
                 Exit::Usage,
@@ -267,6 +279,8 @@ impl ContainerHalf {
             )
             .help("leave it out, or install docker, podman or buildah"));
         }
+        let platform = self.platform();
+        self.refuse_other_platform(platform.as_deref().unwrap_or(Image::platform_here()))?;
         let (half, access) = (self.build_half()?, self.access()?);
         let scratch = tempfile::tempdir()?;
         let (_, to) = self.repository()?;
@@ -275,7 +289,7 @@ impl ContainerHalf {
             project: self.project.clone(),
             to: to.clone(),
             tag: Some(Tag::of_deploy(Uuid::now_v7().simple()).to_string()),
-            platform: args.platform.clone(),
+            platform,
             args: args.args.iter().filter_map(|arg| value_of(arg)).collect(),
             fresh: self.rebuild,
             scan_cache: self.scan_cache(),
@@ -318,7 +332,9 @@ impl ContainerHalf {
         stop: &Stop,
         say: &dyn Fn(&str),
         aside: &Aside,
-    ) -> Result<Pushed> {
+    ) -> Result<Environment> {
+        let platform = self.platform();
+        self.refuse_other_platform(platform.as_deref().unwrap_or(Image::platform_here()))?;
         let half = self.build_half()?;
         let base = self.base(stop);
         let tag = format!("updraft/{}", self.deployment);
@@ -326,7 +342,10 @@ impl ContainerHalf {
             project: &self.project,
             engine,
             tag: &tag,
-            options: self.args.engine.options(),
+            options: BuildOptions {
+                platform,
+                ..self.args.engine.options()
+            },
             cache: self.cache.as_deref(),
             reuse: !self.rebuild,
             tell: Some(&|line| aside.say(line)),
@@ -339,7 +358,14 @@ impl ContainerHalf {
     }
 
     /// Takes an image that the engine has. One that is in a registry stays in it.
-    fn take(&self, name: &str, image: &Image, stop: &Stop, say: &dyn Fn(&str)) -> Result<Pushed> {
+    fn take(
+        &self,
+        name: &str,
+        image: &Image,
+        stop: &Stop,
+        say: &dyn Fn(&str),
+    ) -> Result<Environment> {
+        self.refuse_other_platform(&image.platform)?;
         let engine = Engine::find_builder(self.args.engine.engine(), stop)?;
         let repository = without_tag(name);
         let mut names = image.digests.iter().filter_map(|name| name.parse().ok());
@@ -370,7 +396,7 @@ impl ContainerHalf {
         made: (BuildHalf, Making),
         stop: &Stop,
         say: &dyn Fn(&str),
-    ) -> Result<Pushed> {
+    ) -> Result<Environment> {
         let packages = self.packages(engine, image, name, stop)?;
         let (repository, to) = self.repository()?;
         say(&format!("pushing the image to `{to}`"));
@@ -398,21 +424,22 @@ impl ContainerHalf {
         platform: String,
         has: ImagePackages,
         (half, making): (BuildHalf, Making),
-    ) -> Pushed {
+    ) -> Environment {
         let lock = Lock {
             python_from: has.python,
             text: has.lock_text(),
+        };
+        let env = match &making {
+            Making::Built { .. } => self.dockerfile_env(),
+            Making::Prebuilt { .. } | Making::Locked => BTreeMap::new(),
         };
         let fingerprint = half.fingerprint(has.airflow, has.python, making);
         let config = EnvironmentConfig {
             platform,
             container: Some(there),
-            ..EnvironmentConfig::new(fingerprint, Requirements::default(), BTreeMap::new(), lock)
+            ..EnvironmentConfig::new(fingerprint, Requirements::default(), env, lock)
         };
-        Pushed {
-            environment: Environment::of_image(config),
-            reach: self.reach.clone(),
-        }
+        Environment::of_image(config)
     }
 
     fn packages(
@@ -465,7 +492,7 @@ impl ContainerHalf {
 
     fn making(&self, base: Option<String>) -> Making {
         let given = self.args.engine.args.iter().filter_map(|arg| value_of(arg));
-        let platform = self.args.engine.platform.clone();
+        let platform = self.platform();
         Making::Built {
             base,
             args: given
@@ -475,11 +502,47 @@ impl ContainerHalf {
         }
     }
 
+    /// What the image has to be made for, where that is not simply this machine.
+    fn platform(&self) -> Option<String> {
+        let asked = self.args.engine.platform.clone();
+        let agents = match self.platforms.first() {
+            Some(one) if self.platforms.len() == 1 => Some(one),
+            _ => None,
+        };
+        let others = || agents.filter(|it| *it != Image::platform_here()).cloned();
+        asked.or_else(others)
+    }
+
+    /// Before anything is built or sent; the control plane and the agent refuse it as well.
+    fn refuse_other_platform(&self, made_for: &str) -> Result<()> {
+        let run = &self.platforms;
+        if run.iter().all(|it| it == made_for) {
+            return Ok(());
+        }
+        let run = run.iter().cloned().collect::<Vec<_>>().join(" and ");
+        let message = format!(
+            "the agents of `{}` run {run}, and this image is made for {made_for}",
+            self.deployment
+        );
+        Err(Failure::new(Exit::Refused, message)
+            .code("image_unsuitable")
+            .help(match &self.args.image_name {
+                Some(_) => format!("name one for {run}"),
+                None => format!("build it with `--platform {run}`, or leave that out"),
+            }))
+    }
+
     /// What stands for the content of the base, where it is here.
     fn base(&self, stop: &Stop) -> Option<String> {
         let dockerfile = self.project.dockerfile().ok()??;
         let image = self.here(dockerfile.base(), stop).ok()??;
         Some(image.identity().to_owned())
+    }
+
+    /// What checks without an engine have set.
+    fn dockerfile_env(&self) -> BTreeMap<String, String> {
+        let dockerfile = self.project.dockerfile().ok().flatten();
+        dockerfile.map_or_else(BTreeMap::new, |dockerfile| dockerfile.env().clone())
     }
 
     fn base_name(&self) -> Option<ImageReference> {

@@ -74,7 +74,7 @@ async fn prepare(args: &PytestArgs, cx: &Context, out: &mut Console) -> Result<P
     }
     let cache = host::cache(cx)?;
     let owned = project.clone();
-    let mut prepared = busy(&mut step, out, move |stop, say| {
+    let (mut prepared, note) = busy(&mut step, out, move |stop, say| {
         let ready = wanted.make(&cache, stop, say)?;
         let run = PytestRun {
             project: &owned,
@@ -83,10 +83,13 @@ async fn prepare(args: &PytestArgs, cx: &Context, out: &mut Console) -> Result<P
             reports: None,
             on_terminal: std::io::stdin().is_terminal() && std::io::stdout().is_terminal(),
         };
-        run.prepare(stop, say)
+        Ok((run.prepare(stop, say)?, ready.note.clone()))
     })
     .await?;
     out.abandon(step);
+    if let Some(note) = note {
+        out.warn(&note);
+    }
     // Paths are as they were typed; the tests run in the project's folder.
     for path in &args.paths {
         let path = path.canonicalize().map_err(|error| {

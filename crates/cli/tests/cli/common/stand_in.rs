@@ -142,6 +142,7 @@ fn report(agent: AgentId, generation: i64, target: Option<&Target>, answer: Answ
         activity: None,
         problem: None,
         isolation: String::new(),
+        platform: Some("linux/amd64".into()),
         airflow: None,
         dags: Some(1),
         import_errors: Vec::new(),
