@@ -353,8 +353,9 @@ fn install(
     let sync = |uv: &Uv| {
         let mut sync = uv.pip(scratch, "sync");
         sync.arg("--python").arg(folder.join("bin/python"));
-        // A commit of a repository has no hash of files, but its id is one.
-        if !requirements.has_vcs() {
+        // A commit of a repository has no hash of files, but its id is one. What an image has is
+        // known by names and versions alone.
+        if !requirements.has_vcs() && ask.config.container.is_none() {
             sync.arg("--require-hashes");
         }
         sync.arg("lock.txt").envs(process::named_in(&text));
