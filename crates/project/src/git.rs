@@ -103,6 +103,41 @@ pub fn git_head(dir: &Path) -> Option<GitState> {
     })
 }
 
+/// Whether a checkout's commit is one that another commit was made on top of. None where
+/// that cannot be told: the other is not in the clone, or what lies between is not.
+pub fn git_is_behind(dir: &Path, commit: &str) -> Option<bool> {
+    // Said by somebody else, and never to be taken for an option or another name.
+    let is_id = (7..=64).contains(&commit.len()) && commit.bytes().all(|b| b.is_ascii_hexdigit());
+    if !is_id {
+        return None;
+    }
+    let dir = &dir.canonicalize().ok()?;
+    let git = Git {
+        dir,
+        overrides: Vec::new(),
+        deadline: Instant::now() + TIME_LIMIT,
+    };
+    let resolve = |name: &str| git.run(&["rev-parse", "--verify", "--quiet", name]);
+    let head = resolve("HEAD^{commit}")?;
+    let other = resolve(&format!("{commit}^{{commit}}"))?;
+    let (head, other) = (head.trim(), other.trim());
+    if head == other {
+        return Some(false);
+    }
+    let is_ancestor = |old: &str, new: &str| {
+        let ask = ["merge-base", "--is-ancestor", old, new];
+        git.run(&ask).is_some()
+    };
+    if is_ancestor(head, other) {
+        return Some(true);
+    }
+    if is_ancestor(other, head) {
+        return Some(false);
+    }
+    let shallow = git.run(&["rev-parse", "--is-shallow-repository"])?;
+    (shallow.trim() == "false").then_some(false)
+}
+
 struct Git<'a> {
     dir: &'a Path,
     overrides: Vec<String>,
@@ -362,6 +397,47 @@ mod tests {
         assert!(state.dirty);
         assert_eq!(state.subject.as_deref(), Some("Add a"));
         assert!(!ran.exists());
+    }
+
+    #[test]
+    fn tells_whether_another_commit_came_on_top_as_far_as_the_clone_goes() {
+        if !has_git("the order of commits") {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let root = &dir.path().join("origin");
+        fs::create_dir(root).unwrap();
+        git(root, &["init", "-q", "-b", "main"]);
+        let commit = |text: &str| {
+            git(root, &["commit", "-q", "--allow-empty", "-m", text]);
+            git_state(root).unwrap().commit.unwrap()
+        };
+        let (first, second, third) = (commit("first"), commit("second"), commit("third"));
+        git(root, &["checkout", "-q", &second]);
+        assert_eq!(git_is_behind(root, &third), Some(true));
+        assert_eq!(git_is_behind(root, &second), Some(false));
+        assert_eq!(git_is_behind(root, &first), Some(false));
+        git(root, &["checkout", "-q", "-b", "aside", &first]);
+        let aside = commit("aside");
+        assert_eq!(git_is_behind(root, &third), Some(false));
+        for unknown in [&"0".repeat(40), "HEAD", "--all", "", "main"] {
+            assert_eq!(git_is_behind(root, unknown), None, "{unknown}");
+        }
+
+        // As pipelines clone it: what they are for, and nothing before.
+        let clone = &dir.path().join("clone");
+        let from = format!("file://{}", root.display());
+        let to = clone.to_str().unwrap();
+        git(
+            dir.path(),
+            &[
+                "clone", "-q", "--depth", "1", "--branch", "aside", &from, to,
+            ],
+        );
+        assert_eq!(git_is_behind(clone, &third), None);
+        git(clone, &["fetch", "-q", "--depth", "1", "origin", &third]);
+        assert_eq!(git_is_behind(clone, &third), None);
+        assert_eq!(git_is_behind(clone, &aside), Some(false));
     }
 
     #[test]
