@@ -25,8 +25,8 @@ use url::Url;
 
 use crate::agent::{DagIdsReport, FetchBlobs, Report, ReportAnswer, Wanted};
 use crate::deploy::{
-    AcceptDeploy, Comparison, CreateDeploy, DeployView, Deploys, DiffView, PlanRequest,
-    RollbackRequest, WithdrawDeploy,
+    AcceptDeploy, Comparison, CreateDeploy, DeployView, Deploys, DiffView, LiftedHold, PlanRequest,
+    PromoteRequest, Promotion, PromotionSource, RollbackRequest, WithdrawDeploy,
 };
 use crate::deployment::{
     CreateDeployment, DeploymentDags, DeploymentSettings, DeploymentView, Deployments, StatusView,
@@ -351,8 +351,21 @@ impl Client {
         deploy: DeployId,
         checks: Option<Checks>,
     ) -> Result<DeployView, ClientError> {
-        let path = format!("/api/v1/deploys/{deploy}/accept");
-        self.post(&path, &AcceptDeploy { checks }).await
+        let ask = AcceptDeploy {
+            checks,
+            ..AcceptDeploy::default()
+        };
+        self.accept_deploy_as(deploy, &ask).await
+    }
+
+    /// The same, in order or by force.
+    pub async fn accept_deploy_as(
+        &self,
+        deploy: DeployId,
+        ask: &AcceptDeploy,
+    ) -> Result<DeployView, ClientError> {
+        self.post(&format!("/api/v1/deploys/{deploy}/accept"), ask)
+            .await
     }
 
     /// Gives up a deploy that was not accepted yet.
@@ -403,6 +416,31 @@ impl Client {
     ) -> Result<DeployView, ClientError> {
         self.post(&format!("/api/v1/deployments/{name}/rollbacks"), ask)
             .await
+    }
+
+    /// Says what a promotion would change. Records nothing.
+    pub async fn plan_promotion(
+        &self,
+        name: &DeploymentName,
+        source: &PromotionSource,
+    ) -> Result<Promotion, ClientError> {
+        let path = format!("/api/v1/deployments/{name}/promotions/plan");
+        self.post(&path, source).await
+    }
+
+    pub async fn promote(
+        &self,
+        name: &DeploymentName,
+        ask: &PromoteRequest,
+    ) -> Result<Promotion, ClientError> {
+        self.post(&format!("/api/v1/deployments/{name}/promotions"), ask)
+            .await
+    }
+
+    /// Lets what was rolled back come back; lifting twice is as good as once.
+    pub async fn lift_hold(&self, name: &DeploymentName) -> Result<LiftedHold, ClientError> {
+        let path = format!("/api/v1/deployments/{name}/hold");
+        self.json(Method::DELETE, &path, no_body(), SHORT).await
     }
 
     pub async fn diff(

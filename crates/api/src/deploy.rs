@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use updraft_bundle::LayerTable;
 use updraft_model::{
     BundleName, CheckStage, Checks, CiRun, DeployId, DeployKind, DeployState, DeploymentId,
-    DeploymentName, Digest, Failure, GitState, Proof, Release, ReleasePart, Runtime,
+    DeploymentName, Digest, Failure, GitState, Hold, Proof, Release, ReleasePart, Runtime,
     UnfinishedRuns,
 };
 use utoipa::ToSchema;
@@ -45,6 +45,9 @@ pub struct CreateDeploy {
     /// Whether Airflow's database may be taken back to what an older Airflow knows.
     #[serde(default)]
     pub allow_downgrade: bool,
+    /// Also what a hold keeps back.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub force: bool,
     /// Made once per command, so that a repeated request finds its deploy
     /// instead of making a second one.
     pub key: String,
@@ -81,6 +84,32 @@ pub struct Comparison {
     /// What container images have to be made for, as the agents that count say.
     #[serde(default)]
     pub platforms: BTreeSet<String>,
+    /// The hold that keeps these parts back.
+    #[serde(default)]
+    pub hold: Option<Box<Hold>>,
+    /// The newest deploy of each branch that pipelines deployed lately.
+    #[serde(default)]
+    pub landed: Vec<Landed>,
+}
+
+/// A pipeline run whose deploy was accepted and not taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Landed {
+    pub deploy: DeployId,
+    pub ci: CiRun,
+}
+
+/// What a deploy of a pipeline takes for the newest one of its branch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Order {
+    /// None: there was none.
+    #[serde(default)]
+    pub after: Option<DeployId>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Asks to make a deploy's Release the wanted one.
@@ -89,6 +118,12 @@ pub struct Comparison {
 pub struct AcceptDeploy {
     /// What was checked before, and how that went.
     pub checks: Option<Checks>,
+    /// Refused when another deploy of its branch came in between; none: whatever came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
+    /// Also what a hold keeps back.
+    #[serde(skip_serializing_if = "is_false")]
+    pub force: bool,
 }
 
 /// Gives a deploy up before it was accepted.
@@ -163,6 +198,9 @@ pub struct DeployView {
     pub checks: Option<Checks>,
     /// For a rollback, the deploy that it returns to.
     pub returns_to: Option<DeployId>,
+    /// For a promotion, the deploy of another Deployment whose Release it takes.
+    #[serde(default)]
+    pub promotes: Option<DeployId>,
     /// Whether an agent with a lease was there at the last look.
     pub agents_connected: u32,
     /// Agents whose lease ran out, by host: named, not waited for.
@@ -188,6 +226,71 @@ pub struct RollbackRequest {
     #[serde(default)]
     pub allow_downgrade: bool,
     pub key: String,
+}
+
+/// What a promotion takes of another Deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PromotionSource {
+    pub from: DeploymentName,
+    #[serde(default)]
+    pub halves: PromotedHalves,
+    /// Take what it should run also when that never was live.
+    #[serde(default)]
+    pub allow_unproven: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PromotedHalves {
+    #[default]
+    Both,
+    /// Its bundles.
+    Dags,
+    Image,
+}
+
+/// Asks to deploy what another Deployment has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PromoteRequest {
+    pub source: PromotionSource,
+    #[serde(default)]
+    pub description: String,
+    /// Whether Airflow's database may be taken back to what an older Airflow knows.
+    #[serde(default)]
+    pub allow_downgrade: bool,
+    /// Also what a hold keeps back.
+    #[serde(default)]
+    pub force: bool,
+    pub key: String,
+}
+
+/// What a promotion comes to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Promotion {
+    pub outcome: ComparisonOutcome,
+    /// The deploy of the other Deployment whose Release is taken.
+    pub taken: DeployId,
+    /// What the other one should run by now, where that is not proven and so not taken.
+    pub newer: Option<DeployId>,
+    /// What was wanted before.
+    pub wanted: Option<Release>,
+    /// What is wanted then.
+    pub release: Release,
+    pub changed: Vec<ReleasePart>,
+    pub files: BTreeMap<BundleName, FileChanges>,
+    /// DAG runs under way, as an agent told them last.
+    pub runs: Option<UnfinishedRuns>,
+    /// The hold that keeps it back.
+    pub hold: Option<Box<Hold>>,
+    /// The new deploy, or the one whose Release this already is.
+    pub deploy: Option<DeployView>,
+}
+
+/// What a lifted hold kept back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LiftedHold {
+    /// None: there was none.
+    pub hold: Option<Hold>,
 }
 
 /// How two deploys' Releases differ.

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_model::{
     AfterFailure, AgentId, AirflowNames, BundleName, CheckStage, DagId, DeployId, DeploymentId,
-    DeploymentName, ImportError, Release, Runtime, WorkspaceId,
+    DeploymentName, Hold, ImportError, Release, Runtime, WorkspaceId,
 };
 use utoipa::ToSchema;
 
@@ -68,6 +68,9 @@ pub struct DeploymentView {
     pub wanted: Option<Release>,
     /// The last Release that was live.
     pub proven: Option<Release>,
+    /// What a rollback keeps from coming back.
+    #[serde(default)]
+    pub hold: Option<Box<Hold>>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

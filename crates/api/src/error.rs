@@ -33,6 +33,12 @@ pub enum ErrorCode {
     DeployState,
     /// The deploy never became a Release that can be returned to.
     NotARollbackTarget,
+    /// Somebody rolled this very content back, and nobody lifted the hold since.
+    OnHold,
+    /// Another deploy of the branch came in between: compare again.
+    MovedOn,
+    /// What is to be promoted never was live.
+    NotProven,
     /// The Deployment accepts no deploy without certain checks, and these are not they.
     ChecksRequired,
     /// The checks that a deploy names failed, or are of something else.

@@ -67,7 +67,7 @@ exits! {
         "No control plane or registry answers there, or it is not ready.",
         "Check the address with `updraft config`, or the name of the image; try again later.";
     Conflict = 8, "conflict",
-        "The state of things refuses it: the name is taken, the deploy cannot be returned to, a data folder is in use.",
+        "The state of things refuses it: the name is taken, the deploy cannot be returned to, a rollback holds this content back, what is to be promoted never was live, a data folder is in use.",
         "Read the message; look at `updraft status`.";
     VersionMismatch = 9, "version_mismatch",
         "Client and control plane are more than one minor version apart.",
@@ -79,8 +79,8 @@ exits! {
         "Time ran out before there was proof. The deploy is still wanted, and becomes live or failed when there is evidence.",
         "`updraft status`; the same command again waits again.";
     Superseded = 12, "superseded",
-        "A later deploy took the place of this one before it was proven.",
-        "`updraft history` shows which.";
+        "A later deploy took the place of this one before it was proven; or a newer commit of the branch was there first, and this one was not deployed.",
+        "`updraft history` shows which; nothing, when an older pipeline was just slow.";
     NoAgent = 13, "no_agent",
         "The deploy is accepted, and no agent is connected that could make it so. It goes live when one connects.",
         "Start the agent: `updraft agent`.";

@@ -137,7 +137,10 @@ fn exit_of_code(code: ErrorCode) -> Exit {
         | ErrorCode::ImageMissing
         | ErrorCode::ImageUnsuitable
         | ErrorCode::DeployState
-        | ErrorCode::NotARollbackTarget => Exit::Conflict,
+        | ErrorCode::NotARollbackTarget
+        | ErrorCode::OnHold
+        | ErrorCode::NotProven => Exit::Conflict,
+        ErrorCode::MovedOn => Exit::Superseded,
         ErrorCode::ChecksRequired | ErrorCode::ChecksRefused => Exit::CheckFailed,
         ErrorCode::StorageFull => Exit::StorageFull,
         ErrorCode::VersionSkew => Exit::VersionMismatch,

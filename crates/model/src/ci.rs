@@ -60,6 +60,22 @@ pub enum CiProvider {
     Other,
 }
 
+impl CiRun {
+    /// Whether both are of one branch of one repository, on which the newer wins.
+    pub fn is_in_line_with(&self, other: &Self) -> bool {
+        self.branch.is_some()
+            && self.branch == other.branch
+            && self.repository == other.repository
+            && self.provider == other.provider
+    }
+
+    /// Whether it is an earlier run of the same pipeline.
+    pub fn ran_before(&self, other: &Self) -> bool {
+        let numbers = self.run_number.zip(other.run_number);
+        self.workflow == other.workflow && numbers.is_some_and(|(own, its)| own < its)
+    }
+}
+
 impl CiProvider {
     /// As its makers write it.
     pub fn title(self) -> &'static str {
@@ -81,5 +97,46 @@ impl CiProvider {
 impl fmt::Display for CiProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.title())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(branch: Option<&str>, number: Option<u64>) -> CiRun {
+        CiRun {
+            provider: CiProvider::Github,
+            repository: Some("acme/sales".into()),
+            branch: branch.map(Into::into),
+            run_number: number,
+            ..CiRun::default()
+        }
+    }
+
+    #[test]
+    fn runs_are_in_line_on_one_branch_of_one_repository() {
+        let one = run(Some("main"), Some(1));
+        assert!(one.is_in_line_with(&run(Some("main"), Some(2))));
+        assert!(!one.is_in_line_with(&run(Some("other"), Some(2))));
+        let fork = CiRun {
+            repository: Some("mallory/sales".into()),
+            ..one.clone()
+        };
+        assert!(!one.is_in_line_with(&fork));
+        // Tags have no order.
+        assert!(!run(None, None).is_in_line_with(&run(None, None)));
+    }
+
+    #[test]
+    fn a_lower_number_of_the_same_pipeline_ran_before() {
+        let (one, two) = (run(None, Some(1)), run(None, Some(2)));
+        assert!(one.ran_before(&two) && !two.ran_before(&one) && !one.ran_before(&one));
+        assert!(!run(None, None).ran_before(&two));
+        let other = CiRun {
+            workflow: Some("nightly".into()),
+            ..two
+        };
+        assert!(!one.ran_before(&other));
     }
 }

@@ -84,6 +84,8 @@ pub enum DeployKind {
     Rollback,
     /// The Deployment's policy took a failed deploy back.
     AutomaticRollback,
+    /// What another Deployment has, deployed to this one.
+    Promotion,
 }
 
 impl DeployKind {
@@ -92,6 +94,15 @@ impl DeployKind {
             Self::Deploy => "deploy",
             Self::Rollback => "rollback",
             Self::AutomaticRollback => "automatic_rollback",
+            Self::Promotion => "promotion",
+        }
+    }
+
+    /// Whether it brings something, which the policy takes back when it fails.
+    pub const fn brings(self) -> bool {
+        match self {
+            Self::Deploy | Self::Promotion => true,
+            Self::Rollback | Self::AutomaticRollback => false,
         }
     }
 }

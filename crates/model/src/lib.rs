@@ -12,6 +12,7 @@ mod deploy;
 mod deployment;
 mod digest;
 mod git;
+mod hold;
 mod id;
 mod name;
 mod nearest;
@@ -29,6 +30,7 @@ pub use deploy::{DeployKind, DeployState, Failure, InvalidTransition};
 pub use deployment::{AfterFailure, Runtime};
 pub use digest::{Digest, InvalidDigest};
 pub use git::GitState;
+pub use hold::{Held, HeldRelease, Hold};
 pub use id::{
     AgentId, DeployId, DeploymentId, EnrollmentId, InvalidId, ReleaseId, TokenId, UploadId,
     WorkspaceId,

@@ -65,6 +65,14 @@ impl Release {
         self.image == other.image && self.bundles == other.bundles
     }
 
+    /// Whether one part is the same in both.
+    pub fn same_part(&self, part: &ReleasePart, other: &Self) -> bool {
+        match part {
+            ReleasePart::Image => self.image == other.image,
+            ReleasePart::Bundle { name } => self.bundles.get(name) == other.bundles.get(name),
+        }
+    }
+
     /// The parts in which this Release differs from an earlier one.
     pub fn parts_that_differ_from(&self, earlier: Option<&Self>) -> Vec<ReleasePart> {
         let mut parts = Vec::new();

@@ -46,6 +46,16 @@ impl RepositoryName {
         &self.text
     }
 
+    /// The same name in another Deployment.
+    pub fn within(&self, deployment: &DeploymentName) -> Option<Self> {
+        let rest = self.text.split_once('/').map(|(_, rest)| rest);
+        let text = match rest {
+            Some(rest) => format!("{deployment}/{rest}"),
+            None => deployment.to_string(),
+        };
+        text.parse().ok()
+    }
+
     /// The Deployment that it belongs to.
     pub const fn deployment(&self) -> &DeploymentName {
         &self.deployment

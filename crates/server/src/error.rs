@@ -90,6 +90,9 @@ pub(crate) const fn status_of(code: ErrorCode) -> StatusCode {
         | ErrorCode::ImageUnsuitable
         | ErrorCode::DeployState
         | ErrorCode::NotARollbackTarget
+        | ErrorCode::OnHold
+        | ErrorCode::MovedOn
+        | ErrorCode::NotProven
         | ErrorCode::BlobsMissing => StatusCode::CONFLICT,
         ErrorCode::BundleRefused
         | ErrorCode::BlobCorrupt

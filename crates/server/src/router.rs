@@ -141,6 +141,9 @@ fn routes(app: &App) -> Routes {
     all.add(DEPLOYER, Short, routes!(deploy::http::create));
     all.add(VIEWER, Short, routes!(deploy::http::history));
     all.add(DEPLOYER, Short, routes!(deploy::http::rollback));
+    all.add(VIEWER, Short, routes!(deploy::http::plan_promotion));
+    all.add(DEPLOYER, Short, routes!(deploy::http::promote));
+    all.add(DEPLOYER, Short, routes!(deploy::http::lift_hold));
     all.add(DEPLOYER, Long, routes!(deploy::http::upload));
     all.add(DEPLOYER, Long, routes!(deploy::http::accept));
     all.add(DEPLOYER, Short, routes!(deploy::http::withdraw));

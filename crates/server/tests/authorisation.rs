@@ -164,6 +164,10 @@ fn body(route: &Route) -> serde_json::Value {
             json!({ "parts": parts(), "key": "k" })
         }
         ("POST", "/api/v1/deployments/{deployment}/rollbacks") => json!({ "key": "k" }),
+        ("POST", "/api/v1/deployments/{deployment}/promotions/plan") => json!({ "from": "office" }),
+        ("POST", "/api/v1/deployments/{deployment}/promotions") => {
+            json!({ "source": { "from": "office" }, "key": "k" })
+        }
         ("POST", "/api/v1/agent/blobs") => json!({ "digests": [] }),
         ("POST", "/api/v1/agent/report") => json!({
             "agent": updraft_model::AgentId::new(), "host": "h", "version": "0", "generation": 0, "isolation": ""

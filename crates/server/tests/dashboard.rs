@@ -154,6 +154,9 @@ async fn a_viewer_sees_a_failed_deploy_and_a_version_link_leads_to_it() {
     };
     let back = server.as_admin().roll_back(&deployment.name, &ask).await;
     let back = back.unwrap();
+    let page = get("/deployments/shop").await.text().await.unwrap();
+    assert!(page.contains("On hold"), "{page}");
+    assert!(page.contains("updraft hold lift shop"), "{page}");
     let dags = back.release.unwrap().bundles[&BundleName::dags()].digest;
     let link = get(&format!("/deployments/shop/versions/{dags}")).await;
     assert_eq!(location(&link), format!("/deploys/{}", back.id));

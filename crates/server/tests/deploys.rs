@@ -226,6 +226,7 @@ async fn asking_twice_with_one_key_makes_one_deploy() {
         git: None,
         ci: None,
         allow_downgrade: false,
+        force: false,
         key: "the same".into(),
     };
     let admin = world.admin();
@@ -811,6 +812,7 @@ async fn a_diff_goes_by_acceptance_and_forgets_what_changed_back() {
 
     world.roll_back(Some(early.id)).await.unwrap();
     world.proves_that_it_added("early_dag").await;
+    admin.lift_hold(&world.shop).await.unwrap();
     let again = world.dags("late").await;
     world.proves_that_it_added("late_dag").await;
     let same = admin.diff(late_id, Some(again.id)).await.unwrap();

@@ -118,6 +118,7 @@ async fn a_first_deploy_without_an_environment_can_be_planned_and_is_refused() {
         git: None,
         ci: None,
         allow_downgrade: false,
+        force: false,
         key: "first".into(),
     };
     let refused = admin

@@ -105,6 +105,7 @@ impl World {
             git: None,
             ci: None,
             allow_downgrade: false,
+            force: false,
             key: DeployId::new().to_string(),
         };
         self.admin.create_deploy(&self.shop, &ask).await
@@ -547,6 +548,7 @@ async fn naming_a_blob_of_another_deployment_does_not_make_it_readable() {
         git: None,
         ci: None,
         allow_downgrade: false,
+        force: false,
         key: "mine".into(),
     };
     let plan = PlanRequest {
@@ -578,6 +580,7 @@ async fn naming_a_blob_of_another_deployment_does_not_make_it_readable() {
     let ask = CreateDeploy {
         parts: parts(Some(&secret), Some(&environment("z"))),
         allow_downgrade: false,
+        force: false,
         key: "hers".into(),
         ..ask
     };

@@ -61,6 +61,7 @@ impl Story {
             git: None,
             ci: None,
             allow_downgrade: false,
+            force: false,
             key: "the deploy".into(),
         }
     }
@@ -193,6 +194,7 @@ async fn prepare(folder: &Path) -> Story {
         git: None,
         ci: None,
         allow_downgrade: false,
+        force: false,
         key: "first".into(),
     };
     let created = admin.create_deploy(&shop, &ask).await.unwrap();

@@ -890,6 +890,96 @@ async fn the_image_of_a_kept_release_stays() {
     }
 }
 
+/// Whoever is for the second Deployment alone never sees the first one's repositories.
+#[tokio::test]
+async fn an_image_that_was_promoted_is_pulled_by_who_is_for_that_deployment_alone() {
+    let (server, admin) = world().await;
+    let containers = || DeploymentSettings {
+        runtime: Some(Runtime::Container),
+        ..DeploymentSettings::default()
+    };
+    let prod = server.deployment_with("prod", containers()).await.name;
+    let shop = "shop".parse().unwrap();
+    let client = server.as_admin();
+    client
+        .update_deployment(&shop, &containers())
+        .await
+        .unwrap();
+    let pushed = admin
+        .push_image("shop/airflow", "updraft-1", "promoted")
+        .await;
+    let secret = admin
+        .push_image("shop/airflow", "updraft-2", "not yet")
+        .await;
+    let image = updraft_testkit::container_image(
+        &format!("shop/airflow@{}", digest(&pushed)),
+        "linux/amd64",
+    );
+    let dags = updraft_testkit::Tree::of([("a.py", "one")]);
+    server.deploy(&shop, Some(&dags), Some(&image)).await;
+
+    let token = server.token(Role::Agent, Some(&prod)).await;
+    let agent = Guest::new(&server, token);
+    let path = |image: &Value| format!("/v2/shop/airflow/manifests/{}", digest(image));
+    let granted = async |guest: &Guest| {
+        let scope = "/v2/token?service=x&scope=repository:shop/airflow:pull";
+        guest.get(scope).await
+    };
+    agent.get(&path(&pushed)).await.refused(404, "NAME_UNKNOWN");
+    let ask = updraft_api::deploy::PromoteRequest {
+        source: updraft_api::deploy::PromotionSource {
+            from: shop.clone(),
+            halves: updraft_api::deploy::PromotedHalves::Both,
+            allow_unproven: true,
+        },
+        description: String::new(),
+        allow_downgrade: false,
+        force: false,
+        key: "promote".into(),
+    };
+    client.promote(&prod, &ask).await.unwrap();
+    let manifest = agent.get(&path(&pushed)).await.is(200);
+    assert_eq!(manifest.text(), pushed.to_string());
+    let pull = async || {
+        agent.get(&path(&pushed)).await.is(200);
+        for content in ["{}", "promoted"] {
+            let blob = Digest::of(content.as_bytes());
+            let path = format!("/v2/shop/airflow/blobs/{blob}");
+            agent.get(&path).await.is(200);
+        }
+    };
+    pull().await;
+    // Nothing else of it, neither by name nor by digest.
+    agent
+        .get(&path(&secret))
+        .await
+        .refused(404, "MANIFEST_UNKNOWN");
+    let blob = Digest::of(b"not yet");
+    agent
+        .get(&format!("/v2/shop/airflow/blobs/{blob}"))
+        .await
+        .refused(404, "BLOB_UNKNOWN");
+    for name in ["manifests/updraft-1", "tags/list"] {
+        let path = format!("/v2/shop/airflow/{name}");
+        agent.get(&path).await.refused(404, "NAME_UNKNOWN");
+    }
+    // As engines ask: with a token for the repository that the image is called by.
+    let pass = granted(&agent).await.is(200).json();
+    let pass = pass["token"].as_str().unwrap();
+    let request = agent
+        .http
+        .get(format!("{}{}", agent.url, path(&pushed)))
+        .bearer_auth(pass);
+    Guest::send(request).await.is(200);
+
+    // It outlives what it came from.
+    collect(&server).await;
+    pull().await;
+    client.delete_deployment(&shop, true).await.unwrap();
+    collect(&server).await;
+    pull().await;
+}
+
 #[tokio::test]
 async fn an_image_half_is_of_the_kind_that_the_runtime_runs() {
     let (server, _admin) = world().await;

@@ -8,7 +8,7 @@ use updraft_model::{
     GitState, ImageRef, Proof, Release, ReleaseId, ReleasePart, Timestamp,
 };
 
-use crate::sql::{Row, sql};
+use crate::sql::{Row, json, sql};
 use crate::{Read, StoreError, Write};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +47,8 @@ pub struct Deploy {
     pub failure: Option<Failure>,
     pub checks: Option<Checks>,
     pub returns_to: Option<DeployId>,
+    /// For a promotion, the deploy of another Deployment whose Release it takes.
+    pub promotes: Option<DeployId>,
     /// Whether Airflow's database may lose what an older Airflow does not know.
     pub allow_downgrade: bool,
 }
@@ -94,6 +96,7 @@ pub struct NewDeploy {
     pub created_by: String,
     pub created_at: Timestamp,
     pub returns_to: Option<DeployId>,
+    pub promotes: Option<DeployId>,
     pub allow_downgrade: bool,
 }
 
@@ -127,6 +130,7 @@ impl NewDeploy {
             failure: None,
             checks: None,
             returns_to: self.returns_to,
+            promotes: self.promotes,
             allow_downgrade: self.allow_downgrade,
         }
     }
@@ -171,6 +175,7 @@ impl Deploy {
             failure: row.optional_json("failure")?,
             checks: row.optional_json("checks")?,
             returns_to: row.optional("returns_to")?,
+            promotes: row.optional("promotes")?,
             allow_downgrade: row.get::<i64>("allow_downgrade")? != 0,
         })
     }
@@ -355,6 +360,25 @@ impl Read {
         rows.iter().map(|row| row.json("proof")).collect()
     }
 
+    /// The newest accepted deploys of pipelines that nobody took back, the last
+    /// accepted first.
+    pub async fn landed_runs(
+        &mut self,
+        deployment: DeploymentId,
+        limit: u32,
+    ) -> Result<Vec<(DeployId, CiRun)>, StoreError> {
+        let rows = sql(
+            "SELECT id, ci FROM deploy WHERE deployment_id = $1 AND accepted_at IS NOT NULL
+                AND ci IS NOT NULL AND state <> 'rolled_back' ORDER BY accepted_at DESC, id DESC LIMIT $2",
+        )
+        .bind(deployment)
+        .bind(limit)
+        .all(&mut self.on)
+        .await?;
+        let landed = rows.iter().map(|row| Ok((row.get("id")?, row.json("ci")?)));
+        landed.collect()
+    }
+
     /// Deploys whose upload has not moved since a moment.
     pub async fn stale_uploads(&mut self, before: Timestamp) -> Result<Vec<DeployId>, StoreError> {
         let rows = sql(
@@ -420,9 +444,9 @@ impl Write {
                 (id, deployment_id, kind, state, state_facts, revision, idempotency_key, parts, release_id,
                  base_release_id, changed, carried, files, description, git, created_by, created_at, touched_at,
                  accepted_at, on_disk_at, proven_at, ended_at, proof, failure, returns_to, checks,
-                 allow_downgrade, ci)
+                 allow_downgrade, ci, promotes)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-                     $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)")
+                     $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)")
         .bind(deploy.id)
         .bind(deploy.deployment)
         .bind(deploy.kind)
@@ -451,6 +475,7 @@ impl Write {
         .bind(json(deploy.checks.as_ref()))
         .bind(i64::from(deploy.allow_downgrade))
         .bind(json(deploy.ci.as_ref()))
+        .bind(deploy.promotes)
         .run(&mut self.on)
         .await?;
         self.insert_event(deploy, deploy.created_at).await
@@ -527,8 +552,4 @@ impl Write {
             .await?;
         Ok(())
     }
-}
-
-fn json<T: Serialize>(value: Option<&T>) -> Option<String> {
-    value.map(|value| serde_json::to_string(value).expect("our types always serialise"))
 }

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use updraft_model::{
-    AfterFailure, CheckStage, DeployId, DeploymentId, DeploymentName, ReleaseId, Runtime,
+    AfterFailure, CheckStage, DeployId, DeploymentId, DeploymentName, Hold, ReleaseId, Runtime,
     Timestamp, WorkspaceId,
 };
 
-use crate::sql::{Row, sql};
+use crate::sql::{Row, json, sql};
 use crate::{Read, StoreError, Write};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +23,7 @@ pub struct Deployment {
     pub generation: i64,
     pub target: Option<Target>,
     pub proven: Option<Proven>,
+    pub hold: Option<Box<Hold>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +97,7 @@ impl Deployment {
             generation: row.get("generation")?,
             target,
             proven,
+            hold: row.optional_json("hold")?,
         })
     }
 }
@@ -239,7 +241,8 @@ impl Write {
         sql("UPDATE deployment SET
                 changed_at = $2, settings = $3, environment = $4, environment_names = $5, generation = $6,
                 target_deploy = $7, target_release = $8, target_attempt = $9, target_since = $10,
-                target_generation = $11, target_may_switch = $12, proven_deploy = $13, proven_release = $14
+                target_generation = $11, target_may_switch = $12, proven_deploy = $13, proven_release = $14,
+                hold = $15
              WHERE id = $1")
         .bind(deployment.id)
         .bind(at)
@@ -255,6 +258,7 @@ impl Write {
         .bind(target.map(|target| target.may_switch))
         .bind(proven.map(|proven| proven.deploy))
         .bind(proven.map(|proven| proven.release))
+        .bind(json(deployment.hold.as_ref()))
         .run(&mut self.on)
         .await?;
         Ok(())

@@ -20,6 +20,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     ),
     (5, "registry", include_str!("migrations/0005_registry.sql")),
     (6, "ci", include_str!("migrations/0006_ci.sql")),
+    (7, "moving", include_str!("migrations/0007_moving.sql")),
 ];
 
 fn migrator() -> Migrator {

@@ -16,6 +16,11 @@ use updraft_model::{
 
 use crate::StoreError;
 
+/// A structure as its column has it.
+pub(crate) fn json<T: Serialize>(value: Option<&T>) -> Option<String> {
+    value.map(|value| serde_json::to_string(value).expect("our types always serialise"))
+}
+
 /// A transaction on either database, or a connection without one.
 #[derive(Debug)]
 pub(crate) enum Connection {
@@ -424,6 +429,7 @@ impl Column for DeployKind {
             "deploy" => Ok(Self::Deploy),
             "rollback" => Ok(Self::Rollback),
             "automatic_rollback" => Ok(Self::AutomaticRollback),
+            "promotion" => Ok(Self::Promotion),
             other => Err(StoreError::Unreadable {
                 column,
                 why: format!("`{other}` is no kind of deploy"),

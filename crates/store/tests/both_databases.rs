@@ -8,9 +8,10 @@ use std::task::Poll;
 use chrono::{Duration, Utc};
 use tempfile::TempDir;
 use updraft_model::{
-    AfterFailure, AgentId, BundleDags, BundleName, BundleRef, DagIds, DeployId, DeployKind,
-    DeployState, DeploymentId, Digest, EnrollmentId, ImageRef, OciDigest, Release, ReleaseId,
-    ReleasePart, RepositoryName, Role, Runtime, Scope, Timestamp, TokenId, UploadId, WorkspaceId,
+    AfterFailure, AgentId, BundleDags, BundleName, BundleRef, CiRun, DagIds, DeployId, DeployKind,
+    DeployState, DeploymentId, Digest, EnrollmentId, HeldRelease, Hold, ImageRef, OciDigest,
+    Release, ReleaseId, ReleasePart, RepositoryName, Role, Runtime, Scope, Timestamp, TokenId,
+    UploadId, WorkspaceId,
 };
 use updraft_store::{
     Agent, DeployParts, Deployment, Enrollment, FileLists, NewDeploy, Proven, PushedManifest,
@@ -75,6 +76,7 @@ async fn deployment(tx: &mut Write, name: &str) -> Deployment {
         generation: 1,
         target: None,
         proven: None,
+        hold: None,
     };
     assert!(tx.insert_deployment(&deployment).await.unwrap());
     deployment
@@ -95,6 +97,7 @@ fn new_deploy(deployment: DeploymentId, key: &str) -> NewDeploy {
         created_by: "me".into(),
         created_at: now(),
         returns_to: None,
+        promotes: None,
         allow_downgrade: false,
     }
 }
@@ -171,6 +174,17 @@ async fn keeps_deployments() {
             deploy: DeployId::new(),
             release: ReleaseId::new(),
         });
+        shop.hold = Some(Box::new(Hold {
+            by: "ada".into(),
+            since: now(),
+            reason: "it doubles orders".into(),
+            rollback: DeployId::new(),
+            held: vec![HeldRelease {
+                deploy: DeployId::new(),
+                release: release("bad"),
+                parts: vec![ReleasePart::Image],
+            }],
+        }));
         let before = now();
         let mut tx = store.begin().await.unwrap();
         assert!(tx.lock_deployment(shop.id).await.unwrap().is_some());
@@ -246,6 +260,58 @@ async fn transactions_on_one_deployment_wait_for_each_other() {
                 .unwrap(),
             Some(9)
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tells_which_runs_landed_in_the_order_of_their_acceptance() {
+    for Database { store, .. } in &databases().await {
+        let mut tx = store.begin().await.unwrap();
+        let shop = deployment(&mut tx, "shop").await;
+        let mut latest = None;
+        let mut landed = Vec::new();
+        let seconds = Duration::seconds;
+        for (number, accepted) in [
+            (1, Some(seconds(1))),
+            (2, Some(seconds(3))),
+            (3, Some(seconds(2))),
+            (4, Some(seconds(4))),
+            (5, None),
+        ] {
+            let mut new = new_deploy(shop.id, &format!("run {number}"));
+            new.ci = Some(Box::new(CiRun {
+                run_number: Some(number),
+                ..CiRun::default()
+            }));
+            let mut deploy = new.into_deploy(latest);
+            latest = Some(deploy.id);
+            tx.insert_deploy(&deploy).await.unwrap();
+            if let Some(after) = accepted {
+                deploy.accepted_at = Some(now() + after);
+                deploy.state = deploy.state.accept().unwrap();
+            }
+            if number == 4 {
+                let by = DeployId::new();
+                deploy.state = deploy.state.roll_back(now(), by).unwrap();
+            }
+            tx.update_deploy(&mut deploy, now()).await.unwrap();
+            landed.push(deploy.id);
+        }
+        let mut manual = new_deploy(shop.id, "by hand").into_deploy(latest);
+        manual.promotes = Some(DeployId::new());
+        tx.insert_deploy(&manual).await.unwrap();
+        manual.accepted_at = Some(now() + seconds(9));
+        manual.state = manual.state.accept().unwrap();
+        tx.update_deploy(&mut manual, now()).await.unwrap();
+        tx.commit().await.unwrap();
+
+        let mut read = store.read().await.unwrap();
+        assert_eq!(read.deploy(manual.id).await.unwrap(), Some(manual));
+        let runs = read.landed_runs(shop.id, 10).await.unwrap();
+        let ids: Vec<_> = runs.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, [landed[1], landed[2], landed[0]]);
+        assert_eq!(runs[0].1.run_number, Some(2));
+        assert_eq!(read.landed_runs(shop.id, 1).await.unwrap().len(), 1);
     }
 }
 

@@ -218,6 +218,7 @@ impl TestServer {
             git: None,
             ci: None,
             allow_downgrade: false,
+            force: false,
             key: DeployId::new().to_string(),
         };
         let created = self.as_admin().create_deploy(deployment, &ask).await;

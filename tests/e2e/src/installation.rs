@@ -385,6 +385,7 @@ impl Installation {
                 git: None,
                 ci: None,
                 allow_downgrade: false,
+                force: false,
                 key: DeployId::new().to_string(),
             };
             let created = client.create_deploy(&DEPLOYMENT.parse()?, &ask).await?;

@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod deploy;
 pub(crate) mod deployment;
 pub(crate) mod dev;
+pub(crate) mod hold;
 pub(crate) mod image;
 pub(crate) mod quickstart;
 pub(crate) mod server;
@@ -27,6 +28,9 @@ pub(crate) enum Command {
     Show(deploy::show::ShowArgs),
     Diff(deploy::diff::DiffArgs),
     Rollback(deploy::rollback::RollbackArgs),
+    #[command(subcommand)]
+    Hold(hold::HoldCommand),
+    Promote(deploy::promote::PromoteArgs),
     #[command(subcommand)]
     Image(image::ImageCommand),
     #[command(subcommand)]
@@ -55,6 +59,8 @@ impl Command {
             Self::Show(args) => args.output.output,
             Self::Diff(args) => args.output.output,
             Self::Rollback(args) => args.output.output,
+            Self::Hold(command) => command.format(),
+            Self::Promote(args) => args.output.output,
             Self::Deployment(command) => command.format(),
             Self::Token(command) => command.format(),
             Self::Login(args) => args.output.output,
@@ -84,7 +90,7 @@ impl Command {
     /// Whether Ctrl-C means something to it, instead of ending it at once.
     pub(crate) fn handles_interrupts(&self) -> bool {
         self.serves()
-            || matches!(self, Self::Deploy(_) | Self::Rollback(_))
+            || matches!(self, Self::Deploy(_) | Self::Rollback(_) | Self::Promote(_))
             || matches!(self, Self::Dev(command) if command.handles_interrupts())
     }
 
@@ -109,6 +115,8 @@ impl Command {
             Self::Show(args) => deploy::show::run(args, cx, out).await,
             Self::Diff(args) => deploy::diff::run(args, cx, out).await,
             Self::Rollback(args) => deploy::rollback::run(args, cx, out).await,
+            Self::Hold(command) => command.run(cx, out).await,
+            Self::Promote(args) => Box::pin(deploy::promote::run(args, cx, out)).await,
             Self::Deployment(command) => command.run(cx, out).await,
             Self::Token(command) => command.run(cx, out).await,
             Self::Login(args) => session::login::run(args, cx, out).await,

@@ -2,11 +2,13 @@
 
 use updraft_api::deploy::DeployView;
 use updraft_model::{
-    AfterFailure, DagChanges, DeployKind, DeployState, Digest, ImageRef, Release, Runtime,
+    AfterFailure, DagChanges, DeployKind, DeployState, Digest, Hold, ImageRef, Release, Runtime,
     StageResult,
 };
 
+use super::deploy_ref;
 use super::size::{count, things};
+use super::tame::tame_line;
 
 /// A state as a person says it.
 pub(crate) fn state(state: &DeployState) -> &'static str {
@@ -66,7 +68,20 @@ pub(crate) const fn kind(kind: DeployKind) -> &'static str {
         DeployKind::Deploy => "deploy",
         DeployKind::Rollback => "rollback",
         DeployKind::AutomaticRollback => "automatic rollback",
+        DeployKind::Promotion => "promotion",
     }
+}
+
+/// Why a Deployment is on hold: `since ada rolled dpl_… back (why)`
+pub(crate) fn hold(hold: &Hold) -> String {
+    let deploys = hold.held.iter().map(|held| deploy_ref::short(held.deploy));
+    let deploys: Vec<String> = deploys.collect();
+    let reason = match hold.reason.as_str() {
+        "" => String::new(),
+        reason => format!(" ({})", tame_line(reason)),
+    };
+    let by = tame_line(&hold.by);
+    format!("since {by} rolled {} back{reason}", deploys.join(" and "))
 }
 
 pub(crate) const fn after_failure(policy: AfterFailure) -> &'static str {

@@ -221,6 +221,7 @@ fn what_a_deployment_requires_has_to_be_checked() {
         git: None,
         ci: None,
         allow_downgrade: false,
+        force: false,
         key: "by hand".into(),
     };
     let deployment = DEPLOYMENT.parse().unwrap();

@@ -9,6 +9,7 @@ mod dev_start;
 mod edges;
 mod halves;
 mod local;
+mod moving;
 mod references;
 mod served;
 mod targets;

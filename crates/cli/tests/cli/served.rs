@@ -342,6 +342,7 @@ fn who_is_superseded_by_the_same_content_learns_how_that_went() {
         git: None,
         ci: None,
         allow_downgrade: false,
+        force: false,
         key: "somebody else".into(),
     };
     let other = runtime.block_on(client.create_deploy(&name, &ask)).unwrap();
@@ -443,6 +444,7 @@ fn a_rollback_goes_live_and_says_where_to() {
         --- stderr
         Rolling `shop` back to [dpl]
         ✓ accepted ([TIME])
+        What was rolled back is on hold: other content ends that, or `updraft hold lift shop`
         ✓ on disk, switched ([TIME])
         ✓ parsed by Airflow: 1 of 1 DAG file ([TIME])
           DAGs: 0 added, 1 changed, 0 removed; 1 in all

@@ -6,8 +6,8 @@ use updraft_api::agent::ComponentState;
 use updraft_api::deploy::{DeployView, FileChanges};
 use updraft_api::deployment::{AgentView, DeploymentView, StatusView};
 use updraft_model::{
-    AfterFailure, CiRun, DeployId, DeployKind, DeployState, Failure, ImageRef, ImportError, Proof,
-    Release,
+    AfterFailure, CiRun, DeployId, DeployKind, DeployState, Failure, Hold, ImageRef, ImportError,
+    Proof, Release,
 };
 
 #[derive(Template)]
@@ -134,9 +134,31 @@ pub(super) struct DeploymentPage {
     wanted: String,
     proven: String,
     after_failure: &'static str,
+    hold: Option<HoldCard>,
     agents: Vec<AgentCard>,
     deploys: Vec<DeployRow>,
     older: Option<DeployId>,
+}
+
+/// What a rollback keeps from coming back.
+struct HoldCard {
+    by: String,
+    since: String,
+    reason: String,
+    held: Vec<DeployId>,
+    rollback: DeployId,
+}
+
+impl HoldCard {
+    fn new(hold: Hold) -> Self {
+        Self {
+            by: hold.by,
+            since: when(hold.since),
+            reason: hold.reason,
+            held: hold.held.into_iter().map(|held| held.deploy).collect(),
+            rollback: hold.rollback,
+        }
+    }
 }
 
 struct AgentCard {
@@ -185,6 +207,7 @@ impl DeploymentPage {
             wanted,
             proven,
             after_failure,
+            hold,
             ..
         } = status.deployment;
         let older = deploys
@@ -206,6 +229,7 @@ impl DeploymentPage {
                 AfterFailure::Keep => "keep what is there",
                 AfterFailure::Rollback => "go back",
             },
+            hold: hold.map(|hold| HoldCard::new(*hold)),
             agents: status.agents.into_iter().map(AgentCard::new).collect(),
             deploys: deploys.into_iter().map(DeployRow::new).collect(),
             older,
@@ -279,6 +303,7 @@ fn what(deploy: &DeployView) -> String {
         DeployKind::Deploy => None,
         DeployKind::Rollback => Some("rollback"),
         DeployKind::AutomaticRollback => Some("automatic rollback"),
+        DeployKind::Promotion => Some("promotion"),
     };
     let files: usize = deploy
         .files
@@ -392,6 +417,7 @@ impl DeployPage {
                 DeployKind::Deploy => "Deploy",
                 DeployKind::Rollback => "Rollback",
                 DeployKind::AutomaticRollback => "Automatic rollback",
+                DeployKind::Promotion => "Promotion",
             },
             state: StateLabel::of_deploy(&deploy),
             description: deploy.description,

@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use updraft_api::deploy::{AcceptDeploy, DeployView};
+use updraft_api::deploy::{AcceptDeploy, DeployView, Order};
 use updraft_bundle::{Layer, LayerTable, Limits, failpoint, validate_bundle};
 use updraft_model::{
     BundleName, DeployId, DeployState, Digest, ImageRef, Release, ReleaseId, Timestamp,
 };
-use updraft_store::{Deploy, DeployParts, FileLists, Read, Write};
+use updraft_store::{Deploy, DeployParts, Deployment, FileLists, Read, Write};
 
+use super::compare::landed;
 use super::create::lock;
 use super::held::to_send;
+use super::hold::pass_hold;
 use super::suitable::refuse_other_platform;
 use super::upload::{absent_manifests, manifests_of, named_blobs};
 use super::wanted::{Become, files_between};
@@ -81,6 +83,10 @@ pub(crate) async fn accept(
         .ok_or_else(|| DeployError::ImageMissing(deployment.name.to_string()))?;
     let require = &deployment.settings.require;
     checks::judge(checks.as_ref(), &deploy.parts, &release, require)?;
+    if let Some(order) = ask.order.filter(|_| !ask.force) {
+        check_order(&mut tx, &deployment, &deploy, order).await?;
+    }
+    pass_hold(&mut deployment, wanted_now.as_ref(), &release, ask.force)?;
     deploy.checks = checks;
     store_tables(&mut tx, &tables, now).await?;
     let files = match foreseen {
@@ -114,6 +120,29 @@ pub(crate) async fn accept(
     }
     tracing::info!(deploy = %id, deployment = %deployment.name, "deploy accepted");
     Ok(view(deploy, &deployment, &agents))
+}
+
+/// Refuses a pipeline's deploy when another one of its branch came since it was compared:
+/// that may be the newer one.
+async fn check_order(
+    read: &mut Read,
+    deployment: &Deployment,
+    deploy: &Deploy,
+    order: Order,
+) -> Result<(), DeployError> {
+    let Some(run) = &deploy.ci else {
+        return Ok(());
+    };
+    let mut landed = landed(read, deployment.id).await?.into_iter();
+    let newest = landed.find(|other| other.ci.is_in_line_with(run));
+    match newest.map(|newest| newest.deploy) {
+        newest if newest == order.after => Ok(()),
+        newest => Err(DeployError::MovedOn {
+            deployment: deployment.name.to_string(),
+            branch: run.branch.clone().unwrap_or_default(),
+            newest,
+        }),
+    }
 }
 
 /// False when it was accepted before.

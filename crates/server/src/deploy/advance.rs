@@ -127,7 +127,7 @@ pub(crate) async fn advance(
         let failed = matches!(verdict, Verdict::Failed(_));
         conclude(tx, deployment, &mut deploy, verdict, now).await?;
         moved.push(deploy.clone());
-        if failed && deploy.kind == DeployKind::Deploy && going_back == GoingBack::AsThePolicySays {
+        if failed && deploy.kind.brings() && going_back == GoingBack::AsThePolicySays {
             moved.extend(take_back(app, tx, deployment, deploy, now).await?);
         }
     }
@@ -345,7 +345,7 @@ pub(crate) async fn late_failure(
         return Ok(Vec::new());
     };
     let late = matches!(deploy.state, DeployState::Superseded { .. })
-        && deploy.kind == DeployKind::Deploy
+        && deploy.kind.brings()
         && deploy.proven_at.is_none()
         && deploy.failure.is_none();
     if !late {
@@ -399,6 +399,7 @@ async fn take_back(
         created_by: "Updraft".into(),
         created_at: now,
         returns_to: Some(proven.deploy),
+        promotes: None,
         // The policy has decided, and what the newer Airflow added is minutes old.
         allow_downgrade: true,
     };

@@ -3,19 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use updraft_api::agent::Report;
-use updraft_api::deploy::{Comparison, ComparisonOutcome, PlanRequest};
+use updraft_api::deploy::{Comparison, ComparisonOutcome, Landed, PlanRequest};
 use updraft_bundle::LayerTable;
 use updraft_model::{
-    BundleName, DeployState, DeploymentName, Digest, ImageRef, Release, ReleaseId,
+    BundleName, DeployState, DeploymentId, DeploymentName, Digest, Hold, ImageRef, Release,
+    ReleaseId,
 };
-use updraft_store::{Agent, Deploy, Deployment, Read};
+use updraft_store::{Agent, Deploy, DeployParts, Deployment, Read};
 
 use super::held::to_send;
+use super::hold::held_by;
 use super::suitable::{platforms, refuse_other_kind};
 use super::{DeployError, agents_now, view};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::bundle::{Offer, compose};
+
+/// Deploys of pipelines among which the newest of a branch is looked for.
+const LATELY: u32 = 50;
 
 /// How an offer stands to what is wanted.
 pub(super) struct Assessment {
@@ -23,6 +28,8 @@ pub(super) struct Assessment {
     pub(super) wanted: Option<Release>,
     /// The deploy whose Release is wanted.
     pub(super) wanted_deploy: Option<Deploy>,
+    /// What would run. Without an image there is no Release to compare; a plan may still ask.
+    pub(super) asked: Option<Release>,
 }
 
 /// Says what a deploy would change. Records nothing.
@@ -35,7 +42,7 @@ pub(crate) async fn plan(
     let offer = Offer::read(ask.parts, &app.config.limits)?;
     let mut read = app.store.read().await?;
     let deployment = caller.deployment(&mut read, name).await?;
-    let assessment = assess(&mut read, &deployment, &offer).await?;
+    let assessment = assess(&mut read, &deployment, &offer.parts).await?;
     let deploy = match assessment.outcome {
         ComparisonOutcome::Changes => None,
         ComparisonOutcome::NothingToDo
@@ -75,9 +82,9 @@ pub(super) fn of_equal(wanted: &DeployState) -> ComparisonOutcome {
 pub(super) async fn assess(
     read: &mut Read,
     deployment: &Deployment,
-    offer: &Offer,
+    parts: &DeployParts,
 ) -> Result<Assessment, DeployError> {
-    refuse_other_kind(deployment, offer.parts.image.as_ref())?;
+    refuse_other_kind(deployment, parts.image.as_ref())?;
     let (wanted, wanted_deploy) = match deployment.target {
         Some(target) => (
             read.release(target.release).await?,
@@ -85,12 +92,11 @@ pub(super) async fn assess(
         ),
         None => (None, None),
     };
-    // Without an image there is no Release to compare; a plan may still ask.
-    let composed = compose(wanted.as_ref(), &offer.parts, ReleaseId::new());
+    let asked = compose(wanted.as_ref(), parts, ReleaseId::new());
     let equal = wanted
         .as_ref()
-        .zip(composed)
-        .is_some_and(|(wanted, composed)| wanted.same_content(&composed));
+        .zip(asked.as_ref())
+        .is_some_and(|(wanted, asked)| wanted.same_content(asked));
     let outcome = match wanted_deploy.as_ref().filter(|_| equal) {
         None => ComparisonOutcome::Changes,
         Some(deploy) => of_equal(&deploy.state),
@@ -99,6 +105,7 @@ pub(super) async fn assess(
         outcome,
         wanted,
         wanted_deploy,
+        asked,
     })
 }
 
@@ -122,6 +129,8 @@ pub(super) async fn answer(
     blobs.dedup();
     let missing = to_send(app, caller, read, deployment.id, blobs).await?;
     let replaced = replaced(app, read, offer, assessment.wanted.as_ref()).await?;
+    let landed = landed(read, deployment.id).await?;
+    let hold = assessment.hold(deployment);
     let agents = read.agents(deployment.id).await?;
     let deploy = deploy.map(|deploy| view(deploy, deployment, &agents_now(app, &agents)));
     Ok(Comparison {
@@ -135,7 +144,32 @@ pub(super) async fn answer(
         runtime: deployment.settings.runtime,
         registry: deployment.settings.registry.clone(),
         platforms: platforms(app, &agents),
+        hold,
+        landed,
     })
+}
+
+impl Assessment {
+    /// The hold that keeps it back.
+    pub(super) fn hold(&self, deployment: &Deployment) -> Option<Box<Hold>> {
+        let asked = self.asked.as_ref()?;
+        held_by(deployment, self.wanted.as_ref(), asked).map(|hold| Box::new(hold.clone()))
+    }
+}
+
+/// The newest run of each branch, of those that landed lately.
+pub(super) async fn landed(
+    read: &mut Read,
+    deployment: DeploymentId,
+) -> Result<Vec<Landed>, DeployError> {
+    let mut newest: Vec<Landed> = Vec::new();
+    for (deploy, ci) in read.landed_runs(deployment, LATELY).await? {
+        let is_first = newest.iter().all(|other| !other.ci.is_in_line_with(&ci));
+        if is_first && ci.branch.is_some() {
+            newest.push(Landed { deploy, ci });
+        }
+    }
+    Ok(newest)
 }
 
 /// What the agents that count have told.

@@ -5,6 +5,7 @@ use updraft_store::{Deploy, Deployment, NewDeploy, Write};
 
 use super::DeployError;
 use super::compare::{answer, assess};
+use super::hold::refuse_held;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::bundle::Offer;
@@ -29,7 +30,7 @@ pub(crate) async fn create(
     let mut tx = app.store.begin().await?;
     let id = caller.deployment(&mut tx, name).await?.id;
     let mut deployment = lock(&mut tx, id, name).await?;
-    let mut assessment = assess(&mut tx, &deployment, &offer).await?;
+    let mut assessment = assess(&mut tx, &deployment, &offer.parts).await?;
 
     let deploy = if let Some(earlier) = tx.deploy_by_key(id, &ask.key).await? {
         if earlier.parts != offer.parts {
@@ -45,6 +46,8 @@ pub(crate) async fn create(
                 return Err(DeployError::ImageMissing(name.to_string()));
             }
             ComparisonOutcome::Changes => {
+                let wanted = assessment.wanted.as_ref();
+                refuse_held(&deployment, wanted, assessment.asked.as_ref(), ask.force)?;
                 let git = ask.git;
                 let new = NewDeploy {
                     deployment: id,
@@ -57,6 +60,7 @@ pub(crate) async fn create(
                     created_by: caller.name().to_owned(),
                     created_at: app.now(),
                     returns_to: None,
+                    promotes: None,
                     allow_downgrade: ask.allow_downgrade,
                 };
                 record(app, &mut tx, new, &offer).await?

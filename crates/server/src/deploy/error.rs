@@ -52,6 +52,29 @@ pub(crate) enum DeployError {
         "the Deployment `{0}` has no earlier Release that was live and differs from what is wanted"
     )]
     NothingToReturnTo(String),
+    #[error(
+        "`{deployment}` is on hold since {by} rolled this very content back at {at}{}", because(.reason)
+    )]
+    OnHold {
+        deployment: String,
+        by: String,
+        at: String,
+        reason: String,
+    },
+    #[error(
+        "another deploy of the branch `{branch}` came to `{deployment}` since this one was compared{}", named(.newest.as_ref())
+    )]
+    MovedOn {
+        deployment: String,
+        branch: String,
+        newest: Option<DeployId>,
+    },
+    #[error("nothing of the Deployment `{0}` was live yet, so there is nothing proven to promote")]
+    NotProven(String),
+    #[error("`{0}` was just rolled back, and what it went back to is not proven yet")]
+    NotProvenSince(String),
+    #[error("nothing was deployed to `{0}` yet, so there is nothing to promote")]
+    NothingToPromote(String),
     #[error("the key `{0}` was used for a deploy of other parts")]
     KeyReused(String),
     #[error("{0}")]
@@ -112,6 +135,17 @@ pub(crate) enum DeployError {
     Store(#[from] StoreError),
 }
 
+fn because(reason: &str) -> String {
+    if reason.is_empty() {
+        return String::new();
+    }
+    format!(" ({reason})")
+}
+
+fn named(deploy: Option<&DeployId>) -> String {
+    deploy.map(|id| format!(": `{id}`")).unwrap_or_default()
+}
+
 fn names(stages: &[CheckStage]) -> String {
     let names: Vec<_> = stages.iter().map(|stage| stage.name()).collect();
     names.join(", ")
@@ -139,6 +173,11 @@ impl Problem for DeployError {
             | Self::OtherDeployment { .. }
             | Self::PastRetention { .. }
             | Self::NothingToReturnTo(_) => ErrorCode::NotARollbackTarget,
+            Self::OnHold { .. } => ErrorCode::OnHold,
+            Self::MovedOn { .. } => ErrorCode::MovedOn,
+            Self::NotProven(_) | Self::NotProvenSince(_) | Self::NothingToPromote(_) => {
+                ErrorCode::NotProven
+            }
             Self::KeyReused(_) | Self::Invalid(_) | Self::NotNamed { .. } => {
                 ErrorCode::InvalidRequest
             }
@@ -225,6 +264,14 @@ impl Problem for DeployError {
             Self::NothingToReturnTo(_) => {
                 Some("name one with --to; `updraft history` lists them".into())
             }
+            Self::OnHold { deployment, .. } => Some(format!(
+                "deploy other content, which ends the hold; or `updraft hold lift {deployment}`, or --force"
+            )),
+            Self::MovedOn { .. } => Some("compare again, and deploy what is newer".into()),
+            Self::NotProven(from) | Self::NotProvenSince(from) => Some(format!(
+                "see `updraft status {from}`; --allow-unproven takes what it should run"
+            )),
+            Self::NothingToPromote(from) => Some(format!("deploy to it first: `updraft deploy {from}`")),
             Self::ChecksMissing(_) => Some(
                 "deploy with `updraft deploy`, which runs them; what imports files counts only where the project's \
                  other files are those of the Release"

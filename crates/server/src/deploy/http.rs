@@ -9,7 +9,8 @@ use serde::Deserialize;
 use updraft_api::ErrorBody;
 use updraft_api::deploy::{
     AcceptDeploy, Comparison, ComparisonOutcome, CreateDeploy, DeployView, Deploys, DiffView,
-    PlanRequest, RollbackRequest, WithdrawDeploy,
+    LiftedHold, PlanRequest, PromoteRequest, Promotion, PromotionSource, RollbackRequest,
+    WithdrawDeploy,
 };
 use updraft_model::{DeployId, DeploymentName, Digest};
 use utoipa::IntoParams;
@@ -156,6 +157,46 @@ pub(crate) async fn rollback(
     Json(ask): Json<RollbackRequest>,
 ) -> Result<Json<DeployView>, DeployError> {
     Ok(Json(super::rollback(&app, &caller, &name, ask).await?))
+}
+
+/// Says what a promotion would change; records nothing
+#[utoipa::path(post, path = "/api/v1/deployments/{deployment}/promotions/plan", operation_id = "plan_promotion", tag = "deploys",
+    params(("deployment" = DeploymentName, Path)), request_body = PromotionSource,
+    responses((status = 200, body = Promotion), (status = "default", body = ErrorBody)))]
+pub(crate) async fn plan_promotion(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<DeploymentName>,
+    Json(source): Json<PromotionSource>,
+) -> Result<Json<Promotion>, DeployError> {
+    let planned = super::plan_promotion(&app, &caller, &name, &source);
+    Ok(Json(Box::pin(planned).await?))
+}
+
+/// Deploys what another Deployment has
+#[utoipa::path(post, path = "/api/v1/deployments/{deployment}/promotions", operation_id = "promote", tag = "deploys",
+    params(("deployment" = DeploymentName, Path)), request_body = PromoteRequest,
+    responses((status = 200, body = Promotion), (status = "default", body = ErrorBody)))]
+pub(crate) async fn promote(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<DeploymentName>,
+    Json(ask): Json<PromoteRequest>,
+) -> Result<Json<Promotion>, DeployError> {
+    let promoted = super::promote(&app, &caller, &name, ask);
+    Ok(Json(Box::pin(promoted).await?))
+}
+
+/// Lets what was rolled back come back
+#[utoipa::path(delete, path = "/api/v1/deployments/{deployment}/hold", operation_id = "lift_hold", tag = "deploys",
+    params(("deployment" = DeploymentName, Path)),
+    responses((status = 200, body = LiftedHold), (status = "default", body = ErrorBody)))]
+pub(crate) async fn lift_hold(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<DeploymentName>,
+) -> Result<Json<LiftedHold>, DeployError> {
+    Ok(Json(super::lift_hold(&app, &caller, &name).await?))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! compare ─▶ create ─▶ upload ─▶ accept ─▶ (agents report) ─▶ advance ─▶ live | failed | timed out
-//!                       └─▶ withdraw  rollback ─▶┘                └─▶ automatic rollback
+//!                       └─▶ withdraw  rollback ─▶┤                └─▶ automatic rollback
+//!                                      promote ─▶┘
 //! ```
 //!
 //! Whatever changes what is wanted goes through [`become_wanted`], and whatever
@@ -17,7 +18,9 @@ mod diff;
 mod error;
 mod held;
 mod history;
+mod hold;
 pub(crate) mod http;
+mod promote;
 mod rollback;
 mod show;
 mod suitable;
@@ -33,6 +36,8 @@ pub(crate) use create::create;
 pub(crate) use diff::diff;
 pub(crate) use error::DeployError;
 pub(crate) use history::{history, of_version};
+pub(crate) use hold::lift_hold;
+pub(crate) use promote::{plan_promotion, promote};
 pub(crate) use rollback::rollback;
 pub(crate) use show::{follow, show};
 pub(crate) use upload::upload;

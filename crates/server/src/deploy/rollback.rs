@@ -5,6 +5,7 @@ use updraft_store::{DeployParts, Deployment, NewDeploy, Read};
 
 use super::compare::of_equal;
 use super::create::{check_text, lock, prove_again};
+use super::hold::{RolledBack, hold_back};
 use super::wanted::{Become, files_between};
 use super::{DeployError, agents_now, become_wanted, view};
 use crate::app::App;
@@ -16,7 +17,7 @@ const LOOK_BACK: u32 = 100;
 const NAMED: usize = 5;
 
 /// Makes an earlier Release the wanted one again, as a new deploy: history
-/// stays append-only, nothing is built or sent. Where it is the wanted one
+/// stays append-only, nothing is built or sent, and what is left is held back. Where it is the wanted one
 /// already, the answer is the deploy that made it so, which is proven again if
 /// that went badly.
 pub(crate) async fn rollback(
@@ -67,6 +68,7 @@ pub(crate) async fn rollback(
         created_by: caller.name().to_owned(),
         created_at: now,
         returns_to: Some(returns_to),
+        promotes: None,
         allow_downgrade: ask.allow_downgrade,
     };
     let mut deploy = new.into_deploy(tx.latest_deploy(id).await?);
@@ -78,6 +80,17 @@ pub(crate) async fn rollback(
         ..old
     };
     let files = files_between(app, &mut tx, wanted.as_ref(), &release).await?;
+    if let (Some(wanted), Some(from)) = (&wanted, wanted_deploy) {
+        let done = RolledBack {
+            by: caller.name(),
+            reason: &deploy.description,
+            at: now,
+            rollback: deploy.id,
+            from: (from, wanted),
+            to: &release,
+        };
+        hold_back(&mut deployment, &done);
+    }
     let moved = become_wanted(
         app,
         &mut tx,
@@ -106,7 +119,7 @@ pub(crate) async fn rollback(
     Ok(view(deploy, &deployment, &agents))
 }
 
-/// The given deploy, or the last proven one whose Release differs.
+/// The given deploy, or the last proven one whose Release differs and is not held back.
 async fn find_target(
     app: &App,
     read: &mut Read,
@@ -119,6 +132,10 @@ async fn find_target(
         for deploy in proven {
             if let Some(release) = deploy.release
                 && wanted.is_none_or(|wanted| !wanted.same_content(&release))
+                && deployment
+                    .hold
+                    .as_ref()
+                    .is_none_or(|hold| !hold.holds(&release))
                 && read.has_manifests(&release).await?
             {
                 return Ok((deploy.id, release));
@@ -171,7 +188,7 @@ async fn possible_targets(
 }
 
 /// A blob may be damaged, or gone from a disk that lost it.
-async fn check_blobs(
+pub(super) async fn check_blobs(
     app: &App,
     read: &mut Read,
     deployment: &Deployment,

@@ -80,6 +80,7 @@ pub(crate) fn view(deploy: Deploy, deployment: &Deployment, agents: &AgentsNow) 
         proof: None,
         checks: deploy.checks.map(without_findings),
         returns_to: deploy.returns_to,
+        promotes: deploy.promotes,
         agents_connected: agents.connected,
         agents_lost: agents.lost.clone(),
         activity,

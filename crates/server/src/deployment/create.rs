@@ -41,6 +41,7 @@ pub(crate) async fn create(
         generation: 1,
         target: None,
         proven: None,
+        hold: None,
     };
     let variables = apply(&mut deployment.settings, ask.settings)?;
     environment::change(&app.keys, &mut deployment, variables)?;

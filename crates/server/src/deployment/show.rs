@@ -138,5 +138,6 @@ pub(super) async fn view(
         environment: deployment.environment_names,
         wanted,
         proven,
+        hold: deployment.hold,
     })
 }

@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use updraft_model::{RepositoryName, Role, TokenId};
+use updraft_model::{RepositoryName, Role, Scope, TokenId};
 use updraft_store::{Deployment, Read};
 
 use super::RegistryError;
@@ -120,6 +120,44 @@ impl Visitor {
         Ok(deployment)
     }
 
+    /// The repository in which to look for content by its digest. Who is for one
+    /// Deployment finds what another one lent it in that Deployment's own.
+    pub(crate) async fn source(
+        &self,
+        read: &mut Read,
+        repository: &RepositoryName,
+    ) -> Result<RepositoryName, RegistryError> {
+        let Err(refused) = self.deployment(read, repository, Action::Pull).await else {
+            return Ok(repository.clone());
+        };
+        let is_unknown = matches!(refused, RegistryError::NameUnknown(_));
+        if is_unknown
+            && self.was_granted(repository, Action::Pull)
+            && let Some(own) = self.own(read, repository).await?
+            && read.has_repository(&own).await?
+        {
+            return Ok(own);
+        }
+        Err(refused)
+    }
+
+    /// The name that a repository has in the one Deployment that the caller is for.
+    async fn own(
+        &self,
+        read: &mut Read,
+        repository: &RepositoryName,
+    ) -> Result<Option<RepositoryName>, RegistryError> {
+        let token = &self.caller.token;
+        let Scope::Deployment { deployment } = token.scope else {
+            return Ok(None);
+        };
+        if !Action::Pull.is_for(token.role) {
+            return Ok(None);
+        }
+        let deployment = read.deployment(deployment).await?;
+        Ok(deployment.and_then(|it| repository.within(&it.name)))
+    }
+
     /// Whether the caller may do this, whatever the reason when not.
     pub(crate) async fn may(
         &self,
@@ -129,6 +167,12 @@ impl Visitor {
     ) -> Result<bool, RegistryError> {
         match self.deployment(read, repository, action).await {
             Ok(_) => Ok(true),
+            Err(RegistryError::NameUnknown(_)) if action == Action::Pull => {
+                match self.own(read, repository).await? {
+                    Some(own) => Ok(read.has_repository(&own).await?),
+                    None => Ok(false),
+                }
+            }
             Err(
                 RegistryError::NameUnknown(_)
                 | RegistryError::Denied { .. }

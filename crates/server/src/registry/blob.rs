@@ -24,10 +24,8 @@ pub(super) async fn open(
         digest: digest.clone(),
     };
     let mut read = app.store.read().await?;
-    visitor
-        .deployment(&mut read, repository, Action::Pull)
-        .await?;
-    let link = read.registry_blob(repository, digest).await?;
+    let source = visitor.source(&mut read, repository).await?;
+    let link = read.registry_blob(&source, digest).await?;
     let mut link = link.ok_or_else(unknown)?;
     let now = app.now();
     let is_pusher = visitor.may(&mut read, repository, Action::Push).await?;

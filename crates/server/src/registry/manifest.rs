@@ -309,12 +309,17 @@ pub(super) async fn fetch(
         reference: reference.to_string(),
     };
     let mut read = app.store.read().await?;
-    visitor
-        .deployment(&mut read, repository, Action::Pull)
-        .await?;
     let found = match reference {
-        Reference::Tag(tag) => read.registry_tagged(repository, tag).await?,
-        Reference::Digest(digest) => read.registry_manifest(repository, digest).await?,
+        Reference::Tag(tag) => {
+            visitor
+                .deployment(&mut read, repository, Action::Pull)
+                .await?;
+            read.registry_tagged(repository, tag).await?
+        }
+        Reference::Digest(digest) => {
+            let source = visitor.source(&mut read, repository).await?;
+            read.registry_manifest(&source, digest).await?
+        }
     };
     drop(read);
     let manifest = found.ok_or_else(unknown)?.manifest;

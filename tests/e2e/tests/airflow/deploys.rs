@@ -214,6 +214,51 @@ pub(crate) fn a_rollback_brings_the_old_release_back(
     let history = history(installation)?;
     ensure!(history[0]["kind"] == "rollback", "{history:#}");
     ensure!(history[1]["state"]["name"] == "rolled_back", "{history:#}");
+    // A pipeline does not undo it; somebody who means it does.
+    let refused = installation.deploy(&[])?.expect_code(8)?;
+    ensure!(refused.stderr.contains("is on hold"), "{refused:?}");
+    ensure!(airflow.tasks("turning")? == ["one"]);
+    installation.updraft(&["hold", "lift"])?.expect_code(0)?;
+    live(installation).map(drop)
+}
+
+pub(crate) fn what_another_deployment_has_is_promoted_to_it(
+    installation: &mut Installation,
+    airflow: &Airflow,
+) -> Result<()> {
+    let updraft = |arguments: &[&str]| installation.updraft(arguments);
+    updraft(&["deployment", "create", "staging"])?.expect_code(0)?;
+    installation
+        .project
+        .write_dag("promoted", &["one", "two"])?;
+    updraft(&["deploy", "staging", "--dags", "--no-wait"])?.expect_code(0)?;
+    ensure!(!airflow.dags()?.contains(&"promoted".to_owned()));
+
+    // No agent has proven it there.
+    let promote = ["promote", "staging", "shop", "-o", "json"];
+    let refused = updraft(&promote)?.expect_code(8)?;
+    ensure!(
+        refused.json()?["error"]["code"] == "not_proven",
+        "{refused:?}"
+    );
+    let printed = updraft(&[&promote[..], &["--allow-unproven"]].concat())?;
+    let printed = printed.expect_code(0)?.json()?;
+    ensure!(printed["outcome"] == "live", "{printed:#}");
+    ensure!(printed["deploy"]["kind"] == "promotion", "{printed:#}");
+    ensure!(airflow.tasks("promoted")? == ["one", "two"]);
+    let theirs = updraft(&["deployment", "show", "staging", "-o", "json"])?;
+    let theirs = theirs.expect_code(0)?.json()?["wanted"]["bundles"].take();
+    ensure!(
+        printed["deploy"]["release"]["bundles"] == theirs,
+        "{theirs:#}"
+    );
+    // What is here already has nothing to do, from the project as from there.
+    let again = updraft(&[&promote[..], &["--allow-unproven"]].concat())?;
+    ensure!(again.expect_code(0)?.json()?["outcome"] == "nothing_to_do");
+    let again = installation.deploy(&[])?.expect_code(0)?.json()?;
+    ensure!(again["outcome"] == "nothing_to_do", "{again:#}");
+    updraft(&["deployment", "delete", "staging", "--yes"])?.expect_code(0)?;
+    installation.project.remove("dags/promoted.py")?;
     live(installation).map(drop)
 }
 

@@ -515,6 +515,7 @@ pub(crate) fn another_version_of_airflow_takes_the_database_along(
     let back = installation.updraft(&["rollback"])?.expect_code(10)?;
     ensure!(back.stderr.contains("cannot use it"), "{back:?}");
     runs("3.3.2")?;
+    installation.updraft(&["hold", "lift"])?.expect_code(0)?;
     ensure!(deploy(installation, 0)?["outcome"] == "live");
     installation.project.write("Dockerfile", &before)?;
     let refused = installation.updraft(&["deploy"])?.expect_code(3)?;

@@ -61,6 +61,7 @@ const GROUPS: &[Group] = &[
             deploys::what_a_failed_deploy_broke_does_not_fail_another_change,
             deploys::an_old_import_error_does_not_fail_another_change,
             deploys::a_rollback_brings_the_old_release_back,
+            deploys::what_another_deployment_has_is_promoted_to_it,
             deploys::the_policy_rollback_takes_a_failed_deploy_back,
             deploys::only_what_the_change_can_affect_is_parsed,
             deploys::a_changed_file_that_yields_nothing_is_named,

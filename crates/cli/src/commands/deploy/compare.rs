@@ -353,6 +353,8 @@ impl Deploy<'_> {
                     runtime: view.runtime,
                     registry: view.registry,
                     platforms: BTreeSet::new(),
+                    hold: None,
+                    landed: Vec::new(),
                 })
             }
             answer => Ok(answer?),
@@ -389,20 +391,11 @@ impl Deploy<'_> {
         Ok(is_external)
     }
 
-    /// Refuses an Airflow that cannot use the database of the one that runs.
     fn refuse_older(&self, here: &ImageFingerprint, runs: &ImageFingerprint) -> Result<()> {
-        let (here, runs) = (&here.airflow_version, &runs.airflow_version);
-        if here >= runs || self.allow_downgrade {
+        if self.allow_downgrade {
             return Ok(());
         }
-        let message =
-            format!("Airflow {here} cannot use a database that Airflow {runs} has migrated");
-        Err(Failure::new(Exit::Refused, message)
-            .code("airflow_older")
-            .help(format!(
-                "name {runs} or a later one in the Dockerfile; --allow-downgrade takes the database back, which loses \
-                 what is in tables and columns that Airflow {here} does not have"
-            )))
+        refuse_older(here, runs)
     }
 
     fn nothing_to_keep(&self) -> Failure {
@@ -414,6 +407,22 @@ impl Deploy<'_> {
             .code("nothing_deployed")
             .help("the first deploy brings both halves: leave out --image")
     }
+}
+
+/// Refuses an Airflow that cannot use the database of the one that runs.
+pub(super) fn refuse_older(brought: &ImageFingerprint, runs: &ImageFingerprint) -> Result<()> {
+    let (brought, runs) = (&brought.airflow_version, &runs.airflow_version);
+    if brought >= runs {
+        return Ok(());
+    }
+    let message =
+        format!("Airflow {brought} cannot use a database that Airflow {runs} has migrated");
+    Err(Failure::new(Exit::Refused, message)
+        .code("airflow_older")
+        .help(format!(
+            "name {runs} or a later one in the Dockerfile; --allow-downgrade takes the database back, which loses \
+             what is in tables and columns that Airflow {brought} does not have"
+        )))
 }
 
 impl ImageSource {

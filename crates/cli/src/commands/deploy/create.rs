@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::task::JoinHandle;
-use updraft_api::deploy::{Comparison, ComparisonOutcome, CreateDeploy, DeployView};
+use updraft_api::deploy::{
+    AcceptDeploy, Comparison, ComparisonOutcome, CreateDeploy, DeployView, Order, Parts,
+};
 use updraft_api::{Client, ClientError};
 use updraft_bundle::Scan;
 use updraft_check::parse::Names;
@@ -48,6 +50,7 @@ use crate::failpoint::failpoint;
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
 use crate::output::deploy_ref;
+use crate::output::names::hold as hold_text;
 use crate::output::size::things;
 
 /// Deploy the project here: send what differs, and wait until Airflow has it
@@ -65,6 +68,9 @@ pub(crate) struct DeployArgs {
 
     #[command(flatten)]
     downgrade: DowngradeArgs,
+
+    #[command(flatten)]
+    force: ForceArgs,
 
     #[command(flatten)]
     image: ImageArgs,
@@ -109,6 +115,13 @@ struct PlanArgs {
     /// Check the project too, and write the plan on the pull request that this pipeline is for
     #[arg(long, requires = "plan")]
     comment: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct ForceArgs {
+    /// Deploy also what a rollback holds back, and what a newer commit of the branch is there for already
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -189,6 +202,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
             Purpose::Deploy
         },
         allow_downgrade: args.downgrade.allow_downgrade,
+        force: args.force.force,
         allow_empty: args.allow_empty,
         stages: args.checks.stages(project),
         patience: (!args.patience.no_wait).then(|| args.patience.read()),
@@ -215,6 +229,10 @@ pub(crate) enum Purpose {
 }
 
 /// What to deploy, and where.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub(crate) struct Deploy<'a> {
     pub(crate) client: &'a Client,
     pub(crate) project: &'a Project,
@@ -232,6 +250,8 @@ pub(crate) struct Deploy<'a> {
     pub(crate) purpose: Purpose,
     /// Let Airflow's database lose what an older Airflow does not know.
     pub(crate) allow_downgrade: bool,
+    /// Over a hold, and over a newer commit.
+    pub(crate) force: bool,
     pub(crate) allow_empty: bool,
     /// None: do not wait for the proof.
     pub(crate) patience: Option<Patience>,
@@ -300,6 +320,7 @@ impl Deploy<'_> {
             outcome.comment = Some(comment::write(forge, &told).await?);
         }
         plan::print(&outcome, &planned, out)?;
+        self.say_what_refuses(&planned.comparison, out).await?;
         if let Some(comment) = &outcome.comment {
             let at = comment.url.as_ref().map(|url| format!(": {url}"));
             writeln!(
@@ -310,6 +331,27 @@ impl Deploy<'_> {
             )?;
         }
         Ok(outcome.exit)
+    }
+
+    /// Says of a plan what would keep its deploy from happening.
+    async fn say_what_refuses(&self, comparison: &Comparison, out: &mut Console) -> Result<()> {
+        if self.force || comparison.outcome != ComparisonOutcome::Changes {
+            return Ok(());
+        }
+        if let Some(hold) = &comparison.hold {
+            out.warn(&format!(
+                "a deploy would be refused: `{}` is on hold {}",
+                self.deployment,
+                hold_text(hold)
+            ));
+        }
+        match self.in_order(comparison).await {
+            Err(failure) if failure.exit == Exit::Superseded => {
+                out.warn(&format!("a deploy would be refused: {}", failure.message));
+                Ok(())
+            }
+            other => other.map(drop),
+        }
     }
 
     /// What a deploy would check, without one.
@@ -372,15 +414,20 @@ impl Deploy<'_> {
             image_differs,
             sent,
             checks,
+            parts,
+            order,
         } = begun;
         let checked = checks.as_ref().map(|checks| checks.stages.clone());
         let checked = checked.unwrap_or_default();
         if next == Next::Accept {
             let asked = Instant::now();
+            let ask = AcceptDeploy {
+                checks,
+                order,
+                force: self.force,
+            };
             let accepted = tokio::select! {
-                accepted = self.client.accept_deploy(deploy.id, checks) => {
-                    accepted.map_err(|error| perhaps_accepted(error, self.deployment))?
-                }
+                accepted = self.accept(deploy.id, &parts, ask) => accepted?,
                 () = interrupt.came() => return Err(unknown_end(self.deployment)),
             };
             failpoint("cli.accepted");
@@ -438,6 +485,11 @@ impl Deploy<'_> {
         );
         say_image(planned.environment.is_some(), &planned.image_differs, out)?;
 
+        let order = if planned.comparison.outcome == ComparisonOutcome::Changes {
+            self.in_order(&planned.comparison).await?
+        } else {
+            None
+        };
         let comparison = match planned.comparison.outcome {
             ComparisonOutcome::NothingToDo | ComparisonOutcome::RollingOut => {
                 planned.comparison.clone()
@@ -460,6 +512,8 @@ impl Deploy<'_> {
             image_differs: planned.image_differs,
             sent: None,
             checks: None,
+            parts: planned.parts,
+            order,
             lost: Lost {
                 digests: comparison.missing,
                 wanted: comparison.wanted,
@@ -656,6 +710,7 @@ impl Deploy<'_> {
             git,
             ci: self.ci.cloned().map(Box::new),
             allow_downgrade: self.allow_downgrade,
+            force: self.force,
             key: Uuid::now_v7().to_string(),
         };
         Ok(self.client.create_deploy(self.deployment, &ask).await?)
@@ -747,6 +802,9 @@ struct Begun {
     image_differs: Vec<String>,
     sent: Option<Sent>,
     checks: Option<Checks>,
+    parts: Parts,
+    /// What it comes after.
+    order: Option<Order>,
 }
 
 /// Blobs of the Release that the control plane had and has no more, and what
@@ -834,7 +892,7 @@ fn not_mapped(pushed: &Pushed, out: &mut Console) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn no_deploy() -> Failure {
+pub(super) fn no_deploy() -> Failure {
     Failure::new(
         Exit::Internal,
         "the control plane answered without a deploy",

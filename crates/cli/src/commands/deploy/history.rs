@@ -162,6 +162,10 @@ fn description(deploy: &DeployView) -> String {
         kind @ (DeployKind::Rollback | DeployKind::AutomaticRollback) => {
             Some(back(names::kind(kind)))
         }
+        DeployKind::Promotion => Some(match deploy.promotes {
+            Some(taken) => format!("promotion of {}", deploy_ref::short(taken)),
+            None => names::kind(deploy.kind).to_owned(),
+        }),
     };
     let said = Some(deploy.description.as_str())
         .filter(|text| !text.is_empty())

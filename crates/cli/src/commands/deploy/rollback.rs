@@ -20,6 +20,8 @@ use crate::output::deploy_ref::{self, DeployRef};
 /// Go back to the Release of an earlier deploy
 ///
 /// Nothing is rebuilt or sent: the earlier Release is deployed again as a new deploy, and proven like any other.
+/// What was rolled back is held back: deploying the same content again is refused until other content comes, or
+/// `updraft hold lift`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RollbackArgs {
     /// Deployment to roll back, by name (default: the configured one)
@@ -29,10 +31,11 @@ pub(crate) struct RollbackArgs {
     #[arg(long, value_name = "DEPLOY")]
     to: Option<DeployRef>,
 
-    /// Why, for the history
+    /// Why, for the history and for whoever comes upon the hold
     #[arg(
         short,
         long,
+        visible_alias = "reason",
         value_name = "TEXT",
         default_value = "",
         hide_default_value = true
@@ -84,6 +87,10 @@ pub(crate) async fn run(args: &RollbackArgs, cx: &Context, out: &mut Console) ->
             let target = deploy_ref::short(to);
             writeln!(out.status(), "Rolling `{name}` back to {target}")?;
             out.mark("accepted", accepted);
+            writeln!(
+                out.status(),
+                "What was rolled back is on hold: other content ends that, or `updraft hold lift {name}`"
+            )?;
         }
         // No new deploy: the Release is wanted already.
         None => writeln!(

@@ -62,6 +62,15 @@ fn write(status: &StatusView, now: Timestamp, to: &mut impl Write) -> std::io::R
             .map(|id| format!(" ({})", deploy_ref::short(id)));
         writeln!(to, "  last live  {release}{}", id.unwrap_or_default())?;
     }
+    if let Some(hold) = &deployment.hold {
+        writeln!(
+            to,
+            "  {YELLOW}on hold{YELLOW:#}    {}, {}; other content ends it, or `updraft hold lift {}`",
+            names::hold(hold),
+            ago(hold.since, now),
+            deployment.name
+        )?;
+    }
     if let Some(dags) = status.dags {
         let errors = match status.import_errors.len() {
             0 => format!("{GREEN}no import errors{GREEN:#}"),

@@ -221,6 +221,7 @@ async fn bring_up(
         image: ImageArgs::default(),
         access: None,
         purpose: Purpose::Deploy,
+        force: false,
         allow_downgrade: false,
         allow_empty: false,
         // The agent is in this process; the proof has a limit of its own.

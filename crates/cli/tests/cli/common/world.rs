@@ -126,6 +126,7 @@ impl World {
             git: None,
             ci: None,
             allow_downgrade: false,
+            force: false,
             key: DeployId::new().to_string(),
         };
         let (runtime, client) = self.client();
