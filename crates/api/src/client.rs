@@ -8,8 +8,9 @@
 //! connection on which nothing moves is given up.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -20,7 +21,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use updraft_model::{AgentId, BundleName, Checks, DeployId, DeploymentName, Digest, TokenId};
+use updraft_model::{
+    AgentId, BundleName, Checks, DeployId, DeploymentName, Digest, TokenId, TrustId,
+};
 use url::Url;
 
 use crate::agent::{DagIdsReport, FetchBlobs, Report, ReportAnswer, Wanted};
@@ -33,6 +36,7 @@ use crate::deployment::{
 };
 use crate::frames::{self, FrameError, FrameReader};
 use crate::token::{CreateToken, Enroll, NewEnrollmentCode, NewToken, Tokens, WhoAmI};
+use crate::trust::{CreateTrust, ExchangeToken, ExchangedToken, Exchanges, TrustView, Trusts};
 use crate::{ErrorBody, ErrorCode, VERSION, VERSION_HEADER};
 
 /// A control plane and the token to use with it.
@@ -40,12 +44,18 @@ use crate::{ErrorBody, ErrorCode, VERSION, VERSION_HEADER};
 pub struct Client {
     http: reqwest::Client,
     base: Url,
-    token: Option<String>,
+    /// Clones share it, so that one that is renewed is renewed for all.
+    token: Option<Arc<RwLock<String>>>,
+    renewer: Option<Renewer>,
     agent: Option<AgentId>,
     /// Whether anything ever answered there. Clones share it.
     answered: Arc<AtomicBool>,
     teller: Option<Teller>,
 }
+
+/// Gets another token for one that expired, where that can be done.
+pub type Renewer =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<String>> + Send>> + Send + Sync>;
 
 /// Hears of each request that is tried again, and why.
 pub type Teller = Arc<dyn Fn(&ClientError) + Send + Sync>;
@@ -178,7 +188,8 @@ impl Client {
         Ok(Self {
             http: http.build().map_err(ClientError::Setup)?,
             base,
-            token,
+            token: token.map(|token| Arc::new(RwLock::new(token))),
+            renewer: None,
             agent: None,
             answered: Arc::default(),
             teller: None,
@@ -186,8 +197,9 @@ impl Client {
     }
 
     /// The token that it signs in with.
-    pub fn token(&self) -> Option<&str> {
-        self.token.as_deref()
+    pub fn token(&self) -> Option<String> {
+        let token = self.token.as_ref()?;
+        Some(token.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// The same control plane; `teller` hears of requests that are tried again.
@@ -207,9 +219,35 @@ impl Client {
     #[must_use]
     pub fn with_token(&self, token: String) -> Self {
         Self {
-            token: Some(token),
+            token: Some(Arc::new(RwLock::new(token))),
+            renewer: None,
             ..self.clone()
         }
+    }
+
+    /// The same; a token that expires on the way is renewed.
+    #[must_use]
+    pub fn renewed_by(&self, renewer: Renewer) -> Self {
+        Self {
+            renewer: Some(renewer),
+            ..self.clone()
+        }
+    }
+
+    /// Whether there is another token than the one that was found to be expired.
+    async fn renew(&self, expired: &str) -> bool {
+        let (Some(token), Some(renewer)) = (&self.token, &self.renewer) else {
+            return false;
+        };
+        // A clone may have been quicker.
+        if self.token().is_some_and(|now| now != expired) {
+            return true;
+        }
+        let Some(new) = renewer().await else {
+            return false;
+        };
+        *token.write().unwrap_or_else(PoisonError::into_inner) = new;
+        true
     }
 
     /// The same control plane, asked by this agent: while it waits for news, its
@@ -491,6 +529,61 @@ impl Client {
         .map(drop)
     }
 
+    // Trusts
+
+    pub async fn create_trust(&self, ask: &CreateTrust) -> Result<TrustView, ClientError> {
+        let look = "`updraft trust list` shows whether it is there";
+        self.post_once("/api/v1/trusts", ask, look).await
+    }
+
+    pub async fn trusts(&self) -> Result<Trusts, ClientError> {
+        self.get("/api/v1/trusts").await
+    }
+
+    /// Removes a trust and ends what came of it; a second time there is none.
+    pub async fn delete_trust(&self, trust: TrustId) -> Result<(), ClientError> {
+        let path = format!("/api/v1/trusts/{trust}");
+        let look = "`updraft trust list` shows whether it is gone";
+        let deleted = self.send_once(Method::DELETE, &path, no_body(), SHORT, look);
+        deleted.await.map(drop)
+    }
+
+    pub async fn exchanges(
+        &self,
+        deployment: Option<&DeploymentName>,
+        limit: u32,
+    ) -> Result<Exchanges, ClientError> {
+        let of = deployment.map(|name| format!("&deployment={name}"));
+        let of = of.unwrap_or_default();
+        self.get(&format!("/api/v1/exchanges?limit={limit}{of}"))
+            .await
+    }
+
+    /// Exchanges a pipeline's identity for a token. Doing it twice makes two.
+    pub async fn exchange(&self, ask: &ExchangeToken) -> Result<ExchangedToken, ClientError> {
+        let fields = [
+            ("grant_type", Some(&ask.grant_type)),
+            ("subject_token", Some(&ask.subject_token)),
+            ("subject_token_type", Some(&ask.subject_token_type)),
+            ("audience", ask.audience.as_ref()),
+        ];
+        let given = fields
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        let form = url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(given)
+            .finish();
+        let send = async || {
+            let request = self
+                .request(Method::POST, "/api/v1/token")
+                .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(form.clone());
+            self.answer(request, SHORT).await
+        };
+        let response = self.retried(send, None).await?;
+        self.parse(response).await
+    }
+
     // Agents
 
     pub async fn enroll(&self, ask: &Enroll) -> Result<NewToken, ClientError> {
@@ -651,11 +744,21 @@ impl Client {
         let since = Instant::now();
         let mut pauses = backoff().build();
         let mut told = false;
+        let mut renewed = false;
         loop {
+            let token = self.token();
             let error = match send().await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
+            if error.code() == Some(ErrorCode::TokenExpired)
+                && !renewed
+                && let Some(token) = &token
+                && self.renew(token).await
+            {
+                renewed = true;
+                continue;
+            }
             if !error.is_transient() {
                 return Err(error);
             }
@@ -702,7 +805,7 @@ impl Client {
             .http
             .request(method, address)
             .header(VERSION_HEADER, VERSION);
-        match &self.token {
+        match self.token() {
             Some(token) => request.bearer_auth(token),
             None => request,
         }

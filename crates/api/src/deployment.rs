@@ -32,6 +32,8 @@ pub struct DeploymentSettings {
     pub description: Option<String>,
     /// Checks without which no deploy is accepted; an empty list asks for none.
     pub require: Option<Vec<CheckStage>>,
+    /// Whether nobody but trusted pipelines may deploy (default false). Anybody with the role goes back.
+    pub ci_only: Option<bool>,
     /// Environment variables of Airflow's processes: a value sets, null removes.
     /// Kept encrypted, never given back by the API.
     pub environment: BTreeMap<String, Option<String>>,
@@ -62,6 +64,9 @@ pub struct DeploymentView {
     /// Checks without which no deploy is accepted.
     #[serde(default)]
     pub require: Vec<CheckStage>,
+    /// Whether nobody but trusted pipelines may deploy.
+    #[serde(default)]
+    pub ci_only: bool,
     /// The names of the environment variables; values are not given back.
     pub environment: Vec<String>,
     /// The newest accepted Release that was not undone.

@@ -17,9 +17,12 @@ pub enum ErrorCode {
     Forbidden,
     /// The one-time enrolment code is unknown, used or too old.
     EnrollmentCodeRefused,
+    /// A pipeline's identity is not exchanged: nobody trusts it, or it is not what a trust asks for.
+    IdentityRefused,
     DeploymentNotFound,
     DeployNotFound,
     TokenNotFound,
+    TrustNotFound,
     BlobNotFound,
     RouteNotFound,
     /// A field is missing, has the wrong form or is out of range.

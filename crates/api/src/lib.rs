@@ -11,6 +11,7 @@ pub mod deployment;
 pub mod error;
 pub mod frames;
 pub mod token;
+pub mod trust;
 
 pub use client::{Client, ClientError};
 pub use error::{ErrorBody, ErrorCode};

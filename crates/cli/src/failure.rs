@@ -124,11 +124,13 @@ fn exit_of_code(code: ErrorCode) -> Exit {
         | ErrorCode::TokenMalformed
         | ErrorCode::TokenExpired
         | ErrorCode::TokenRevoked
-        | ErrorCode::EnrollmentCodeRefused => Exit::NotSignedIn,
+        | ErrorCode::EnrollmentCodeRefused
+        | ErrorCode::IdentityRefused => Exit::NotSignedIn,
         ErrorCode::Forbidden => Exit::NotAllowed,
         ErrorCode::DeploymentNotFound
         | ErrorCode::DeployNotFound
         | ErrorCode::TokenNotFound
+        | ErrorCode::TrustNotFound
         | ErrorCode::BlobNotFound => Exit::NotFound,
         ErrorCode::InvalidRequest | ErrorCode::BundleRefused | ErrorCode::LimitExceeded => {
             Exit::Refused

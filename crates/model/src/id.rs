@@ -121,6 +121,8 @@ id!(TokenId, "tok_", "a token");
 id!(UploadId, "upl_", "an upload");
 id!(AgentId, "agt_", "an agent");
 id!(EnrollmentId, "enr_", "an enrolment code");
+id!(TrustId, "tru_", "a trust");
+id!(ExchangeId, "exc_", "an exchange");
 
 #[cfg(test)]
 mod tests {

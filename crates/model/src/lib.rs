@@ -21,6 +21,7 @@ mod release;
 mod repository;
 mod role;
 mod runs;
+mod trust;
 
 pub use check::{AirflowNames, CheckFinding, CheckStage, Checks, StageResult};
 pub use ci::{CiProvider, CiRun, PullRequest};
@@ -32,8 +33,8 @@ pub use digest::{Digest, InvalidDigest};
 pub use git::GitState;
 pub use hold::{Held, HeldRelease, Hold};
 pub use id::{
-    AgentId, DeployId, DeploymentId, EnrollmentId, InvalidId, ReleaseId, TokenId, UploadId,
-    WorkspaceId,
+    AgentId, DeployId, DeploymentId, EnrollmentId, ExchangeId, InvalidId, ReleaseId, TokenId,
+    TrustId, UploadId, WorkspaceId,
 };
 pub use name::{BundleName, DeploymentName, InvalidName};
 pub use nearest::nearest;
@@ -42,6 +43,7 @@ pub use release::{BundleRef, ImageRef, Release, ReleasePart};
 pub use repository::{InvalidRepository, InvalidTag, OciDigest, RepositoryName, Tag};
 pub use role::{Role, Scope};
 pub use runs::UnfinishedRuns;
+pub use trust::{ExchangeOutcome, Expected, Identity, TrustProvider};
 
 /// A point in time, always UTC.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;

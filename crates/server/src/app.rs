@@ -10,6 +10,7 @@ use updraft_model::{DeploymentId, Timestamp, WorkspaceId};
 use updraft_store::Store;
 
 use crate::agent::Leases;
+use crate::auth::trust::Issuers;
 use crate::auth::{Keys, KnownCallers};
 use crate::bundle::Shelf;
 use crate::config::ServerConfig;
@@ -32,6 +33,8 @@ pub struct Parts {
     pub(crate) blob_gate: RwLock<()>,
     pub(crate) keys: Keys,
     pub(crate) callers: KnownCallers,
+    /// Of pipelines that are trusted.
+    pub(crate) issuers: Issuers,
     pub(crate) shelf: Shelf,
     pub(crate) news: News,
     /// How many agents that wait are answered at once.

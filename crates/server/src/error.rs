@@ -78,10 +78,13 @@ pub(crate) const fn status_of(code: ErrorCode) -> StatusCode {
         | ErrorCode::TokenMalformed
         | ErrorCode::TokenExpired
         | ErrorCode::TokenRevoked => StatusCode::UNAUTHORIZED,
-        ErrorCode::Forbidden | ErrorCode::EnrollmentCodeRefused => StatusCode::FORBIDDEN,
+        ErrorCode::Forbidden | ErrorCode::EnrollmentCodeRefused | ErrorCode::IdentityRefused => {
+            StatusCode::FORBIDDEN
+        }
         ErrorCode::DeploymentNotFound
         | ErrorCode::DeployNotFound
         | ErrorCode::TokenNotFound
+        | ErrorCode::TrustNotFound
         | ErrorCode::BlobNotFound
         | ErrorCode::RouteNotFound => StatusCode::NOT_FOUND,
         ErrorCode::InvalidRequest => StatusCode::BAD_REQUEST,

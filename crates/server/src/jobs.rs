@@ -14,6 +14,7 @@ use updraft_model::{AgentId, DeployId, DeploymentId, Digest, Timestamp};
 use updraft_store::InProgress;
 
 use crate::app::App;
+use crate::auth::LONGEST_DEPLOY;
 use crate::bundle::ShelfError;
 use crate::deploy::{DeployError, GoingBack, advance};
 use crate::error::{Problem as _, chain};
@@ -242,6 +243,9 @@ pub(crate) async fn collect_garbage(app: &App, young: Young) -> Result<u64, Depl
     let mut tx = app.store.begin().await?;
     tx.forget_unused(&keep, now - young).await?;
     tx.forget_agents(now - FORGET_AGENTS).await?;
+    let retention = chrono::Duration::days(i64::from(app.config.retention_days));
+    tx.forget_exchanges(now - retention, now - LONGEST_DEPLOY)
+        .await?;
     tx.commit().await?;
     if removed > 0 {
         tracing::info!(removed, "removed blobs that nothing names");

@@ -22,6 +22,7 @@ use crate::app::App;
         (name = "deployments", description = "What is deployed to"),
         (name = "deploys", description = "Comparing, creating, uploading, accepting, following, undoing"),
         (name = "tokens", description = "Who may do what"),
+        (name = "trusts", description = "Pipelines that deploy without a token of ours"),
         (name = "agents", description = "What agents ask and tell"),
         (name = "server", description = "About the control plane itself")
     )

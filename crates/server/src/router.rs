@@ -16,7 +16,7 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterE
 use utoipa_axum::routes;
 
 use crate::app::App;
-use crate::auth::{Needs, authorise};
+use crate::auth::{Guard, Needs, authorise};
 use crate::{
     agent, auth, dashboard, deploy, deployment, install, openapi, probes, registry, request,
 };
@@ -52,6 +52,22 @@ struct Routes {
 
 impl Routes {
     fn add(&mut self, needs: Needs, takes: Takes, route: UtoipaMethodRouter<App>) {
+        self.guarded(needs, takes, false, route);
+    }
+
+    /// One that brings a deploy to its end, also when the pipeline's token that
+    /// began it has expired meanwhile.
+    fn add_of_deploy(&mut self, needs: Needs, takes: Takes, route: UtoipaMethodRouter<App>) {
+        self.guarded(needs, takes, true, route);
+    }
+
+    fn guarded(
+        &mut self,
+        needs: Needs,
+        takes: Takes,
+        is_of_deploy: bool,
+        route: UtoipaMethodRouter<App>,
+    ) {
         for (path, item) in &route.1.paths {
             self.table.extend(methods(item).map(|method| Route {
                 method,
@@ -60,7 +76,12 @@ impl Routes {
                 is_page: false,
             }));
         }
-        let guard = from_fn_with_state((self.app.clone(), needs), authorise);
+        let guard = Guard {
+            app: self.app.clone(),
+            needs,
+            is_of_deploy,
+        };
+        let guard = from_fn_with_state(guard, authorise);
         let route = match takes {
             Takes::Short => route.layer(in_a_moment()),
             Takes::Long => route,
@@ -128,6 +149,14 @@ fn routes(app: &App) -> Routes {
     all.add(ADMIN, Short, routes!(auth::http::list));
     all.add(ADMIN, Short, routes!(auth::http::revoke));
 
+    let small = DefaultBodyLimit::max(auth::trust::http::MOST_BYTES);
+    let exchange = routes!(auth::trust::http::exchange).layer(small);
+    all.add(Nothing, Short, exchange);
+    all.add(ADMIN, Short, routes!(auth::trust::http::add));
+    all.add(ADMIN, Short, routes!(auth::trust::http::list));
+    all.add(ADMIN, Short, routes!(auth::trust::http::remove));
+    all.add(ADMIN, Short, routes!(auth::trust::http::log));
+
     all.add(ADMIN, Short, routes!(deployment::http::create));
     all.add(VIEWER, Short, routes!(deployment::http::list));
     all.add(VIEWER, Short, routes!(deployment::http::show));
@@ -144,10 +173,10 @@ fn routes(app: &App) -> Routes {
     all.add(VIEWER, Short, routes!(deploy::http::plan_promotion));
     all.add(DEPLOYER, Short, routes!(deploy::http::promote));
     all.add(DEPLOYER, Short, routes!(deploy::http::lift_hold));
-    all.add(DEPLOYER, Long, routes!(deploy::http::upload));
-    all.add(DEPLOYER, Long, routes!(deploy::http::accept));
-    all.add(DEPLOYER, Short, routes!(deploy::http::withdraw));
-    all.add(VIEWER, Long, routes!(deploy::http::show));
+    all.add_of_deploy(DEPLOYER, Long, routes!(deploy::http::upload));
+    all.add_of_deploy(DEPLOYER, Long, routes!(deploy::http::accept));
+    all.add_of_deploy(DEPLOYER, Short, routes!(deploy::http::withdraw));
+    all.add_of_deploy(VIEWER, Long, routes!(deploy::http::show));
     all.add(VIEWER, Short, routes!(deploy::http::diff));
     all.add(VIEWER, Long, routes!(deploy::http::blob));
 

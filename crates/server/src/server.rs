@@ -21,6 +21,7 @@ use updraft_store::{Store, StoreError};
 
 use crate::agent::Leases;
 use crate::app::{App, Parts, READERS};
+use crate::auth::trust::Issuers;
 use crate::auth::{KeyError, Keys, KnownCallers, Lacking};
 use crate::backup::RESTORING;
 use crate::bundle::Shelf;
@@ -353,6 +354,7 @@ async fn open_app(config: ServerConfig, public_url: String) -> Result<App, Start
         blob_gate: RwLock::new(()),
         keys,
         callers: KnownCallers::default(),
+        issuers: Issuers::default(),
         shelf: Shelf::default(),
         news: News::default(),
         turns: Semaphore::new(ANSWERS_AT_ONCE),

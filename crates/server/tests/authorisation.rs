@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use reqwest::StatusCode;
 use updraft_api::token::{CreateToken, Enroll};
 use updraft_api::{ErrorBody, ErrorCode};
-use updraft_model::{DeployId, DeploymentId, Role, Scope, TokenId};
+use updraft_model::{DeployId, DeploymentId, Role, Scope, TokenId, TrustId};
 use updraft_server::{Needs, Route, rotate_keys};
 use updraft_store::Store;
 use updraft_testkit::{TestServer, Tree, environment};
@@ -25,6 +25,8 @@ const OPEN: &[&str] = &[
     "POST /sign-in",
     "POST /sign-out",
     "GET /assets/style.css",
+    // The identity is the secret: `tests/trust.rs`.
+    "POST /api/v1/token",
     // The one-time code is the secret.
     "POST /api/v1/agent/enroll",
     // Guards itself, since clients sign in otherwise: `tests/registry.rs`.
@@ -41,6 +43,7 @@ struct World {
     http: reqwest::Client,
     deploy: DeployId,
     other_token: TokenId,
+    trust: TrustId,
     /// Routes that refused somebody.
     tested: Mutex<BTreeSet<String>>,
 }
@@ -63,11 +66,14 @@ impl World {
             expires_in_days: None,
         };
         let other_token = server.as_admin().create_token(&ask).await.unwrap().token.id;
+        let trust = serde_json::from_value(trust()).unwrap();
+        let trust = server.as_admin().create_trust(&trust).await.unwrap().id;
         Self {
             server,
             http: reqwest::Client::new(),
             deploy,
             other_token,
+            trust,
             tested: Mutex::default(),
         }
     }
@@ -78,6 +84,7 @@ impl World {
             .replace("{deployment}", "shop")
             .replace("{deploy}", &self.deploy.to_string())
             .replace("{token}", &self.other_token.to_string())
+            .replace("{trust}", &self.trust.to_string())
             .replace("{digest}", &updraft_model::Digest::of(b"x").to_string())
             .replace(
                 "{version}",
@@ -158,6 +165,7 @@ fn body(route: &Route) -> serde_json::Value {
         ("POST", "/api/v1/tokens") => {
             json!({ "name": "x", "role": "viewer", "deployment": "shop" })
         }
+        ("POST", "/api/v1/trusts") => trust(),
         ("POST", "/api/v1/deployments") => json!({ "name": "new" }),
         ("POST", "/api/v1/deployments/{deployment}/plan") => json!({ "parts": parts() }),
         ("POST", "/api/v1/deployments/{deployment}/deploys") => {
@@ -177,6 +185,13 @@ fn body(route: &Route) -> serde_json::Value {
         }),
         _ => json!({}),
     }
+}
+
+fn trust() -> serde_json::Value {
+    serde_json::json!({
+        "provider": "oidc", "issuer": "https://issuer.example", "claims": { "sub": { "is": "job" } },
+        "role": "deployer", "deployment": "shop",
+    })
 }
 
 fn parts() -> serde_json::Value {
@@ -347,6 +362,8 @@ async fn every_route_refuses_a_token_for_another_deployment() {
     let own = [
         "GET /api/v1/whoami",
         "GET /api/v1/tokens",
+        "GET /api/v1/trusts",
+        "GET /api/v1/exchanges",
         "GET /api/v1/deployments",
         "GET /api/v1/agent/wanted",
         "POST /api/v1/agent/report",

@@ -39,6 +39,14 @@ pub struct Settings {
     /// Where its container images lie; none: in this control plane.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry: Option<String>,
+    /// Whether nobody but trusted pipelines may deploy.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ci_only: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The wanted Release: of the newest accepted deploy that was not undone.

@@ -17,6 +17,7 @@ mod registry;
 mod release;
 mod sql;
 mod token;
+mod trust;
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ pub use registry::{
     PushedManifest, RegistryLink, RegistryManifest, RegistryTag, RegistryUpload, TagPage,
 };
 pub use token::{Enrollment, Token};
+pub use trust::{Exchange, Trust, TrustContent};
 
 /// Readers of a SQLite database at once; each is a thread.
 const SQLITE_READERS: u32 = 4;

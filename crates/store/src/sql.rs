@@ -11,7 +11,8 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr, SqlStr, Sqlite, Transaction};
 use updraft_model::{
     AgentId, BundleName, DeployId, DeployKind, DeploymentId, DeploymentName, Digest, EnrollmentId,
-    OciDigest, ReleaseId, RepositoryName, Role, Tag, Timestamp, TokenId, UploadId, WorkspaceId,
+    ExchangeId, ExchangeOutcome, OciDigest, ReleaseId, RepositoryName, Role, Tag, Timestamp,
+    TokenId, TrustId, UploadId, WorkspaceId,
 };
 
 use crate::StoreError;
@@ -402,12 +403,15 @@ as_text!(
     DeploymentName,
     Digest,
     EnrollmentId,
+    ExchangeId,
+    ExchangeOutcome,
     OciDigest,
     ReleaseId,
     RepositoryName,
     Role,
     Tag,
     TokenId,
+    TrustId,
     UploadId,
     WorkspaceId
 );

@@ -1,8 +1,9 @@
 //! Tokens, never their secrets, and enrolment codes, only hashed.
 
-use updraft_model::{DeploymentId, EnrollmentId, Role, Scope, Timestamp, TokenId};
+use updraft_model::{DeploymentId, EnrollmentId, Role, Scope, Timestamp, TokenId, TrustId};
 
 use crate::sql::{Row, sql};
+use crate::trust::deployment_of;
 use crate::{Read, StoreError, Write};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +17,8 @@ pub struct Token {
     pub expires_at: Timestamp,
     pub revoked_at: Option<Timestamp>,
     pub last_used_at: Option<Timestamp>,
+    /// What a pipeline's short-lived one comes from.
+    pub trust: Option<TrustId>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +42,7 @@ impl Token {
             expires_at: row.get("expires_at")?,
             revoked_at: row.optional("revoked_at")?,
             last_used_at: row.optional("last_used_at")?,
+            trust: row.optional("trust_id")?,
         })
     }
 }
@@ -81,23 +85,20 @@ impl Read {
 
 impl Write {
     pub async fn insert_token(&mut self, token: &Token) -> Result<(), StoreError> {
-        let deployment = match token.scope {
-            Scope::Deployment { deployment } => Some(deployment),
-            Scope::Organization | Scope::Workspace { .. } => None,
-        };
         sql("INSERT INTO token
-                (id, name, role, scope, deployment_id, created_by, created_at, expires_at, revoked_at, last_used_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
+                (id, name, role, scope, deployment_id, created_by, created_at, expires_at, revoked_at, last_used_at, trust_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
         .bind(token.id)
         .bind(token.name.as_str())
         .bind(token.role)
         .bind_json(&token.scope)
-        .bind(deployment)
+        .bind(deployment_of(token.scope))
         .bind(token.created_by.as_str())
         .bind(token.created_at)
         .bind(token.expires_at)
         .bind(token.revoked_at)
         .bind(token.last_used_at)
+        .bind(token.trust)
         .run(&mut self.on)
         .await?;
         Ok(())

@@ -9,14 +9,15 @@ use chrono::{Duration, Utc};
 use tempfile::TempDir;
 use updraft_model::{
     AfterFailure, AgentId, BundleDags, BundleName, BundleRef, CiRun, DagIds, DeployId, DeployKind,
-    DeployState, DeploymentId, Digest, EnrollmentId, HeldRelease, Hold, ImageRef, OciDigest,
-    Release, ReleaseId, ReleasePart, RepositoryName, Role, Runtime, Scope, Timestamp, TokenId,
-    UploadId, WorkspaceId,
+    DeployState, DeploymentId, Digest, EnrollmentId, ExchangeId, ExchangeOutcome, Expected,
+    HeldRelease, Hold, Identity, ImageRef, OciDigest, Release, ReleaseId, ReleasePart,
+    RepositoryName, Role, Runtime, Scope, Timestamp, TokenId, TrustId, TrustProvider, UploadId,
+    WorkspaceId,
 };
 use updraft_store::{
-    Agent, DeployParts, Deployment, Enrollment, FileLists, NewDeploy, Proven, PushedManifest,
-    RegistryLink, RegistryManifest, RegistryTag, RegistryUpload, Settings, Store, StoreError,
-    StoredLayer, Target, Token, Write,
+    Agent, DeployParts, Deployment, Enrollment, Exchange, FileLists, NewDeploy, Proven,
+    PushedManifest, RegistryLink, RegistryManifest, RegistryTag, RegistryUpload, Settings, Store,
+    StoreError, StoredLayer, Target, Token, Trust, TrustContent, Write,
 };
 use updraft_testkit::Postgres;
 
@@ -70,6 +71,7 @@ async fn deployment(tx: &mut Write, name: &str) -> Deployment {
             executor: "LocalExecutor".into(),
             require: Vec::new(),
             registry: None,
+            ci_only: false,
         },
         environment: Some(vec![1, 2, 0, 255]),
         environment_names: vec!["A".into()],
@@ -518,6 +520,7 @@ async fn keeps_tokens_and_uses_an_enrolment_code_once() {
             expires_at: now() + Duration::days(1),
             revoked_at: None,
             last_used_at: None,
+            trust: None,
         };
         let wide = token(
             Scope::Workspace {
@@ -1016,5 +1019,96 @@ async fn uploads_to_the_registry_expire_unless_they_move() {
         assert_eq!(tx.registry_uploads_of(shop).await.unwrap(), [young]);
         tx.delete_deployment(shop).await.unwrap();
         assert!(!tx.has_repository(&repository).await.unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_trusts_and_what_came_of_them() {
+    for Database { store, .. } in &databases().await {
+        let mut tx = store.begin().await.unwrap();
+        let shop = deployment(&mut tx, "shop").await;
+        let scope = Scope::Deployment {
+            deployment: shop.id,
+        };
+        let mut trust = Trust {
+            id: TrustId::new(),
+            scope,
+            issuer: "https://issuer.example".into(),
+            content: TrustContent {
+                provider: TrustProvider::Oidc,
+                role: Role::Deployer,
+                audience: None,
+                claims: [("sub".to_owned(), Expected::Is("job".into()))].into(),
+                pin: vec!["id".into()],
+            },
+            pinned: BTreeMap::new(),
+            created_by: "me".into(),
+            created_at: now(),
+            last_used_at: None,
+        };
+        tx.insert_trust(&trust).await.unwrap();
+        assert_eq!(tx.trusts_of_issuer("another").await.unwrap(), []);
+        let at = now();
+        trust.pinned.insert("id".into(), "7".into());
+        trust.last_used_at = Some(at);
+        tx.trust_was_used(trust.id, &trust.pinned, at)
+            .await
+            .unwrap();
+        assert_eq!(tx.lock_trust(trust.id).await.unwrap(), Some(trust.clone()));
+
+        let token = Token {
+            id: TokenId::new(),
+            name: "job".into(),
+            role: Role::Deployer,
+            scope,
+            created_by: "me".into(),
+            created_at: at,
+            expires_at: at + Duration::minutes(15),
+            revoked_at: None,
+            last_used_at: None,
+            trust: Some(trust.id),
+        };
+        tx.insert_token(&token).await.unwrap();
+        let deploy = new_deploy(shop.id, "one").into_deploy(None);
+        tx.insert_deploy(&deploy).await.unwrap();
+        for _ in 0..2 {
+            tx.bind_deploy_to_token(token.id, deploy.id).await.unwrap();
+        }
+        assert!(tx.is_deploy_of_token(token.id, deploy.id).await.unwrap());
+        let exchange = |outcome| Exchange {
+            id: ExchangeId::new(),
+            at,
+            trust: Some(trust.id),
+            scope: Some(scope),
+            outcome,
+            identity: Identity {
+                subject: "job".into(),
+                ..Identity::default()
+            },
+            token: None,
+            why: None,
+        };
+        let good = exchange(ExchangeOutcome::Exchanged);
+        tx.insert_exchange(&good).await.unwrap();
+        for _ in 0..3 {
+            let refused = exchange(ExchangeOutcome::Refused);
+            tx.insert_exchange(&refused).await.unwrap();
+        }
+        tx.forget_refused_exchanges(2).await.unwrap();
+        let log = tx.exchanges(Some(shop.id), 10).await.unwrap();
+        assert_eq!((log.len(), &log[2]), (3, &good));
+        assert_eq!(tx.exchanges(None, 1).await.unwrap().len(), 1);
+
+        tx.delete_trust(trust.id, at).await.unwrap();
+        let revoked = tx.token(token.id).await.unwrap().unwrap();
+        assert_eq!(revoked.revoked_at, Some(at));
+        tx.forget_exchanges(at, at).await.unwrap();
+        assert!(tx.token(token.id).await.unwrap().is_some());
+        let later = at + Duration::hours(1);
+        tx.forget_exchanges(later, later).await.unwrap();
+        assert_eq!(tx.token(token.id).await.unwrap(), None);
+        assert_eq!(tx.exchanges(None, 10).await.unwrap(), []);
+        assert!(!tx.is_deploy_of_token(token.id, deploy.id).await.unwrap());
+        tx.delete_deployment(shop.id).await.unwrap();
     }
 }

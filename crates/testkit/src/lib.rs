@@ -2,6 +2,7 @@
 
 mod agent;
 mod forge;
+mod issuer;
 mod port;
 mod postgres;
 mod reaper;
@@ -14,6 +15,7 @@ mod tree;
 
 pub use agent::{TestAgent, dag_ids, proof};
 pub use forge::{ForgeComment, TestForge};
+pub use issuer::TestIssuer;
 pub use port::free_port;
 pub use postgres::Postgres;
 pub use reaper::Reaper;

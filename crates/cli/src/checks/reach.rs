@@ -34,7 +34,7 @@ impl Reach {
         };
         let credentials = client.token().map(|token| Credentials::Password {
             user: USER.to_owned(),
-            password: token.to_owned(),
+            password: token,
         });
         Self {
             registry: credentials.map(|credentials| (host, credentials)),

@@ -1,15 +1,16 @@
 //! From a header to a [`Caller`], and what a caller may see.
 
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts as _, Path, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use chrono::Duration;
 use serde::{Deserialize, Serialize};
 use updraft_api::ErrorCode;
 use updraft_model::{
     DeployId, DeploymentId, DeploymentName, Digest, Role, Scope, TokenId, nearest,
 };
-use updraft_store::{Deploy, Deployment, Read, StoreError, Token};
+use updraft_store::{Deploy, Deployment, Read, StoreError, Token, Write};
 
 use super::keys::ISSUER;
 use super::known::Seen;
@@ -112,6 +113,10 @@ pub enum AccessError {
     VersionNotFound { version: Digest, deployment: String },
     #[error("the token `{token}` is not for {what}")]
     Scope { token: String, what: String },
+    #[error(
+        "the Deployment `{deployment}` takes deploys from trusted pipelines alone, and the token `{token}` is of none"
+    )]
+    CiOnly { deployment: String, token: String },
     #[error("could not read the database")]
     Store(#[from] StoreError),
 }
@@ -127,7 +132,7 @@ impl Problem for AccessError {
         match self {
             Self::DeploymentNotFound { .. } => ErrorCode::DeploymentNotFound,
             Self::DeployNotFound(_) | Self::VersionNotFound { .. } => ErrorCode::DeployNotFound,
-            Self::Scope { .. } => ErrorCode::Forbidden,
+            Self::Scope { .. } | Self::CiOnly { .. } => ErrorCode::Forbidden,
             Self::Store(error) => error.code(),
         }
     }
@@ -141,6 +146,10 @@ impl Problem for AccessError {
                 Some("see `updraft history`".into())
             }
             Self::Scope { .. } => Some("use a token whose scope covers it".into()),
+            Self::CiOnly { deployment, .. } => Some(format!(
+                "have the pipeline deploy, without UPDRAFT_TOKEN (`updraft trust list` shows which are trusted); \
+                 an admin lifts it with `updraft deployment update {deployment} --ci-only=false`"
+            )),
             Self::Store(error) => error.help().map(Into::into),
         }
     }
@@ -161,6 +170,43 @@ impl Caller {
     /// Whether the caller's role holds everywhere.
     pub(crate) fn is_for_all(&self) -> bool {
         matches!(self.token.scope, Scope::Organization)
+    }
+
+    /// Whether the caller's scope is as wide as that of a token or a trust.
+    pub(crate) async fn covers(&self, read: &mut Read, scope: Scope) -> Result<bool, StoreError> {
+        Ok(match scope {
+            Scope::Deployment { deployment } => match read.deployment(deployment).await? {
+                Some(deployment) => self.sees(&deployment),
+                None => self.is_for_all(),
+            },
+            Scope::Organization | Scope::Workspace { .. } => {
+                self.is_for_all() || scope == self.token.scope
+            }
+        })
+    }
+
+    /// Whether what comes with this token may become what the Deployment runs.
+    pub(crate) fn check_brings(&self, deployment: &Deployment) -> Result<(), AccessError> {
+        if deployment.settings.ci_only && self.token.trust.is_none() {
+            return Err(AccessError::CiOnly {
+                deployment: deployment.name.to_string(),
+                token: self.token.name.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Remembers a deploy that the caller's token, if it is short-lived, may go
+    /// on with to its end.
+    pub(crate) async fn goes_on_with(
+        &self,
+        tx: &mut Write,
+        deploy: DeployId,
+    ) -> Result<(), StoreError> {
+        if self.token.trust.is_some() {
+            tx.bind_deploy_to_token(self.token.id, deploy).await?;
+        }
+        Ok(())
     }
 
     pub(crate) fn out_of_scope(&self, what: impl Into<String>) -> AccessError {
@@ -239,13 +285,18 @@ impl Caller {
 
 /// Finds out whose secret this is. The dashboard asks it too.
 pub(crate) async fn authenticate(app: &App, secret: &str) -> Result<Caller, AuthError> {
+    holds(app, token_of(app, secret).await?)
+}
+
+/// Finds a token that was not revoked; it may have expired.
+async fn token_of(app: &App, secret: &str) -> Result<Token, AuthError> {
     match app.callers.get(secret) {
-        Seen::Known(token) => holds(app, token),
+        Seen::Known(token) => Ok(token),
         Seen::Unknown(seen) => Box::pin(look_up(app, secret, seen)).await,
     }
 }
 
-async fn look_up(app: &App, secret: &str, seen: u64) -> Result<Caller, AuthError> {
+async fn look_up(app: &App, secret: &str, seen: u64) -> Result<Token, AuthError> {
     let claims: Claims = app
         .keys
         .verify(ISSUER, secret)
@@ -255,7 +306,7 @@ async fn look_up(app: &App, secret: &str, seen: u64) -> Result<Caller, AuthError
     if !app.store.is_shared() {
         app.callers.put(seen, secret, &token);
     }
-    holds(app, token)
+    Ok(token)
 }
 
 async fn find(app: &App, id: TokenId, name: &str) -> Result<Token, AuthError> {
@@ -314,18 +365,72 @@ fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
         .ok_or(AuthError::Malformed)
 }
 
+/// What stands before a route.
+#[derive(Clone)]
+pub(crate) struct Guard {
+    pub(crate) app: App,
+    pub(crate) needs: Needs,
+    /// The route is about one deploy, and whoever began it with a short-lived
+    /// token may bring it to its end.
+    pub(crate) is_of_deploy: bool,
+}
+
+/// Who is let in to a deploy: the time of a token that began it does not count
+/// as long as the deploy goes on, and a while after, so that its end is seen.
+async fn let_in(app: &App, secret: &str, of: Option<DeployId>) -> Result<Caller, AuthError> {
+    let token = token_of(app, secret).await?;
+    if let Some(deploy) = of
+        && token.expires_at <= app.now()
+        && may_go_on(app, &token, deploy).await?
+    {
+        return Ok(Caller { token });
+    }
+    holds(app, token)
+}
+
+async fn may_go_on(app: &App, token: &Token, deploy: DeployId) -> Result<bool, StoreError> {
+    let now = app.now();
+    if token.trust.is_none() || now - token.expires_at > LONGEST_DEPLOY {
+        return Ok(false);
+    }
+    let mut look = app.store.look().await?;
+    if !look.is_deploy_of_token(token.id, deploy).await? {
+        return Ok(false);
+    }
+    let deploy = look.deploy(deploy).await?;
+    Ok(deploy.is_some_and(|it| it.ended_at.is_none_or(|at| now - at < SEEN_AFTER)))
+}
+
+/// The longest that a deploy may outlast the token that began it; tokens of
+/// pipelines are forgotten after that.
+pub(crate) const LONGEST_DEPLOY: Duration = Duration::days(1);
+const SEEN_AFTER: Duration = Duration::hours(1);
+
 /// Stands before every route and lets nobody past who may not.
 pub(crate) async fn authorise(
-    State((app, needs)): State<(App, Needs)>,
-    mut request: Request,
+    State(guard): State<Guard>,
+    request: Request,
     next: Next,
 ) -> Response {
-    let secret = bearer(request.headers()).map(ToOwned::to_owned);
+    let Guard {
+        app,
+        needs,
+        is_of_deploy,
+    } = guard;
+    let (mut parts, body) = request.into_parts();
+    let secret = bearer(&parts.headers).map(ToOwned::to_owned);
+    let deploy = if is_of_deploy {
+        let path = Path::<DeployId>::from_request_parts(&mut parts, &()).await;
+        path.ok().map(|Path(id)| id)
+    } else {
+        None
+    };
+    let mut request = Request::from_parts(parts, body);
     let allowed = async {
         if needs == Needs::Nothing {
             return Ok(None);
         }
-        let caller = authenticate(&app, &secret?).await?;
+        let caller = let_in(&app, &secret?, deploy).await?;
         if let Needs::Role(needed) = needs
             && !caller.token.role.includes(needed)
         {

@@ -62,7 +62,8 @@ pub(crate) async fn enroll(app: &App, ask: Enroll) -> Result<NewToken, TokenErro
             scope: Scope::Deployment {
                 deployment: enrollment.deployment,
             },
-            days: AGENT_TOKEN_DAYS,
+            lives: Duration::days(i64::from(AGENT_TOKEN_DAYS)),
+            trust: None,
             created_by: enrollment.created_by,
         },
         app.now(),

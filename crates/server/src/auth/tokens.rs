@@ -3,7 +3,7 @@
 use chrono::Duration;
 use updraft_api::ErrorCode;
 use updraft_api::token::{CreateToken, NewToken, TokenView};
-use updraft_model::{Role, Scope, Timestamp, TokenId};
+use updraft_model::{Role, Scope, Timestamp, TokenId, TrustId};
 use updraft_store::{Read, StoreError, Token, Write};
 use uuid::Uuid;
 
@@ -69,8 +69,10 @@ pub(crate) struct Issue {
     pub(crate) name: String,
     pub(crate) role: Role,
     pub(crate) scope: Scope,
-    pub(crate) days: u32,
+    pub(crate) lives: Duration,
     pub(crate) created_by: String,
+    /// What a pipeline's comes from.
+    pub(crate) trust: Option<TrustId>,
 }
 
 /// Makes a token within a transaction. The secret is in the answer and nowhere
@@ -88,9 +90,10 @@ pub(crate) async fn issue(
         scope: issue.scope,
         created_by: issue.created_by,
         created_at: now,
-        expires_at: now + Duration::days(i64::from(issue.days)),
+        expires_at: now + issue.lives,
         revoked_at: None,
         last_used_at: None,
+        trust: issue.trust,
     };
     tx.insert_token(&token).await?;
     let secret = keys.sign(&Claims {
@@ -154,8 +157,9 @@ pub(crate) async fn create_token(
             name,
             role: ask.role,
             scope,
-            days,
+            lives: Duration::days(i64::from(days)),
             created_by: caller.token.name.clone(),
+            trust: None,
         },
         app.now(),
     )
@@ -165,7 +169,11 @@ pub(crate) async fn create_token(
 }
 
 /// A Workspace as a scope, when the caller's own is as wide.
-async fn workspace(caller: &Caller, read: &mut Read, name: &str) -> Result<Scope, TokenError> {
+pub(super) async fn workspace(
+    caller: &Caller,
+    read: &mut Read,
+    name: &str,
+) -> Result<Scope, TokenError> {
     let found = read.workspace_named(name).await?;
     match (caller.token.scope, found) {
         (Scope::Organization, Some(workspace)) => Ok(Scope::Workspace { workspace }),
@@ -183,7 +191,7 @@ async fn workspace(caller: &Caller, read: &mut Read, name: &str) -> Result<Scope
 /// The tokens that the caller may revoke.
 pub(crate) async fn list_tokens(app: &App, caller: &Caller) -> Result<Vec<TokenView>, TokenError> {
     let mut read = app.store.read().await?;
-    let tokens = match caller.token.scope {
+    let mut tokens = match caller.token.scope {
         Scope::Deployment { deployment } => read.tokens_of(deployment).await?,
         Scope::Organization | Scope::Workspace { .. } => {
             let mut all = read.tokens().await?;
@@ -198,6 +206,9 @@ pub(crate) async fn list_tokens(app: &App, caller: &Caller) -> Result<Vec<TokenV
             all
         }
     };
+    // A pipeline makes one with every run; the log of exchanges has those that are over.
+    let now = app.now();
+    tokens.retain(|token| token.trust.is_none() || token.expires_at > now);
     Ok(tokens.into_iter().map(token_view).collect())
 }
 
@@ -209,16 +220,7 @@ pub(crate) async fn revoke_token(
 ) -> Result<(), TokenError> {
     let mut tx = app.store.begin().await?;
     let token = tx.token(id).await?.ok_or(TokenError::NotFound(id))?;
-    let covered = match token.scope {
-        Scope::Deployment { deployment } => match tx.deployment(deployment).await? {
-            Some(deployment) => caller.sees(&deployment),
-            None => caller.is_for_all(),
-        },
-        Scope::Organization | Scope::Workspace { .. } => {
-            caller.is_for_all() || token.scope == caller.token.scope
-        }
-    };
-    if !covered {
+    if !caller.covers(&mut tx, token.scope).await? {
         return Err(caller.out_of_scope(format!("the token `{id}`")).into());
     }
     tx.revoke_token(id, app.now()).await?;

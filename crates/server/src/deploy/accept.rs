@@ -70,6 +70,7 @@ pub(crate) async fn accept(
     let now = app.now();
     let mut tx = app.store.begin().await?;
     let mut deployment = lock(&mut tx, deployment.id, &deployment.name).await?;
+    caller.check_brings(&deployment)?;
     let (_, mut deploy) = caller.deploy(&mut tx, id).await?;
     if !may_be_accepted(&deploy)? {
         let agents = agents_now(app, &tx.agents(deployment.id).await?);

@@ -30,6 +30,7 @@ pub(crate) async fn create(
     let mut tx = app.store.begin().await?;
     let id = caller.deployment(&mut tx, name).await?.id;
     let mut deployment = lock(&mut tx, id, name).await?;
+    caller.check_brings(&deployment)?;
     let mut assessment = assess(&mut tx, &deployment, &offer.parts).await?;
 
     let deploy = if let Some(earlier) = tx.deploy_by_key(id, &ask.key).await? {
@@ -78,6 +79,7 @@ pub(crate) async fn create(
             }
         }
     };
+    caller.goes_on_with(&mut tx, deploy.id).await?;
     failpoint("server.create.before_commit");
     tx.commit().await?;
     failpoint("server.create.after_commit");

@@ -50,6 +50,7 @@ pub(crate) async fn rollback(
     {
         if of_equal(&deploy.state) == ComparisonOutcome::ProvingAgain {
             deploy = prove_again(app, &mut tx, &mut deployment, deploy).await?;
+            caller.goes_on_with(&mut tx, deploy.id).await?;
             tx.commit().await?;
             app.announce(id);
         }
@@ -105,6 +106,7 @@ pub(crate) async fn rollback(
         now,
     )
     .await?;
+    caller.goes_on_with(&mut tx, deploy.id).await?;
     failpoint("server.rollback.before_commit");
     tx.commit().await?;
     failpoint("server.rollback.after_commit");

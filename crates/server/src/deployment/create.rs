@@ -35,6 +35,7 @@ pub(crate) async fn create(
             executor: "LocalExecutor".into(),
             require: Vec::new(),
             registry: None,
+            ci_only: false,
         },
         environment: None,
         environment_names: Vec::new(),
@@ -109,6 +110,9 @@ pub(super) fn apply(
         value.sort_unstable();
         value.dedup();
         settings.require = value;
+    }
+    if let Some(value) = given.ci_only {
+        settings.ci_only = value;
     }
     if let Some(value) = given.registry {
         settings.registry = match value.as_str() {

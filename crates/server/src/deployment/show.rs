@@ -135,6 +135,7 @@ pub(super) async fn view(
         registry: deployment.settings.registry,
         executor: deployment.settings.executor,
         require: deployment.settings.require,
+        ci_only: deployment.settings.ci_only,
         environment: deployment.environment_names,
         wanted,
         proven,

@@ -109,6 +109,10 @@ pub(crate) struct SettingsArgs {
     #[arg(long, value_name = "CHECKS", value_delimiter = ',')]
     require: Option<Vec<RequireArg>>,
 
+    /// Take deploys from trusted pipelines alone (`updraft trust`); going back stays open to people
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    ci_only: Option<bool>,
+
     /// What it is for
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -154,6 +158,7 @@ impl SettingsArgs {
             executor: self.executor.clone(),
             description: self.description.clone(),
             require: self.require.as_deref().map(required),
+            ci_only: self.ci_only,
             environment: self.environment.read().await?,
         })
     }

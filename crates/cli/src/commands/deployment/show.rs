@@ -73,6 +73,9 @@ pub(super) fn print(deployment: &DeploymentView, out: &mut Console) -> Result<()
         stages => stages.join(", "),
     };
     writeln!(data, "require        {require}")?;
+    if deployment.ci_only {
+        writeln!(data, "deploys        from trusted pipelines alone")?;
+    }
     writeln!(data, "environment    {variables}")?;
     writeln!(
         data,

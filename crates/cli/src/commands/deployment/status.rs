@@ -27,7 +27,7 @@ pub(crate) struct StatusArgs {
 
 pub(crate) async fn run(args: &StatusArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let name = cx.deployment(args.deployment.as_ref())?;
-    let status = cx.client().await?.status(&name).await?;
+    let status = cx.client_to(&name).await?.status(&name).await?;
     if out.is_json() {
         out.json(&status)?;
         return Ok(Exit::Success);
