@@ -536,6 +536,13 @@ const SETTINGS: &[[&str; 5]] = &[
     [
         "",
         "",
+        "`UPDRAFT_ID_TOKEN`, `UPDRAFT_AUDIENCE`",
+        "no",
+        "A pipeline's identity, which is exchanged for a token where there is none, and whom it is for when that is not the address in `server`",
+    ],
+    [
+        "",
+        "",
         "`UPDRAFT_CONFIG`",
         "no",
         "The user's settings file, instead of `~/.config/updraft/config.toml`; tokens lie beside it",
@@ -595,7 +602,8 @@ pub fn reference() -> String {
          A token is never an argument. It is taken from the first of: `--token-file FILE` (`-` is standard input),\n\
          `UPDRAFT_TOKEN`, `UPDRAFT_TOKEN_FILE`, the quickstart's file that `.updraft/local.toml` names, and\n\
          `credentials.toml` beside the user's settings (mode 0600), which `updraft login URL` writes after the control\n\
-         plane has said whose token it is. Stored tokens count only for the server that they are stored for.\n\n\
+         plane has said whose token it is. Stored tokens count only for the server that they are stored for. In a pipeline\n\
+         without any, the job's identity is exchanged for one ([keyless.md](../keyless.md)).\n\n\
          ## The control plane and the agent\n\n\
          `updraft server` and `updraft agent` take flags and variables, listed by `--help` and in [cli.md](cli.md).\n\
          Addresses of databases may hold a password, so they are taken from variables only: `UPDRAFT_DATABASE_URL` for the\n\

@@ -8,18 +8,21 @@ use etcetera::BaseStrategy;
 use updraft_api::client::{Connect, Teller};
 use updraft_api::{Client, ClientError};
 use updraft_ci::detect;
-use updraft_model::CiRun;
+use updraft_model::{CiProvider, CiRun, DeploymentName};
 use updraft_project::{Project, ProjectError};
 
 use crate::config::{ConnectionArgs, Settings};
 use crate::console::Aside;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+use crate::keyless::Keyless;
 
 pub(crate) struct Context {
     flags: ConnectionArgs,
     settings: OnceLock<Settings>,
     ci: OnceLock<Option<CiRun>>,
+    /// Signed in with a pipeline's identity.
+    keyless: OnceLock<Client>,
     teller: Teller,
 }
 
@@ -37,6 +40,7 @@ impl Context {
             teller: Arc::new(teller),
             settings: OnceLock::new(),
             ci: OnceLock::new(),
+            keyless: OnceLock::new(),
         }
     }
 
@@ -89,10 +93,41 @@ impl Context {
 
     /// A client that is signed in, as far as a token can be found.
     pub(crate) async fn client(&self) -> Result<Client> {
+        self.sign_in(None).await
+    }
+
+    /// The same, for what is done to one Deployment: a pipeline may be trusted
+    /// by several.
+    pub(crate) async fn client_to(&self, deployment: &DeploymentName) -> Result<Client> {
+        self.sign_in(Some(deployment)).await
+    }
+
+    /// With a token, or in a pipeline with the job's identity.
+    async fn sign_in(&self, deployment: Option<&DeploymentName>) -> Result<Client> {
+        if let Some(client) = self.keyless() {
+            return Ok(client.clone());
+        }
         let client = self.anonymous(None)?;
         let settings = self.settings()?.clone();
         // Its token may be on standard input, and Ctrl-C is to be heard meanwhile.
-        tokio::task::spawn_blocking(move || signed_in(&client, &settings)).await?
+        let with = client.clone();
+        let signed_in = tokio::task::spawn_blocking(move || signed_in(&with, &settings)).await?;
+        let lacking = match signed_in {
+            Err(failure) if failure.code == "token_missing" => failure,
+            other => return other,
+        };
+        let keyless = Keyless {
+            client,
+            provider: self.ci().map_or(CiProvider::Other, |run| run.provider),
+            deployment: deployment.cloned().or_else(|| self.deployment(None).ok()),
+        };
+        let client = Box::pin(keyless.sign_in()).await?.ok_or(lacking)?;
+        Ok(self.keyless.get_or_init(|| client).clone())
+    }
+
+    /// The client that a pipeline's identity was exchanged for, if it was.
+    pub(crate) fn keyless(&self) -> Option<&Client> {
+        self.keyless.get()
     }
 
     /// The pipeline run that this is part of; none on somebody's own machine.

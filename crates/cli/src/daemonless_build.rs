@@ -108,6 +108,7 @@ pub(crate) fn access(cx: &Context) -> Result<Access> {
     let server: Option<Url> = connect.server.parse().ok();
     // It may come from standard input, which is there once.
     let token = OnceLock::new();
+    let keyless = cx.keyless().cloned();
     Ok(Arc::new(move |repository: &ImageRepository| {
         let ours = server
             .as_ref()
@@ -115,7 +116,8 @@ pub(crate) fn access(cx: &Context) -> Result<Access> {
         let kept = ours.and_then(|server| {
             let address = server.as_str().trim_end_matches('/');
             let read = || settings.token(address).ok().flatten();
-            token.get_or_init(read).clone()
+            let kept = token.get_or_init(read).clone();
+            kept.or_else(|| keyless.as_ref()?.token())
         });
         let credentials = match kept {
             Some(password) => Some(Credentials::Password {

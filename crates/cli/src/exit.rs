@@ -55,8 +55,8 @@ exits! {
         "What was given was refused: no project here, a setting or file that is not valid, a bundle over a limit. Nothing was changed.",
         "Mend what the message names.";
     NotSignedIn = 4, "not_signed_in",
-        "There is no token, or the control plane does not take it: malformed, expired, revoked.",
-        "`updraft login URL`, or set `UPDRAFT_TOKEN`.";
+        "There is no token, or the control plane does not take it: malformed, expired, revoked. Or a pipeline's identity is not one that is trusted.",
+        "`updraft login URL`, or set `UPDRAFT_TOKEN`; in a pipeline, what the message says.";
     NotAllowed = 5, "not_allowed",
         "The token is good, but its role or scope does not allow this.",
         "Use another token, or ask an admin for one.";

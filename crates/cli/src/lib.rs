@@ -19,6 +19,7 @@ mod failure;
 mod files;
 mod image_build;
 mod interrupt;
+mod keyless;
 mod logging;
 mod output;
 mod port;

@@ -11,6 +11,7 @@ pub(crate) mod server;
 pub(crate) mod session;
 pub(crate) mod settings;
 pub(crate) mod token;
+pub(crate) mod trust;
 
 use crate::console::{Console, Format};
 use crate::context::Context;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Deployment(deployment::DeploymentCommand),
     #[command(subcommand)]
     Token(token::TokenCommand),
+    #[command(subcommand)]
+    Trust(trust::TrustCommand),
     Login(session::login::LoginArgs),
     Logout(session::logout::LogoutArgs),
     Whoami(session::whoami::WhoamiArgs),
@@ -63,6 +66,7 @@ impl Command {
             Self::Promote(args) => args.output.output,
             Self::Deployment(command) => command.format(),
             Self::Token(command) => command.format(),
+            Self::Trust(command) => command.format(),
             Self::Login(args) => args.output.output,
             Self::Logout(args) => args.output.output,
             Self::Whoami(args) => args.output.output,
@@ -119,6 +123,7 @@ impl Command {
             Self::Promote(args) => Box::pin(deploy::promote::run(args, cx, out)).await,
             Self::Deployment(command) => command.run(cx, out).await,
             Self::Token(command) => command.run(cx, out).await,
+            Self::Trust(command) => command.run(cx, out).await,
             Self::Login(args) => session::login::run(args, cx, out).await,
             Self::Whoami(_) => session::whoami::run(cx, out).await,
             Self::Server(args) => args.run(cx, out).await,

@@ -8,6 +8,7 @@ mod common;
 mod dev_start;
 mod edges;
 mod halves;
+mod keyless;
 mod local;
 mod moving;
 mod references;

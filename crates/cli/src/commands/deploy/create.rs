@@ -185,7 +185,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         Destination::Nowhere(pushed) if args.if_mapped => return not_mapped(&pushed, out),
         Destination::Nowhere(pushed) => return Err(nowhere(&pushed)),
     };
-    let client = interrupt.ends(cx.client()).await?;
+    let client = interrupt.ends(cx.client_to(&name)).await?;
     let ask = Deploy {
         client: &client,
         project,

@@ -39,7 +39,7 @@ pub(crate) struct HistoryArgs {
 
 pub(crate) async fn run(args: &HistoryArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let name = cx.deployment(args.deployment.as_ref())?;
-    let client = cx.client().await?;
+    let client = cx.client_to(&name).await?;
     let before = match &args.before {
         Some(before) => Some(before.resolve(&client, || Ok(name.clone())).await?),
         None => None,

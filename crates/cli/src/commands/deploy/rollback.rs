@@ -56,7 +56,7 @@ pub(crate) async fn run(args: &RollbackArgs, cx: &Context, out: &mut Console) ->
     let started = Instant::now();
     let interrupt = Interrupt::listen()?;
     let name = cx.deployment(args.deployment.as_ref())?;
-    let client = interrupt.ends(cx.client()).await?;
+    let client = interrupt.ends(cx.client_to(&name)).await?;
     let to = match &args.to {
         Some(to) => {
             let to = to.resolve(&client, || Ok(name.clone()));
