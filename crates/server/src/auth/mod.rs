@@ -15,9 +15,7 @@ mod tokens;
 pub(crate) mod trust;
 
 pub use caller::{AccessError, AuthError, Caller, Needs};
-pub(crate) use caller::{
-    Guard, LONGEST_DEPLOY, authenticate, authorise, caller_of, still_holds,
-};
+pub(crate) use caller::{Guard, LONGEST_DEPLOY, authenticate, authorise, caller_of, still_holds};
 pub(crate) use enroll::{create_enrollment_code, enroll};
 pub use init::{InitError, init_admin};
 pub use keys::{KeyError, rotate_keys};

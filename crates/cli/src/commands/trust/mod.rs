@@ -56,9 +56,10 @@ fn scope(trust: &TrustView) -> String {
 
 /// What it asks for, in one line. What is usual is left out.
 fn asks(trust: &TrustView) -> String {
-    let claims = trust.claims.iter().filter(|(_, expected)| {
-        !matches!(expected, Expected::OneOf(several) if several.len() > 1)
-    });
+    let claims = trust
+        .claims
+        .iter()
+        .filter(|(_, expected)| !matches!(expected, Expected::OneOf(several) if several.len() > 1));
     let given = claims.map(|(claim, expected)| match expected {
         Expected::Is(value) | Expected::Like(value) | Expected::File(value) => {
             format!("{claim}={value}")

@@ -160,7 +160,10 @@ impl std::fmt::Display for Printed {
 pub(crate) fn filters() -> insta::Settings {
     let mut settings = insta::Settings::clone_current();
     for (pattern, replacement) in [
-        (r"\b(dpl|dep|rel|tok|tru|exc|agt|ws|enr)_[0-9a-f]{12,32}\b", "[$1]"),
+        (
+            r"\b(dpl|dep|rel|tok|tru|exc|agt|ws|enr)_[0-9a-f]{12,32}\b",
+            "[$1]",
+        ),
         (r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]"),
         (r"\b\d+ ms\b", "[TIME]"),
         (r"\b\d+\.\d s\b", "[TIME]"),

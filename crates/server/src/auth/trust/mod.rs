@@ -49,7 +49,9 @@ pub(crate) enum TrustError {
     UnknownKey { issuer: String, key: Option<String> },
     #[error("the identity is not signed by its issuer `{0}`")]
     Signature(String),
-    #[error("the keys of the issuer `{issuer}` cannot be had, so nobody is let in with them: {why}")]
+    #[error(
+        "the keys of the issuer `{issuer}` cannot be had, so nobody is let in with them: {why}"
+    )]
     IssuerDown { issuer: String, why: String },
     #[error("{0}")]
     Refused(Box<Refusal>),
@@ -77,7 +79,11 @@ pub(crate) struct Refusal {
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the identity `{}` is refused: {}", self.identity, self.told)
+        write!(
+            f,
+            "the identity `{}` is refused: {}",
+            self.identity, self.told
+        )
     }
 }
 
