@@ -30,9 +30,11 @@ pub use image_half::{BuildHalf, ImageFingerprint, ImageHalf, ImageHalfError, Ima
 pub use packages::{PackagesError, read_packages};
 pub use project::{Project, ProjectError, SETTINGS_FILE};
 pub use requirements::{Requirements, RequirementsError};
-pub use scaffold::{Scaffold, ScaffoldError, Scaffolded, project_name_for, scaffold};
+pub use scaffold::{
+    Scaffold, ScaffoldError, Scaffolded, newest_airflow, project_name_for, scaffold,
+};
 pub use settings::{
     ByteSize, CheckLevel, CheckSettings, DeploySettings, Lifetime, Place, PreviewSettings,
-    Settings, SettingsError, settings_schema,
+    ProjectParts, Settings, SettingsError, settings_schema,
 };
 pub use target::{Pushed, RefKind, RefPattern, Target, target};

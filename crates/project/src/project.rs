@@ -13,7 +13,7 @@ use crate::image_half::{
 };
 use crate::packages::PackagesError;
 use crate::requirements::{Requirements, RequirementsError};
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{ProjectParts, Settings, SettingsError};
 
 /// The file that marks a project.
 pub const SETTINGS_FILE: &str = "updraft.toml";
@@ -127,6 +127,11 @@ impl Project {
         &self.settings
     }
 
+    /// Which halves this repository has.
+    pub fn parts(&self) -> ProjectParts {
+        self.settings.parts
+    }
+
     /// The name in `updraft.toml`, or one made of the folder's.
     pub fn name(&self) -> String {
         self.settings
@@ -167,8 +172,12 @@ impl Project {
         Ok(text.as_deref().map(Dockerfile::parse).transpose()?)
     }
 
-    /// The text of the Dockerfile; `None` when there is none.
+    /// The text of the Dockerfile; `None` when there is none, or the image is
+    /// another repository's.
     pub fn dockerfile_text(&self) -> Result<Option<String>, ProjectError> {
+        if self.settings.parts == ProjectParts::Dags {
+            return Ok(None);
+        }
         let path = self.root.join("Dockerfile");
         read_if_there(&path).map_err(|source| ProjectError::Unreadable { path, source })
     }
@@ -318,6 +327,20 @@ mod tests {
         assert!(matches!(
             Project::find(&deep),
             Err(ProjectError::Settings(_))
+        ));
+    }
+
+    #[test]
+    fn a_repository_of_dags_has_no_image_half() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        write("Dockerfile", "not a Dockerfile at all\n");
+        write("updraft.toml", "[project]\nparts = [\"dags\"]\n");
+        let project = Project::open(dir.path()).unwrap();
+        assert!(project.dockerfile().unwrap().is_none());
+        assert!(matches!(
+            project.image_half(None),
+            Err(ProjectError::NoDockerfile)
         ));
     }
 

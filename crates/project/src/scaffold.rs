@@ -269,6 +269,12 @@ fn agree<T: PartialEq + ToString>(
     }
 }
 
+/// What a project runs on that says nothing else.
+pub fn newest_airflow() -> (AirflowVersion, PythonVersion) {
+    let airflow = DEFAULT_AIRFLOW.parse().expect("it is a version");
+    (airflow, AirflowVersion::default_python())
+}
+
 fn is_name(name: &str) -> bool {
     name.parse::<updraft_model::DeploymentName>().is_ok()
 }

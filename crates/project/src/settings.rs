@@ -22,11 +22,29 @@ pub struct Settings {
     pub deployment: Option<DeploymentName>,
     /// The control plane's address.
     pub server: Option<String>,
+    pub parts: ProjectParts,
     pub deploy: DeploySettings,
     pub check: CheckSettings,
     /// Which branch or tag belongs to which Deployment: the first that matches.
     pub targets: Vec<Target>,
     pub preview: Option<PreviewSettings>,
+}
+
+/// Which halves of what Airflow runs a repository has; another one has the rest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ProjectParts {
+    #[default]
+    Both,
+    Dags,
+    Image,
+}
+
+/// A half, as `parts` names it.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Part {
+    Dags,
+    Image,
 }
 
 /// `[deploy]`: limits on what is sent.
@@ -168,6 +186,10 @@ struct ProjectSection {
     deployment: Option<DeploymentName>,
     /// Address of the control plane.
     server: Option<String>,
+    /// The halves that this repository has, `dags` or `image`; both unless set.
+    #[serde(default)]
+    #[schemars(with = "Option<Vec<Part>>")]
+    parts: ProjectParts,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -242,6 +264,7 @@ impl Settings {
             name: file.project.name,
             deployment: once("deployment", file.deployment, file.project.deployment)?,
             server: once("server", file.server, file.project.server)?,
+            parts: file.project.parts,
             deploy: file.deploy,
             check: file.check,
             targets: targets(text, file.target)?,
@@ -330,6 +353,19 @@ fn explain(text: &str, error: &toml::de::Error) -> SettingsError {
     }
 }
 
+impl<'de> Deserialize<'de> for ProjectParts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let named = Vec::<Part>::deserialize(deserializer)?;
+        let has = |part| named.contains(&part);
+        match (has(Part::Dags), has(Part::Image)) {
+            (true, true) => Ok(Self::Both),
+            (true, false) => Ok(Self::Dags),
+            (false, true) => Ok(Self::Image),
+            (false, false) => Err(de::Error::custom("`parts` names `dags`, `image`, or both")),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Lifetime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
@@ -414,6 +450,7 @@ mod tests {
             [project]
             name = "sales"
             deployment = "sales-dev"
+            parts = ["dags"]
             [deploy]
             max_file = "50MB"
             max_bundle = 1000
@@ -434,6 +471,7 @@ mod tests {
             settings.deployment.as_ref().map(DeploymentName::as_str),
             Some("sales-dev")
         );
+        assert_eq!(settings.parts, ProjectParts::Dags);
         assert_eq!(settings.deploy.max_file, Some(ByteSize(50 << 20)));
         assert_eq!(settings.deploy.max_bundle, Some(ByteSize(1000)));
         assert_eq!(settings.check.levels["UPD302"], CheckLevel::Error);
@@ -476,6 +514,10 @@ mod tests {
             Settings::parse("[preview]\nfrom = \"a\"\nexpire = \"soon\"").expect_err("no time");
         assert!(error.to_string().contains("line 3, column 10"), "{error}");
         assert!(error.to_string().contains("like \"12h\""), "{error}");
+        for parts in ["[]", "[\"plugins\"]", "\"dags\""] {
+            let error = Settings::parse(&format!("[project]\nparts = {parts}")).expect_err(parts);
+            assert!(error.to_string().starts_with("line 2"), "{error}");
+        }
         let error = Settings::parse("[deploy]\nmax_file = \"5 apples\"").expect_err("no size");
         assert!(error.to_string().starts_with("line 2"), "{error}");
     }

@@ -12,7 +12,9 @@ use updraft_check::{
 };
 use updraft_image::{RUFF_VERSION, Stop, find_or_install_ruff};
 use updraft_model::Digest;
-use updraft_project::{AirflowVersion, Project, ProjectError, PythonVersion};
+use updraft_project::{
+    AirflowVersion, Project, ProjectError, ProjectParts, PythonVersion, newest_airflow,
+};
 
 use super::elsewhere::{Asked, Asker, Ids};
 use super::host::{Runs, made_last};
@@ -46,6 +48,11 @@ pub(crate) struct DagCheck<'a> {
 impl<'a> DagCheck<'a> {
     /// For what the project's Dockerfile says.
     pub(crate) fn of(project: &'a Project, aside: Aside) -> Result<Self> {
+        if project.parts() == ProjectParts::Dags {
+            // The Dockerfile is another repository's.
+            let (airflow, python) = newest_airflow();
+            return Self::new(project, airflow, python, &BTreeMap::new(), aside);
+        }
         let dockerfile = project.dockerfile()?.ok_or(ProjectError::NoDockerfile)?;
         let base = dockerfile.airflow().map_err(ProjectError::from)?;
         Self::new(project, base.version, base.python, dockerfile.env(), aside)

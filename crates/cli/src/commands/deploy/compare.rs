@@ -11,7 +11,7 @@ use updraft_api::deploy::{Comparison, ComparisonOutcome, Parts, PlanRequest};
 use updraft_bundle::{Scan, ScanOptions};
 use updraft_image::EnvironmentConfig;
 use updraft_model::{BundleName, Digest, Release, Runtime};
-use updraft_project::{ImageFingerprint, ImageHalf, Project, ProjectError};
+use updraft_project::{ImageFingerprint, ImageHalf, Project, ProjectError, ProjectParts};
 
 use super::create::{Deploy, Purpose};
 use super::image::{ContainerHalf, ImageKind};
@@ -56,11 +56,22 @@ pub(super) struct DowngradeArgs {
 }
 
 impl HalvesArgs {
-    pub(super) const fn read(&self) -> Halves {
-        match (self.dags, self.image) {
-            (true, _) => Halves::Dags,
-            (false, true) => Halves::Image,
-            (false, false) => Halves::Both,
+    /// What the flags say, within what the repository has.
+    pub(super) fn read(&self, project: &Project) -> Result<Halves> {
+        let refuse = |flag: &str, has: &str| {
+            let message = format!(
+                "`{flag}`: this repository has only {has}, by `[project] parts` of updraft.toml"
+            );
+            Err(Failure::new(Exit::Refused, message)
+                .code("other_part")
+                .help("deploy it from the repository that has it, or leave out the flag"))
+        };
+        match (project.parts(), self.dags, self.image) {
+            (ProjectParts::Dags, _, true) => refuse("--image", "DAGs"),
+            (ProjectParts::Image, true, _) => refuse("--dags", "an image"),
+            (ProjectParts::Dags, ..) | (ProjectParts::Both, true, _) => Ok(Halves::Dags),
+            (ProjectParts::Image, ..) | (ProjectParts::Both, false, true) => Ok(Halves::Image),
+            (ProjectParts::Both, false, false) => Ok(Halves::Both),
         }
     }
 }
@@ -142,10 +153,11 @@ impl Deploy<'_> {
         let mut comparison = self.compare(&dags, &read.scan).await?;
         let dags_differ = comparison.outcome == ComparisonOutcome::Changes;
         let source = self.source(read.half.await?, &comparison)?;
-        let runs = match &comparison.wanted {
-            Some(wanted) => Some(self.runs(wanted).await),
-            None if self.halves == Halves::Image => return Err(self.nothing_to_keep()),
-            None => None,
+        let runs = if let Some(wanted) = &comparison.wanted {
+            Some(self.runs(wanted).await)
+        } else {
+            self.refuse_half_of_nothing()?;
+            None
         };
         let image_differs = match &runs {
             Some(runs) => Some(source.differences(runs, step, out).await?),
@@ -398,14 +410,27 @@ impl Deploy<'_> {
         refuse_older(here, runs)
     }
 
-    fn nothing_to_keep(&self) -> Failure {
+    /// What a first deploy lacks. A repository of an image alone makes the
+    /// beginning with no DAGs, so that one of DAGs can follow.
+    fn refuse_half_of_nothing(&self) -> Result<()> {
+        let (lacks, help) = match (self.project.parts(), self.halves) {
+            (ProjectParts::Both, Halves::Image) => (
+                "there are no bundles to keep",
+                "the first deploy brings both halves: leave out --image",
+            ),
+            (ProjectParts::Dags, _) => (
+                "there is no image to run these DAGs in",
+                "deploy the repository with the image first: here `[project] parts` of updraft.toml names `dags` alone",
+            ),
+            (ProjectParts::Both | ProjectParts::Image, _) => return Ok(()),
+        };
         let message = format!(
-            "nothing was deployed to `{}` yet, so there are no bundles to keep",
+            "nothing was deployed to `{}` yet, so {lacks}",
             self.deployment
         );
-        Failure::new(Exit::Refused, message)
+        Err(Failure::new(Exit::Refused, message)
             .code("nothing_deployed")
-            .help("the first deploy brings both halves: leave out --image")
+            .help(help))
     }
 }
 
@@ -466,7 +491,7 @@ fn scan_dags(project: &Project, cache: Option<PathBuf>, allow_empty: bool) -> Re
         cache,
         ignore: Vec::new(),
     };
-    if !project.dags().is_dir() {
+    if project.parts() == ProjectParts::Image || !project.dags().is_dir() {
         if !allow_empty {
             return Err(refuse("does not exist"));
         }

@@ -24,7 +24,7 @@ use updraft_image::Access;
 use updraft_model::{
     BundleName, CheckStage, Checks, CiRun, DeployId, DeploymentName, Digest, GitState, Release,
 };
-use updraft_project::{ImageHalf, Project, Pushed};
+use updraft_project::{ImageHalf, Project, ProjectParts, Pushed};
 use uuid::Uuid;
 
 use super::checks::{ChecksArgs, Job, Ran, Stages};
@@ -191,7 +191,7 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         project,
         deployment: &name,
         description: &args.description,
-        halves: args.halves.read(),
+        halves: args.halves.read(project)?,
         rebuild: args.halves.rebuild,
         image: args.image.clone(),
         ci: cx.ci(),
@@ -549,7 +549,7 @@ impl Deploy<'_> {
         let (new, lost): (Vec<_>, _) = digests.into_iter().partition(|it| source.has(*it));
         begun.lost.digests = lost;
         let started = Instant::now();
-        if claim.bundles.is_empty() {
+        if claim.bundles.is_empty() && self.project.parts() != ProjectParts::Image {
             out.warn(&format!(
                 "the DAGs here are not those of `{}`, which stay, so the checks leave them to its agent",
                 self.deployment
@@ -615,8 +615,8 @@ impl Deploy<'_> {
         Ok(())
     }
 
-    async fn job(&self, claim: &Claim, scan: &Arc<Scan>, out: &Console) -> Result<Job> {
-        let stages = self.stages.and(&claim.require);
+    async fn job(&self, claim: &Claim, scan: &Arc<Scan>, out: &mut Console) -> Result<Job> {
+        let stages = self.own_stages(claim, out).and(&claim.require);
         let names = if stages.parse {
             names::of_deployment(self.client, self.deployment).await?
         } else {
@@ -634,6 +634,29 @@ impl Deploy<'_> {
             cache: self.cache.clone(),
             aside: out.aside(),
         })
+    }
+
+    /// The stages that can tell something here: DAG files may import what only
+    /// the repository with the image has.
+    fn own_stages(&self, claim: &Claim, out: &mut Console) -> Stages {
+        let files = claim
+            .runs_in
+            .config
+            .as_ref()
+            .map(|it| &it.fingerprint.files);
+        let lacks =
+            self.project.parts() == ProjectParts::Dags && files.is_some_and(|it| !it.is_empty());
+        if !lacks || !self.stages.parse {
+            return self.stages;
+        }
+        out.warn(
+            "DAG files are not imported before the deploy, since the image's files, which they may import, are in \
+             another repository; Airflow imports them as always",
+        );
+        Stages {
+            parse: false,
+            ..self.stages
+        }
     }
 
     /// Gives up a deploy whose checks failed or could not be made. Where that
