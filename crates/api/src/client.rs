@@ -264,6 +264,16 @@ impl Client {
         self.get("/api/v1/whoami").await
     }
 
+    /// SHA-256 of the executable that it serves at `/install`; none where what
+    /// answers is no control plane.
+    pub async fn install_checksum(&self) -> Result<Option<String>, ClientError> {
+        let response = self.send(Method::GET, "/install/sha256", no_body(), LONG);
+        let line = self.body(response.await?).await?;
+        let hex = line.get(..64).and_then(|hex| std::str::from_utf8(hex).ok());
+        let hex = hex.filter(|hex| hex.bytes().all(|it| it.is_ascii_hexdigit()));
+        Ok(hex.map(str::to_owned))
+    }
+
     // Deployments
 
     pub async fn create_deployment(

@@ -1,6 +1,7 @@
 //! Every command, by noun.
 
 pub(crate) mod agent;
+pub(crate) mod ci;
 pub(crate) mod deploy;
 pub(crate) mod deployment;
 pub(crate) mod dev;
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Hold(hold::HoldCommand),
     Promote(deploy::promote::PromoteArgs),
+    #[command(subcommand)]
+    Ci(ci::CiCommand),
     #[command(subcommand)]
     Image(image::ImageCommand),
     #[command(subcommand)]
@@ -78,6 +81,7 @@ impl Command {
             Self::Version(args) => args.output.output,
             Self::Dev(command) => command.format(),
             Self::Image(command) => command.format(),
+            Self::Ci(command) => command.format(),
             Self::Quickstart(_) | Self::Completions(_) => Format::Text,
         }
     }
@@ -106,6 +110,7 @@ impl Command {
             Self::Completions(args) => Some(settings::completions::run(args, out)),
             Self::Logout(args) => Some(session::logout::run(args, cx, out)),
             Self::Dev(command) => command.run_plain(cx, out),
+            Self::Ci(command) => command.run_plain(cx, out),
             _ => None,
         }
     }
@@ -133,6 +138,7 @@ impl Command {
             Self::Version(_) => settings::version::run(cx, out).await,
             Self::Dev(command) => command.run(cx, out).await,
             Self::Image(command) => command.run(cx, out).await,
+            Self::Ci(command) => command.run(cx, out).await,
             Self::Config(args) => args.run(cx, out).await,
             Self::Completions(_) | Self::Logout(_) => {
                 unreachable!("these run without a runtime")

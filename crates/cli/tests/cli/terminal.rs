@@ -88,6 +88,25 @@ fn a_secret_is_asked_for_on_the_terminal_whatever_becomes_of_the_output() {
 }
 
 #[test]
+fn what_a_pipeline_is_made_of_is_asked() {
+    let world = World::new();
+    let mut terminal = Terminal::start(&world.sandbox, &["ci", "init"]);
+    terminal.wait_for("The tool that runs it");
+    terminal.type_in("abacus\n");
+    terminal.wait_for("The tool that runs it");
+    terminal.type_in("gitlab\n");
+    terminal.wait_for("[one-branch]");
+    terminal.type_in("\n");
+    terminal.wait_for("[token]");
+    terminal.type_in("identity\n");
+    let shown = terminal.child.wait_with_output().unwrap();
+    world.sandbox.printed(shown).ended_with(0);
+    let file = world.sandbox.path("here/.gitlab-ci.yml");
+    let text = std::fs::read_to_string(file).unwrap();
+    assert!(text.contains("UPDRAFT_ID_TOKEN:"), "{text}");
+}
+
+#[test]
 fn ctrl_c_at_a_question_ends_the_command_and_gives_the_terminal_back() {
     let mut sandbox = Sandbox::new();
     sandbox.set("UPDRAFT_TOKEN", "t");

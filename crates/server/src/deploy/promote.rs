@@ -65,6 +65,7 @@ pub(crate) async fn promote(
     let mut tx = app.store.begin().await?;
     let id = caller.deployment(&mut tx, name).await?.id;
     let mut deployment = lock(&mut tx, id, name).await?;
+    caller.check_brings(&deployment)?;
     let taken = take(caller, &mut tx, &deployment, &ask.source).await?;
     let assessment = assess(&mut tx, &deployment, &taken.parts).await?;
     if let Some(earlier) = tx.deploy_by_key(id, &ask.key).await? {
@@ -118,6 +119,7 @@ pub(crate) async fn promote(
     };
     let mut deploy = new.into_deploy(tx.latest_deploy(id).await?);
     tx.insert_deploy(&deploy).await?;
+    caller.goes_on_with(&mut tx, deploy.id).await?;
     deploy.state = deploy.state.accept()?;
     deploy.checks = claimed;
     let files = files_between(app, &mut tx, wanted, &release).await?;

@@ -292,7 +292,7 @@ fn sentence(text: &str) -> String {
 const MOST_TEXT: usize = 300;
 
 /// Somebody else's text: as code nothing of it is a link, a mention or markup.
-fn code(text: &str) -> String {
+pub(crate) fn code(text: &str) -> String {
     let line = tame_line(text);
     let mut line: String = line.chars().take(MOST_TEXT).collect();
     if line.trim().is_empty() {

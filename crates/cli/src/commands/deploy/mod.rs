@@ -1,7 +1,7 @@
 //! Deploys: making one, following it, looking back, undoing.
 
 pub(crate) mod checks;
-mod comment;
+pub(crate) mod comment;
 pub(crate) mod compare;
 pub(crate) mod create;
 mod dags;

@@ -1,0 +1,337 @@
+//! The GitHub Action and the GitLab component of this repository, run as their
+//! tools run them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use updraft_testkit::repository as source;
+
+use crate::common::stand_in::Answer;
+use crate::common::world::World;
+use crate::init::repository;
+use crate::runner::{HOSTILE, yaml};
+
+/// A workflow's step that uses the action, and what is left of it.
+struct Step {
+    world: World,
+    home: PathBuf,
+}
+
+struct Ended {
+    code: Option<i32>,
+    said: String,
+    outputs: String,
+    summary: String,
+}
+
+impl Step {
+    fn new() -> Self {
+        let world = repository();
+        world.git(&["add", "."]);
+        world.git(&["commit", "-q", "-m", HOSTILE]);
+        let home = world.sandbox.path("home");
+        Self { world, home }
+    }
+
+    /// Inputs have the values of `with`, else their defaults, as GitHub fills them in.
+    fn run(&self, with: &[(&str, &str)]) -> Ended {
+        let action = yaml(&std::fs::read_to_string(source().join("action.yml")).unwrap());
+        let given = |name: &str| {
+            with.iter()
+                .find(|(given, _)| *given == name)
+                .map(|it| it.1.to_owned())
+        };
+        let input = |name: &str| {
+            let declared = &action["inputs"][name];
+            assert!(declared.is_object(), "{name} is no input");
+            match name {
+                "server" => self.world.url.clone(),
+                "token" => given(name).unwrap_or_else(|| self.world.token.clone()),
+                _ => {
+                    given(name).unwrap_or_else(|| declared["default"].as_str().unwrap().to_owned())
+                }
+            }
+        };
+        let step = &action["runs"]["steps"][1];
+        let env = step["env"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(name, value)| {
+                let value = value.as_str().unwrap();
+                let of = value
+                    .strip_prefix("${{ inputs.")
+                    .and_then(|it| it.strip_suffix(" }}"));
+                (name.clone(), input(of.unwrap()))
+            });
+        for (name, _) in with {
+            input(name);
+        }
+        let mut command = self.runner(step["run"].as_str().unwrap());
+        command
+            .envs(env)
+            .env("GITHUB_ACTION_PATH", source())
+            .env("GITHUB_ACTIONS", "true")
+            .env("GITHUB_EVENT_NAME", "push")
+            .env("GITHUB_REF_TYPE", "branch")
+            .env("GITHUB_REF_NAME", "main")
+            .env("GITHUB_HEAD_REF", HOSTILE)
+            .env("GITHUB_OUTPUT", self.home.join("outputs"))
+            .env("GITHUB_STEP_SUMMARY", self.home.join("summary"));
+        self.ended(command.output().unwrap())
+    }
+
+    fn runner(&self, script: &str) -> Command {
+        let mut command = Command::new("bash");
+        command
+            .args(["--noprofile", "--norc", "-eo", "pipefail", "-c", script])
+            .current_dir(self.world.sandbox.here())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("HOME", &self.home)
+            .env("TMPDIR", &self.home)
+            .env("UPDRAFT_UV", self.world.sandbox.stand_in_uv())
+            .env("UPDRAFT_RUFF", self.world.sandbox.path("ruff"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn ended(&self, output: Output) -> Ended {
+        let take = |name: &str| {
+            let path = self.home.join(name);
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let _ = std::fs::remove_file(path);
+            text
+        };
+        for dir in [&self.home, &self.world.sandbox.here()] {
+            assert!(!dir.join("pwned").exists());
+        }
+        let said = [output.stdout, output.stderr].concat();
+        Ended {
+            code: output.status.code(),
+            said: String::from_utf8_lossy(&said).into_owned(),
+            outputs: take("outputs"),
+            summary: take("summary"),
+        }
+    }
+
+    fn newest(&self) -> Value {
+        let history = ["history", "shop", "-o", "json"];
+        self.world.run(&history).ended_with(0).json()["deploys"][0].clone()
+    }
+}
+
+impl Ended {
+    #[track_caller]
+    fn with(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}", self.said);
+        self
+    }
+
+    /// As GitHub reads it: NAME<<END, lines, END.
+    fn output(&self, wanted: &str) -> String {
+        let mut lines = self.outputs.lines();
+        while let Some(line) = lines.next() {
+            let (name, end) = line.split_once("<<").unwrap();
+            let value: Vec<&str> = lines.by_ref().take_while(|line| *line != end).collect();
+            if name == wanted {
+                return value.join("\n");
+            }
+        }
+        panic!("no {wanted}: {}", self.outputs);
+    }
+}
+
+#[test]
+fn the_action_deploys_and_says_what_came_of_it() {
+    let step = Step::new();
+    let agent = step.world.agent(Answer::Proven);
+    let planned = step.run(&[("plan", "true")]).with(0);
+    assert_eq!(planned.output("outcome"), "planned");
+    assert!(
+        planned.summary.contains("- `orders.py`"),
+        "{}",
+        planned.summary
+    );
+
+    let ended = step.run(&[("description", HOSTILE)]).with(0);
+    assert!(
+        ended
+            .said
+            .contains(&format!("::add-mask::{}", step.world.token)),
+        "{}",
+        ended.said
+    );
+    assert_eq!(ended.output("outcome"), "live");
+    assert_eq!(ended.output("deployment"), "shop");
+    let url = format!("{}/deployments/shop", step.world.url);
+    assert_eq!(ended.output("deployment-url"), url);
+    let newest = step.newest();
+    assert_eq!(ended.output("deploy-id"), newest["id"]);
+    assert_eq!(newest["description"], HOSTILE);
+    assert_eq!(newest["ci"]["provider"], "github");
+    let changed: Value = serde_json::from_str(&ended.output("changed")).unwrap();
+    assert_eq!(changed["files"]["added"][0], "orders.py");
+    assert_eq!(changed["image"], true);
+    assert!(
+        ended.summary.contains("Updraft: `shop` is live"),
+        "{}",
+        ended.summary
+    );
+    assert!(
+        ended.summary.contains("Proven by Airflow"),
+        "{}",
+        ended.summary
+    );
+
+    let again = step
+        .run(&[
+            ("sha256", &sha256(&step.world.url)),
+            ("deployment-name", "shop"),
+        ])
+        .with(0);
+    assert_eq!(again.output("outcome"), "nothing_to_do");
+
+    // Airflow refuses it, and what was there before comes back.
+    step.world.write_dag("orders", "# second\n");
+    agent.answer(Answer::ImportError);
+    let failed = step.run(&[("parse", "false")]).with(10);
+    assert_eq!(failed.output("outcome"), "failed");
+    assert!(
+        failed.summary.contains("`orders.py` cannot be imported"),
+        "{}",
+        failed.summary
+    );
+    step.world.write_dag("orders", "# third\n");
+    step.run(&[("rollback-on-failure", "true")]).with(10);
+    assert_eq!(step.newest()["kind"], "rollback");
+}
+
+#[test]
+fn no_input_of_the_action_is_executed() {
+    let step = Step::new();
+    let hostile = [
+        "deployment-name",
+        "root-folder",
+        "deploy-type",
+        "image-name",
+        "parse",
+        "pytest",
+        "wait-time",
+        "plan",
+        "promote-from",
+        "rollback-on-failure",
+        "sha256",
+        "insecure-http",
+    ];
+    for input in hostile {
+        for value in [HOSTILE, "--help"] {
+            let ended = step.run(&[(input, value)]);
+            assert_ne!(ended.code, Some(0), "{input} {value}: {}", ended.said);
+            assert!(!ended.said.contains("\ntouch pwned\n::"), "{}", ended.said);
+        }
+    }
+    let refused = step.run(&[("deploy-type", "all")]).with(2);
+    assert!(
+        refused.said.contains("::error::deploy-type is"),
+        "{}",
+        refused.said
+    );
+    // No secret, as a fork's pull request has none.
+    let refused = step.run(&[("token", "")]).with(4);
+    assert_eq!(refused.output("outcome"), "not_signed_in");
+    assert!(
+        refused.summary.contains("there is no token"),
+        "{}",
+        refused.summary
+    );
+}
+
+fn sha256(url: &str) -> String {
+    let output = Command::new("curl")
+        .args(["-fsS", &format!("{url}/install/sha256")])
+        .output();
+    String::from_utf8(output.unwrap().stdout).unwrap()[..64].to_owned()
+}
+
+#[test]
+fn the_component_checks_and_deploys() {
+    let step = Step::new();
+    let _agent = step.world.agent(Answer::Proven);
+    let text = std::fs::read_to_string(source().join("templates/deploy.yml")).unwrap();
+    let (spec, jobs) = text.split_once("\n---\n").unwrap();
+    let (spec, jobs) = (yaml(spec), yaml(jobs));
+    let checksum = sha256(&step.world.url);
+    let given = [
+        ("server", step.world.url.as_str()),
+        ("sha256", checksum.as_str()),
+        ("description", HOSTILE),
+    ];
+    let inputs = spec["spec"]["inputs"].as_object().unwrap();
+    let fill = |text: &str| match text.strip_prefix("$[[ inputs.") {
+        Some(rest) => {
+            let name = rest.strip_suffix(" ]]").unwrap();
+            let default = &inputs[name]["default"];
+            let given = given.iter().find(|(given, _)| *given == name);
+            given.map_or_else(
+                || {
+                    default
+                        .as_str()
+                        .map_or_else(|| default.to_string(), str::to_owned)
+                },
+                |(_, value)| (*value).to_owned(),
+            )
+        }
+        None => text.to_owned(),
+    };
+    let common = &jobs[".updraft"];
+    let run = |job: &str, folder: &Path| {
+        let before = common["before_script"][0].as_str().unwrap();
+        let script = jobs[job]["script"][0].as_str().unwrap();
+        assert!(
+            !format!("{before}{script}").contains("$[["),
+            "no input is part of a script"
+        );
+        let variables = common["variables"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(name, value)| {
+                assert_eq!(value["expand"], false, "{name}");
+                (name.clone(), fill(value["value"].as_str().unwrap()))
+            });
+        let mut command = step.runner(&format!("{before}\n{script}"));
+        command
+            .envs(variables)
+            .env("GITLAB_CI", "true")
+            .env("CI_COMMIT_MESSAGE", HOSTILE);
+        command.current_dir(folder);
+        command
+    };
+    let here = step.world.sandbox.here();
+    step.ended(run("updraft-check", &here).output().unwrap())
+        .with(0);
+    let mut deploy = run("updraft-deploy", &here);
+    deploy
+        .env("CI_COMMIT_BRANCH", "main")
+        .env("UPDRAFT_TOKEN", &step.world.token);
+    step.ended(deploy.output().unwrap()).with(0);
+    assert_eq!(step.newest()["description"], HOSTILE);
+    assert_eq!(step.newest()["ci"]["provider"], "gitlab");
+    let told = std::fs::read_to_string(here.join("updraft.env")).unwrap();
+    assert!(told.contains("UPDRAFT_OUTCOME=live\n"), "{told}");
+    assert!(
+        told.contains(&format!(
+            "UPDRAFT_DEPLOY_ID={}\n",
+            step.newest()["id"].as_str().unwrap()
+        )),
+        "{told}"
+    );
+    // Of a branch that no target is for, and of one that was never merged.
+    let mut other = run("updraft-deploy", &here);
+    other
+        .env("CI_COMMIT_BRANCH", HOSTILE)
+        .env("UPDRAFT_TOKEN", &step.world.token);
+    step.ended(other.output().unwrap()).with(0);
+}
