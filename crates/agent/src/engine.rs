@@ -17,7 +17,7 @@ use updraft_image::registry::Credentials;
 
 use crate::control::explain;
 
-/// An engine that has answered.
+/// An engine that has answered, now or before.
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
     socket: PathBuf,
@@ -182,11 +182,7 @@ impl Engine {
     /// The engine at this address, or the first that answers at the usual ones.
     pub(crate) async fn find(address: Option<&str>) -> Result<Self, EngineError> {
         if let Some(address) = address {
-            let socket = address
-                .strip_prefix("unix://")
-                .or(Some(address).filter(|address| address.starts_with('/')))
-                .ok_or_else(|| EngineError::Address(address.to_owned()))?;
-            return Self::at(Path::new(socket)).await;
+            return Self::at(socket_of(address)?).await;
         }
         let mut tried = Vec::new();
         for socket in usual() {
@@ -211,26 +207,7 @@ impl Engine {
             #[serde(default)]
             security_options: Option<Vec<String>>,
         }
-        let http = reqwest::Client::builder()
-            .unix_socket(socket)
-            .http1_only()
-            .tls_certs_only([])
-            .no_proxy()
-            // An engine may be restarted between two requests.
-            .pool_max_idle_per_host(0)
-            .connect_timeout(Duration::from_secs(5))
-            .read_timeout(SILENCE)
-            .build();
-        let http = http.map_err(|source| EngineError::Unreachable {
-            socket: socket.to_owned(),
-            source,
-        })?;
-        let mut engine = Self {
-            socket: socket.to_owned(),
-            http,
-            name: "the container engine".into(),
-            rootless: false,
-        };
+        let mut engine = Self::known(socket, "the container engine", false);
         let version: Value = engine.json("say its version", "/version").await?;
         let components = version["Components"].as_array().into_iter().flatten();
         let is_podman = components
@@ -244,6 +221,26 @@ impl Engine {
             .flatten()
             .any(|option| option.contains("rootless"));
         Ok(engine)
+    }
+
+    /// One that has answered before, and said this of itself.
+    pub(crate) fn known(socket: &Path, name: &str, rootless: bool) -> Self {
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .http1_only()
+            .tls_certs_only([])
+            .no_proxy()
+            // An engine may be restarted between two requests.
+            .pool_max_idle_per_host(0)
+            .connect_timeout(Duration::from_secs(5))
+            .read_timeout(SILENCE)
+            .build();
+        Self {
+            socket: socket.to_owned(),
+            http: http.expect("a client that trusts nobody needs nothing of this machine"),
+            name: name.to_owned(),
+            rootless,
+        }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -319,7 +316,10 @@ impl Engine {
         match self.send(what, request.timeout(WORKS)).await {
             Ok(_) => Ok(true),
             Err(EngineError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => Ok(true),
-            Err(EngineError::Refused { status, .. }) if status == StatusCode::CONFLICT => Ok(false),
+            Err(EngineError::Refused { status, said, .. }) if status == StatusCode::CONFLICT => {
+                tracing::info!(name, said, "an image that nothing holds is in use yet");
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
@@ -546,6 +546,15 @@ impl From<EngineError> for io::Error {
     fn from(error: EngineError) -> Self {
         Self::other(explain(&error))
     }
+}
+
+/// The socket that an address names.
+pub(crate) fn socket_of(address: &str) -> Result<&Path, EngineError> {
+    address
+        .strip_prefix("unix://")
+        .or(Some(address).filter(|address| address.starts_with('/')))
+        .map(Path::new)
+        .ok_or_else(|| EngineError::Address(address.to_owned()))
 }
 
 /// Where engines listen by default.

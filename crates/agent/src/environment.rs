@@ -29,6 +29,7 @@ use crate::failpoint::failpoint;
 use crate::fetch::{self, Blobs, FetchError, blocking};
 use crate::files;
 use crate::observed::Board;
+use crate::runtime::container::Mount;
 
 /// An environment that is completely on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub(crate) struct InImage {
     pub(crate) variables: BTreeMap<String, String>,
     /// Our package, which is mounted.
     pub(crate) wheel: PathBuf,
+    /// What else it sees of this machine: a project that people edit.
+    pub(crate) mounts: Vec<Mount>,
 }
 
 /// Which virtual environment the live image runs in, kept in a file: another
@@ -317,6 +320,7 @@ impl Environments {
                 name,
                 variables,
                 wheel,
+                mounts: Vec::new(),
             },
         ))
     }

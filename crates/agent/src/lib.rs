@@ -38,7 +38,8 @@ pub use disk::RootError;
 pub use failpoint::{CONTAINER_FAILPOINTS, FAILPOINTS, IMAGE_FAILPOINTS};
 pub use folder::{admin_password, is_installed, listens};
 pub use local::{
-    Imported, LocalAirflow, LocalComponent, LocalError, LocalRun, LocalState, ObjectKind,
+    Imported, LIVE_FOLDERS, LocalAirflow, LocalCommand, LocalComponent, LocalEngine, LocalError,
+    LocalPackages, LocalRun, LocalState, ObjectKind,
 };
 pub use observed::Observed;
 pub use runtime::exec::{ExecError, exec_component};

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use updraft_image::{
     BuildOptions, BuildRequest, BuildSecret, Engine, EngineName, INDEX_VARIABLES, Image,
     SecretFrom, Standard, Stop,
@@ -36,6 +37,13 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_name = "PLATFORM", value_parser = platform)]
     pub(crate) platform: Option<String>,
 
+    #[command(flatten)]
+    pub(crate) steps: StepArgs,
+}
+
+/// What the steps of a build are given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+pub(crate) struct StepArgs {
     /// A value for an ARG, as NAME=VALUE, or NAME for that variable's; may be repeated
     #[arg(long = "build-arg", value_name = "ARG")]
     pub(crate) args: Vec<String>,
@@ -62,6 +70,7 @@ pub(crate) struct EngineArgs {
 
     /// Ask the registry for a newer base
     #[arg(long)]
+    #[serde(skip)]
     pull: bool,
 }
 
@@ -74,6 +83,15 @@ impl EngineArgs {
         }
     }
 
+    pub(crate) fn options(&self) -> BuildOptions {
+        BuildOptions {
+            platform: self.platform.clone(),
+            ..self.steps.options()
+        }
+    }
+}
+
+impl StepArgs {
     /// The first flag that means nothing without an engine.
     pub(crate) fn needs_engine(&self) -> Option<&'static str> {
         [
@@ -92,12 +110,56 @@ impl EngineArgs {
             args: self.args.clone(),
             secrets: self.secrets.clone(),
             ssh: self.ssh.clone(),
-            platform: self.platform.clone(),
+            platform: None,
             network: self.network.clone(),
             cache_from: self.cache_from.clone(),
             cache_to: self.cache_to.clone(),
             pull: self.pull,
         }
+    }
+
+    /// The names of build arguments, with digests of their values.
+    pub(crate) fn digests(&self) -> BTreeMap<String, Digest> {
+        let given = self.args.iter().filter_map(|arg| value_of(arg));
+        given
+            .map(|(name, value)| (name, Digest::of(value.as_bytes())))
+            .collect()
+    }
+
+    /// The first that is given.
+    pub(crate) fn first(&self) -> Option<&'static str> {
+        [
+            (!self.args.is_empty(), "--build-arg"),
+            (self.pull, "--pull"),
+        ]
+        .into_iter()
+        .find_map(|(is_given, flag)| is_given.then_some(flag))
+        .or_else(|| self.needs_engine())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first().is_none()
+    }
+
+    /// These, or where none is given others; what is asked for once is not among them.
+    pub(crate) fn or(self, others: Self) -> Self {
+        let pull = self.pull;
+        let kept = Self {
+            pull: false,
+            ..self
+        };
+        let kept = if kept.is_empty() { others } else { kept };
+        Self { pull, ..kept }
+    }
+
+    /// The same, given from any folder.
+    pub(crate) fn absolute(mut self) -> std::io::Result<Self> {
+        for secret in &mut self.secrets {
+            if let SecretFrom::File(path) = &mut secret.from {
+                *path = std::path::absolute(&*path)?;
+            }
+        }
+        Ok(self)
     }
 }
 

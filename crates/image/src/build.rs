@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::engine::{Engine, EngineError, EngineName, INPUTS, Image};
 use crate::process::{Stop, run_telling};
 
@@ -42,13 +44,14 @@ pub struct BuildOptions {
 }
 
 /// A secret that steps can read while they run, and no layer keeps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildSecret {
     pub id: String,
     pub from: SecretFrom,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SecretFrom {
     File(PathBuf),
     /// A variable of this process.

@@ -22,7 +22,8 @@ pub(crate) const INPUTS: &str = "io.updraft.inputs";
 pub(crate) const EMPTY: &str = "scratch";
 
 /// A program that builds images, and but for buildah runs containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EngineName {
     Docker,
     Podman,
@@ -65,10 +66,11 @@ pub struct ImagePackages {
     pub packages: BTreeMap<String, String>,
 }
 
-/// A file or folder of this machine, under the same path in a container.
+/// A file or folder of this machine, and where a container has it.
 #[derive(Debug, Clone, Copy)]
 pub struct Mount<'a> {
     pub path: &'a Path,
+    pub target: &'a Path,
     pub writable: bool,
 }
 
@@ -250,8 +252,35 @@ impl Engine {
         Err(EngineError::None(tried))
     }
 
+    /// One that has worked before.
+    pub const fn known(name: EngineName, rootless: bool) -> Self {
+        Self { name, rootless }
+    }
+
     pub fn name(&self) -> EngineName {
         self.name
+    }
+
+    pub fn is_rootless(&self) -> bool {
+        self.rootless
+    }
+
+    /// Where docker's daemon listens, as its own settings have it.
+    pub fn docker_address(stop: &Stop) -> Result<String, EngineError> {
+        let docker = Self::known(EngineName::Docker, false);
+        let format = "{{.Endpoints.docker.Host}}";
+        let finished = docker.run(
+            docker.command(&["context", "inspect", "--format", format]),
+            stop,
+        )?;
+        if !finished.success {
+            return Err(EngineError::Refused {
+                engine: EngineName::Docker,
+                what: "say where its daemon listens",
+                said: short(&finished),
+            });
+        }
+        Ok(finished.stdout.trim().to_owned())
     }
 
     /// The image of this name, pulled where it is not here.
@@ -411,7 +440,7 @@ impl Engine {
 
     /// What is written to a mounted folder should be the caller's, and images of
     /// Airflow take any user of group 0.
-    fn user(&self) -> String {
+    pub(crate) fn user(&self) -> String {
         if self.rootless {
             return "0:0".into();
         }
@@ -521,30 +550,39 @@ pub fn wheel_file(cache: &Path) -> Result<PathBuf, EngineError> {
 }
 
 impl<'a> Mount<'a> {
+    /// Under the same path in the container.
     pub const fn read_only(path: &'a Path) -> Self {
-        let writable = false;
-        Self { path, writable }
+        Self {
+            path,
+            target: path,
+            writable: false,
+        }
     }
 
+    /// Under the same path in the container.
     pub const fn writable(path: &'a Path) -> Self {
-        let writable = true;
-        Self { path, writable }
+        Self {
+            path,
+            target: path,
+            writable: true,
+        }
     }
 
     /// A field of the engines' CSV, so that a path may have a comma.
-    fn to_field(self) -> String {
-        let quoted = |key: &str| {
-            let path = self.path.display().to_string().replace('"', "\"\"");
+    pub(crate) fn to_field(self) -> String {
+        let quoted = |key: &str, path: &Path| {
+            let path = path.display().to_string().replace('"', "\"\"");
             format!("\"{key}={path}\"")
         };
         let mode = if self.writable { "" } else { ",readonly" };
-        format!("type=bind,{},{}{mode}", quoted("source"), quoted("target"))
+        let source = quoted("source", self.path);
+        format!("type=bind,{source},{}{mode}", quoted("target", self.target))
     }
 }
 
 /// The image's own Python instead of its own entry point, which may want a
 /// database.
-fn entry(image: &str) -> [&str; 6] {
+pub(crate) fn entry(image: &str) -> [&str; 6] {
     const PYTHON: &str = r#"exec "$(command -v python || command -v python3)" "$@""#;
     ["--entrypoint", "/bin/sh", image, "-c", PYTHON, "sh"]
 }

@@ -11,6 +11,7 @@
 
 mod build;
 mod bytecode;
+mod command;
 mod daemonless;
 mod engine;
 mod environment;
@@ -29,6 +30,7 @@ mod uv;
 mod wheel;
 
 pub use build::{BuildOptions, BuildRequest, BuildSecret, SecretFrom};
+pub use command::CommandRun;
 pub use daemonless::{
     Access, DaemonlessBuild, DaemonlessError, DaemonlessImage, RegistryImage, Say,
     build_daemonless, digest_in_registry, look_at_image,

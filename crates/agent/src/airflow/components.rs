@@ -110,23 +110,29 @@ impl Common<'_> {
 
     /// The image with what it sees of this machine: the agent's folder, and of that
     /// it writes to what is Airflow's.
-    fn within(&self, image: &InImage) -> InContainer {
+    pub(crate) fn within(&self, image: &InImage) -> InContainer {
         let disk = self.disk;
         let socket = disk.socket();
         let socket = socket
             .parent()
             .filter(|folder| !folder.starts_with(disk.root()) && folder.exists());
         let read = [disk.root(), &image.wheel].into_iter().chain(socket);
-        let mount = |path: &Path, writable| Mount {
-            path: path.to_owned(),
-            writable,
-        };
-        let written = [disk.airflow_home(), disk.notes(), disk.worker_state()];
-        let written = written.iter().map(|path| mount(path, true));
+        let read = read.map(|path| Mount::same(path, false));
+        let written = [
+            disk.airflow_home(),
+            disk.notes(),
+            disk.worker_state(),
+            disk.signs_of_life(),
+        ];
+        let written = written.iter().filter(|path| path.exists());
+        let written = written.map(|path| Mount::same(path, true));
         InContainer {
             engine: image.engine.clone(),
             image: image.name.clone(),
-            mounts: read.map(|path| mount(path, false)).chain(written).collect(),
+            mounts: read
+                .chain(written)
+                .chain(image.mounts.iter().cloned())
+                .collect(),
         }
     }
 

@@ -369,20 +369,9 @@ fn defaults(ask: &SettingsFor<'_>) -> Variables {
 fn fixed(ask: &SettingsFor<'_>) -> Variables {
     let home = ask.disk.airflow_home();
     let address = format!("http://127.0.0.1:{}", ask.port);
-    let user = if ask.apart {
-        "airflow".to_owned()
-    } else {
-        own_name()
-    };
+    let (user, user_home) = user(ask, &home);
     let mut variables = own([
-        (
-            "HOME",
-            if ask.apart {
-                shown(&home)
-            } else {
-                own_home().unwrap_or_else(|| shown(&home))
-            },
-        ),
+        ("HOME", user_home),
         ("USER", user.clone()),
         ("LOGNAME", user),
         (MARK, shown(ask.disk.root())),
@@ -535,6 +524,15 @@ fn bundle_names(disk: &Disk, release: &Release) -> BTreeSet<BundleName> {
 
 fn shown(path: &Path) -> String {
     path.display().to_string()
+}
+
+/// Whom Airflow runs as, and that user's home.
+fn user(ask: &SettingsFor<'_>, home: &Path) -> (String, String) {
+    // In an image our user has neither a name nor a home.
+    if ask.apart || ask.environment.image().is_some() {
+        return ("airflow".to_owned(), shown(home));
+    }
+    (own_name(), own_home().unwrap_or_else(|| shown(home)))
 }
 
 fn own_home() -> Option<String> {

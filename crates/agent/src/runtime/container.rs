@@ -17,6 +17,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use updraft_model::Digest;
@@ -27,7 +28,9 @@ use super::logs;
 use super::record::{ComponentFiles, Record};
 use super::started::{Input, Output, Started};
 use super::supervisor::{Launcher, Spec};
-use crate::engine::{BindMount, Engine, HostConfig, Inspected, LogConfig, NewContainer};
+use crate::engine::{
+    BindMount, Engine, EngineError, HostConfig, Inspected, LogConfig, NewContainer,
+};
 use crate::failpoint::failpoint;
 use crate::files;
 
@@ -37,14 +40,36 @@ pub(crate) struct InContainer {
     pub(crate) engine: Engine,
     /// As the engine knows it.
     pub(crate) image: String,
-    /// What it sees of this machine, under the same paths.
+    /// What it sees of this machine.
     pub(crate) mounts: Vec<Mount>,
 }
 
+/// A file or folder of this machine, and where the container has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
     pub(crate) path: PathBuf,
+    pub(crate) target: PathBuf,
     pub(crate) writable: bool,
+}
+
+impl Mount {
+    /// Under the same path in the container.
+    pub(crate) fn same(path: &Path, writable: bool) -> Self {
+        Self {
+            path: path.to_owned(),
+            target: path.to_owned(),
+            writable,
+        }
+    }
+
+    /// To be read there.
+    pub(crate) fn read_only(path: PathBuf, target: PathBuf) -> Self {
+        Self {
+            path,
+            target,
+            writable: false,
+        }
+    }
 }
 
 /// What is written before an engine is asked for a container.
@@ -54,6 +79,9 @@ struct Note {
     /// Who is about to ask. No container outlives the machine's boot.
     agent: ProcessIdentity,
 }
+
+/// What notes' names end with.
+const NOTE: &str = "container";
 
 /// Where a component has its log: it cannot get into the folder that it is in.
 const LOG: &str = "/updraft.log";
@@ -201,7 +229,7 @@ impl Launcher {
             read_only: !writable,
         };
         let mounts = within.mounts.iter();
-        let mounts = mounts.map(|it| mount(&it.path, &it.path, it.writable));
+        let mounts = mounts.map(|it| mount(&it.path, &it.target, it.writable));
         let log = mount(log, Path::new(LOG), true);
         NewContainer {
             image: &within.image,
@@ -245,31 +273,66 @@ impl Launcher {
     }
 
     fn note(&self, component: &str) -> PathBuf {
-        self.run.join(format!("{component}.container"))
+        self.run.join(format!("{component}.{NOTE}"))
+    }
+
+    /// Waits until nothing is being started.
+    pub(super) async fn wait_for_starts(&self, components: &[&str]) {
+        for component in components {
+            let Ok(file) = File::open(self.files(component).lock) else {
+                continue;
+            };
+            while let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    /// Removes the notes of who was cut off, where all containers are gone.
+    pub(crate) fn forget_notes(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.run)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|it| it == NOTE) {
+                files::remove(&path)?;
+            }
+        }
+        Ok(())
     }
 }
 
 /// Removes containers of an Airflow that do not run any more.
 pub(crate) async fn remove_ended(engine: &Engine, folder: &Path) {
-    remove(engine, folder, &["exited", "dead"]).await;
+    // podman knows no other state for this, and refuses to be asked for one.
+    let states: &[&str] = match engine.name() {
+        "podman" => &["exited"],
+        _ => &["exited", "dead"],
+    };
+    tell(remove(engine, folder, states).await);
 }
 
 /// Removes all containers of an Airflow, whose processes were told to end.
 pub(crate) async fn remove_all(engine: &Engine, folder: &Path) {
-    remove(engine, folder, &[]).await;
+    tell(remove(engine, folder, &[]).await);
 }
 
-async fn remove(engine: &Engine, folder: &Path, states: &[&str]) {
-    let label = format!("{FOLDER}={}", folder.display());
-    let removed = async {
-        for id in engine.list(&label, states).await? {
-            engine.remove(&id).await?;
-        }
-        Ok::<_, crate::engine::EngineError>(())
-    };
-    if let Err(error) = removed.await {
+/// What comes after does not depend on it.
+fn tell(removed: Result<(), EngineError>) {
+    if let Err(error) = removed {
         tracing::warn!(%error, "could not remove containers that have ended");
     }
+}
+
+/// Removes the containers of an Airflow that are in these states; without one, all.
+pub(crate) async fn remove(
+    engine: &Engine,
+    folder: &Path,
+    states: &[&str],
+) -> Result<(), EngineError> {
+    let label = format!("{FOLDER}={}", folder.display());
+    for id in engine.list(&label, states).await? {
+        engine.remove(&id).await?;
+    }
+    Ok(())
 }
 
 /// The process of a container, while it runs.
@@ -285,7 +348,7 @@ fn running(container: &Inspected) -> io::Result<Option<ProcessIdentity>> {
     };
     if !groups.contains(&container.id) {
         return Err(io::Error::other(
-            "the engine's processes are not of this machine; the agent has to run beside the engine",
+            "the engine's processes are not of this machine; Updraft has to run beside the engine",
         ));
     }
     Ok(ProcessIdentity::of(state.pid)

@@ -80,8 +80,12 @@ impl Launcher {
 
     /// Starts a component, unless it runs.
     pub(crate) async fn spawn(&self, spec: &Spec, stdio: bool) -> std::io::Result<Started> {
-        if let Some(within) = &spec.container {
-            return self.start_container(spec, within, stdio).await;
+        if let Some(within) = spec.container.clone() {
+            // To its end also where nobody waits any more: the engine would go on by itself.
+            let (launcher, spec) = (self.clone(), spec.clone());
+            let start =
+                tokio::spawn(async move { launcher.start_container(&spec, &within, stdio).await });
+            return start.await.map_err(std::io::Error::other)?;
         }
         if self.follow_note(spec.component).await? {
             return Ok(Started::gave_way());
@@ -607,6 +611,9 @@ async fn end_leftovers(leader: &ProcessIdentity) {
 /// their sessions or descends from them, and whatever carries the mark or was
 /// orphaned in Airflow's home.
 pub(crate) async fn stop_all(launcher: &Launcher, components: &[&str], sign: &Sign) {
+    // What is about to start would be missed.
+    let under_way = launcher.wait_for_starts(components);
+    let _ = tokio::time::timeout(STARTS, under_way).await;
     let mut known: Vec<ProcessIdentity> = components
         .iter()
         .filter_map(|component| Record::read_alive(&launcher.files(component).record))
@@ -641,6 +648,8 @@ pub(crate) async fn stop_all(launcher: &Launcher, components: &[&str], sign: &Si
     );
 }
 
+/// How long starts that are under way are waited for.
+const STARTS: Duration = Duration::from_secs(15);
 /// How long all of an Airflow may take to stop by itself.
 const POLITE: Duration = Duration::from_secs(9);
 /// How long it is then killed for.

@@ -68,7 +68,8 @@ impl EnvironmentArgs {
     }
 }
 
-fn engine(text: &str) -> std::result::Result<EngineName, &'static str> {
+/// Reads the name of an engine that runs containers.
+pub(crate) fn engine(text: &str) -> std::result::Result<EngineName, &'static str> {
     let found = EngineName::RUN.into_iter().find(|it| it.program() == text);
     found.ok_or("it is `docker` or `podman`")
 }

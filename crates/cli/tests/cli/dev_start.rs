@@ -90,17 +90,52 @@ fn two_projects_of_one_name_are_kept_apart() {
 }
 
 #[test]
-fn what_needs_a_container_is_refused_with_what_works() {
-    let sandbox = project();
+fn what_needs_a_container_says_what_lacks_where_there_is_no_engine() {
+    let mut sandbox = project();
+    let nothing = sandbox.path("no-programs");
+    std::fs::create_dir(&nothing).unwrap();
+    sandbox.set("PATH", nothing.to_str().unwrap());
+    let says = |arguments: &[&str], code: i32, said: &[&str]| {
+        let printed = sandbox.run(&[&["dev", "start"], arguments].concat());
+        let printed = printed.ended_with(code);
+        for said in said {
+            assert!(printed.stderr.contains(said), "{said}: {printed}");
+        }
+    };
+    let lacks = [
+        "docker: not installed",
+        "podman: not installed",
+        "install docker or podman",
+    ];
+    let why = |why| [&lacks[..], &[why]].concat();
     sandbox.write("here/Dockerfile", &format!("{FROM}RUN apt-get update\n"));
-    let printed = sandbox.run(&["dev", "start"]).ended_with(3);
-    for said in [
-        "line 2: `RUN apt-get update`",
-        "`updraft dev parse`",
-        "requirements.txt",
-    ] {
-        assert!(printed.stderr.contains(said), "{printed}");
-    }
+    says(&[], 16, &why("line 2: `RUN apt-get update`"));
+    says(&["--engine", "podman"], 16, &["podman: not installed"]);
+    says(&["--engine", "buildah"], 2, &["`docker` or `podman`"]);
+    says(
+        &["--runtime", "process"],
+        3,
+        &["line 2: `RUN apt-get update`", "--runtime auto"],
+    );
+    sandbox.write("here/Dockerfile", "FROM registry.acme.example/airflow\n");
+    says(&[], 16, &why("registry.acme.example/airflow"));
+    sandbox.write("here/Dockerfile", FROM);
+    says(
+        &["--runtime", "container"],
+        16,
+        &why("cannot run in containers"),
+    );
+    sandbox.write("here/packages.txt", "libpq-dev\n");
+    says(&[], 16, &why("libpq-dev"));
+    says(&[], 16, &["`--runtime process` does without"]);
+    // What no container mends is no question of engines.
+    sandbox.write("here/Dockerfile", "FROM apache/airflow:2.9.1\n");
+    says(&[], 3, &["2.9.1"]);
+}
+
+#[test]
+fn a_folder_without_a_project_or_a_dockerfile_is_refused() {
+    let sandbox = project();
     std::fs::remove_file(sandbox.path("here/Dockerfile")).unwrap();
     let printed = sandbox.run(&["dev", "start"]).ended_with(3);
     assert!(printed.stderr.contains("no Dockerfile"), "{printed}");
@@ -156,6 +191,12 @@ fn a_machine_without_a_package_index_is_told_so() {
     sandbox.set("UV_OFFLINE", "1");
     let printed = sandbox.run(&["dev", "start"]).ended_with(16);
     assert!(printed.stderr.contains("index"), "{printed}");
+    let start = ["dev", "start", "--engine", "docker"];
+    let printed = sandbox.run(&start).ended_with(16);
+    assert!(
+        printed.stderr.contains("`--engine` is for containers"),
+        "{printed}"
+    );
     // Nothing was begun that would have to be stopped.
     let printed = sandbox.run(&["dev", "ps"]).ended_with(0);
     assert!(printed.stderr.contains("Nothing runs"), "{printed}");

@@ -232,7 +232,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     # Nothing else writes answers, and nobody says what is in them.
     os.dup2(2, 1)
-    request = json.load(sys.stdin)
+    # A line: through a container engine, an input does not end before the container.
+    request = json.loads(sys.stdin.readline())
     # Values come from the database alone, not from a secrets backend.
     os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
     import airflow.models  # noqa: F401

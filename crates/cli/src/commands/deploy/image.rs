@@ -272,7 +272,7 @@ impl ContainerHalf {
         step: &mut Step,
         out: &mut Console,
     ) -> Result<Environment> {
-        if let Some(flag) = self.args.engine.needs_engine() {
+        if let Some(flag) = self.args.engine.steps.needs_engine() {
             return Err(Failure::new(
                 Exit::Usage,
                 format!("`{flag}` is for a container engine, and none builds here"),
@@ -290,7 +290,12 @@ impl ContainerHalf {
             to: to.clone(),
             tag: Some(Tag::of_deploy(Uuid::now_v7().simple()).to_string()),
             platform,
-            args: args.args.iter().filter_map(|arg| value_of(arg)).collect(),
+            args: args
+                .steps
+                .args
+                .iter()
+                .filter_map(|arg| value_of(arg))
+                .collect(),
             fresh: self.rebuild,
             scan_cache: self.scan_cache(),
             cache: self
@@ -491,13 +496,10 @@ impl ContainerHalf {
     }
 
     fn making(&self, base: Option<String>) -> Making {
-        let given = self.args.engine.args.iter().filter_map(|arg| value_of(arg));
         let platform = self.platform();
         Making::Built {
             base,
-            args: given
-                .map(|(name, value)| (name, Digest::of(value.as_bytes())))
-                .collect(),
+            args: self.args.engine.steps.digests(),
             platform: platform.unwrap_or_else(|| Image::platform_here().to_owned()),
         }
     }

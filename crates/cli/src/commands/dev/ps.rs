@@ -2,7 +2,7 @@ use std::io::Write;
 
 use chrono::Utc;
 use serde_json::json;
-use updraft_agent::{LocalAirflow, LocalComponent, LocalState};
+use updraft_agent::{LocalAirflow, LocalComponent, LocalEngine, LocalState};
 
 use super::local::place::{Kept, Place, all_run};
 use super::local::tell_outdated;
@@ -38,6 +38,8 @@ pub(crate) fn run(cx: &Context, out: &mut Console) -> Result<Exit> {
             "url": kept.run.url(),
             "airflow_version": kept.run.airflow_version,
             "python_version": kept.run.python_version,
+            "runtime": if kept.run.engine().is_some() { "container" } else { "process" },
+            "engine": kept.run.engine().map(|engine| engine.name().program()),
             "components": components,
             "changed": place.changed_since(&kept),
             "folder": place.root(),
@@ -113,10 +115,12 @@ fn print(components: &[LocalComponent], kept: &Kept, out: &mut Console) -> Resul
             writeln!(data, "  it wrote nothing")?;
         }
     }
+    let within = kept.run.engine().map(LocalEngine::name);
+    let within = within.map_or_else(String::new, |it| format!(", in containers of {it},"));
     let mut data = out.data();
     writeln!(
         data,
-        "\nAirflow {} on Python {} at {}",
+        "\nAirflow {} on Python {}{within} at {}",
         kept.run.airflow_version,
         kept.run.python_version,
         kept.run.url()

@@ -2,9 +2,11 @@
 //! take this process's place, so terminals and signals are theirs.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+
+use updraft_agent::LocalCommand;
 
 use super::local::place::Place;
 use crate::console::Console;
@@ -45,9 +47,8 @@ pub(crate) struct BashArgs {
 pub(crate) fn airflow(args: &RunArgs, cx: &Context) -> Result<Exit> {
     let place = Place::of(cx)?;
     let (kept, airflow) = place.installed()?;
-    let mut command = Command::new(kept.run.python());
-    command.args(["-m", "airflow"]).args(&args.command);
-    command.envs(airflow.variables(&kept.run));
+    let what = LocalCommand::Airflow;
+    let command = airflow.command(&kept.run, what, &args.command, on_terminal());
     become_it(command, &place)
 }
 
@@ -62,10 +63,13 @@ pub(crate) fn bash(args: &BashArgs, cx: &Context, out: &mut Console) -> Result<E
             place.project.name()
         )?;
     }
-    let mut command = Command::new("bash");
-    command.args(&args.arguments);
-    command.envs(airflow.variables(&kept.run));
+    let what = LocalCommand::Bash;
+    let command = airflow.command(&kept.run, what, &args.arguments, on_terminal());
     become_it(command, &place)
+}
+
+fn on_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
 fn become_it(mut command: Command, place: &Place) -> Result<Exit> {

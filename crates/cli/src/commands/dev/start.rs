@@ -15,6 +15,9 @@ use crate::failure::Result;
 /// Makes the environment that the Dockerfile and requirements.txt ask for, starts Airflow in it on this machine alone, and
 /// imports `airflow_settings.yaml`. DAGs, plugins and other files are read from the project's folder: an edit needs no
 /// command. Airflow goes on when the command has ended; its database and logs are kept outside the project.
+///
+/// It runs as processes, or in containers where the Dockerfile has steps of its own or a base whose Airflow is not known
+/// from its name, or packages.txt names packages. Then docker or podman builds the image, as `updraft deploy` does.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StartArgs {
     #[command(flatten)]

@@ -41,9 +41,8 @@ pub(crate) async fn run(args: &StopArgs, cx: &Context, out: &mut Console) -> Res
     let airflow = place.kept()?.map(|_| LocalAirflow::open(place.root()));
     match airflow.transpose()? {
         Some(airflow) if airflow.runs() => bring_up::stop(&airflow, out).await,
-        // Records of what has ended by itself go with it.
         Some(airflow) => {
-            airflow.stop().await;
+            bring_up::stop(&airflow, out).await;
             nothing_runs(&place, out)?;
         }
         None => nothing_runs(&place, out)?,
@@ -74,7 +73,7 @@ async fn clean(yes: bool, cx: &Context, out: &mut Console) -> Result<Exit> {
     }
     let airflow = LocalAirflow::open(place.root())?;
     bring_up::stop(&airflow, out).await;
-    airflow.remove().await?;
+    airflow.remove()?;
     writeln!(out.status(), "Removed {}", place.root().display())?;
     Ok(Exit::Success)
 }

@@ -97,7 +97,7 @@ async fn run_daemonless(args: &BuildArgs, cx: &Context, out: &mut Console) -> Re
         ));
     };
     let of_engine = args.tag.as_ref().map(|_| "--tag");
-    if let Some(flag) = of_engine.or_else(|| args.engine.needs_engine()) {
+    if let Some(flag) = of_engine.or_else(|| args.engine.steps.needs_engine()) {
         return Err(usage(
             format!("`{flag}` is for a container engine"),
             "leave it out, or build with `--engine docker`, `podman` or `buildah`",
@@ -106,7 +106,7 @@ async fn run_daemonless(args: &BuildArgs, cx: &Context, out: &mut Console) -> Re
     let ask = DaemonlessAsk {
         to,
         platform: args.engine.platform.as_deref(),
-        args: &args.engine.args,
+        args: &args.engine.steps.args,
     };
     let built = daemonless_build::build(&ask, cx, out).await?;
     daemonless_build::show(to, &built, out)?;

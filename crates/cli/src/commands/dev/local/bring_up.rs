@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use updraft_agent::{LocalAirflow, LocalError, LocalRun};
 
+use super::image::ImageAsk;
 use super::place::{Kept, Place};
+use super::runtime::{Made, Runtime, RuntimeArgs};
 use super::{inputs, runtime, tell_address};
 use crate::busy::busy;
 use crate::checks::host;
@@ -35,12 +37,18 @@ pub(crate) struct UpArgs {
     /// How long Airflow may take to come up, such as 90s or 5m
     #[arg(long, value_name = "TIME", value_parser = seconds, default_value = "3m")]
     wait: Duration,
+
+    #[command(flatten)]
+    runtime: RuntimeArgs,
 }
 
 impl UpArgs {
     /// Whether it names anything that an Airflow which runs may not have.
     pub(crate) fn says_something(&self) -> bool {
-        self.port.is_some() || self.env_file.is_some() || self.settings_file.is_some()
+        self.port.is_some()
+            || self.env_file.is_some()
+            || self.settings_file.is_some()
+            || self.runtime != RuntimeArgs::default()
     }
 }
 
@@ -74,29 +82,14 @@ pub(crate) async fn bring_up(
     let settings = settings.or(of_before(|kept| &kept.settings_file));
     let settings = inputs::file(settings, project, SETTINGS)?;
     let objects = inputs::objects(&settings, settings != project.root().join(SETTINGS))?;
-    let recipe = runtime::of_project(project)?;
-    for note in &recipe.notes {
-        out.warn(note);
+    let how = args.runtime.or(before.map(|kept| &kept.runtime))?;
+    let runtime = runtime::of_project(project, &how)?;
+    if let (Runtime::Process(_), Some(flag)) = (&runtime, args.runtime.needs_container()) {
+        out.warn(&format!(
+            "`{flag}` is for containers, and the project runs as processes; `--runtime container` has it run in containers"
+        ));
     }
-    let (image, image_variables) = (recipe.fingerprint.clone(), recipe.env.clone());
-    let cache = host::cache(cx)?;
-    let mut step = out.step("making the environment");
-    let made = busy(&mut step, out, move |stop, say| {
-        runtime::make(recipe, &cache, stop, say)
-    });
-    let realised = interrupt.ends(made).await?;
-    let what = format!(
-        "Airflow {} on Python {}",
-        image.airflow_version, realised.python_version
-    );
-    if realised.reused {
-        out.done(step, &format!("the environment is there: {what}"));
-    } else {
-        out.done(step, &format!("made the environment: {what}"));
-    }
-    if let Some(note) = &realised.note {
-        out.warn(note);
-    }
+    let made = interrupt.ends(make(cx, place, runtime, &how, out)).await?;
 
     let airflow = LocalAirflow::open(place.root())?;
     let before = before.map(|kept| kept.run.port);
@@ -104,10 +97,11 @@ pub(crate) async fn bring_up(
     if let Some(port) = args.port.filter(|port| own_port != Some(*port)) {
         port::must_be_free("Airflow", port, "--port")?;
     }
+    let versions = (made.airflow.to_string(), made.python.to_string());
     let mut run = LocalRun::new(
-        &realised,
-        image.airflow_version.to_string(),
-        image_variables,
+        made.packages,
+        versions,
+        made.variables,
         project.root().to_owned(),
         before.unwrap_or(USUAL),
     );
@@ -126,10 +120,11 @@ pub(crate) async fn bring_up(
     }
     let kept = Kept {
         run,
-        image,
+        image: made.image,
         env_file,
         settings_file: settings,
         env,
+        runtime: how,
     };
     place.keep(&kept)?;
 
@@ -148,8 +143,9 @@ pub(crate) async fn bring_up(
         }
         Err(cause) => {
             out.update(&mut step, "stopping what was started");
-            airflow.stop().await;
+            let stopped = airflow.stop().await;
             out.abandon(step);
+            tell_left(stopped, out);
             let interrupted = || Failure::interrupted().help("nothing is left running");
             return Err(cause.map_or_else(interrupted, Failure::from));
         }
@@ -181,15 +177,76 @@ fn tell_next(took: &str, out: &mut Console) -> Result<()> {
     Ok(())
 }
 
-/// Stops all of it, and says so.
-pub(crate) async fn stop(airflow: &LocalAirflow, out: &mut Console) {
-    if !airflow.runs() {
-        return;
+/// Makes what it runs in, and says so.
+async fn make(
+    cx: &Context,
+    place: &Place,
+    runtime: Runtime,
+    how: &RuntimeArgs,
+    out: &mut Console,
+) -> Result<Made> {
+    let cache = host::cache(cx)?;
+    let (step, what, made) = match runtime {
+        Runtime::Process(recipe) => {
+            for note in &recipe.notes {
+                out.warn(note);
+            }
+            let mut step = out.step("making the environment");
+            let made = busy(&mut step, out, move |stop, say| {
+                runtime::make_environment(*recipe, &cache, stop, say)
+            });
+            let made = made.await?;
+            (
+                step,
+                ["the environment is there", "made the environment"],
+                made,
+            )
+        }
+        Runtime::Container { why } => {
+            let ask = ImageAsk {
+                project: place.project.clone(),
+                args: how.clone(),
+                why,
+            };
+            let (root, aside) = (place.root().to_owned(), out.aside());
+            let mut step = out.step("building the image");
+            let made = busy(&mut step, out, move |stop, say| {
+                ask.make(&root, &cache, stop, say, &|line| aside.say(line))
+            });
+            let made = made.await?;
+            (step, ["the image is there", "built the image"], made)
+        }
+    };
+    let text = what[usize::from(!made.reused)];
+    let (airflow, python) = (&made.airflow, made.python);
+    out.done(
+        step,
+        &format!("{text}: Airflow {airflow} on Python {python}"),
+    );
+    if let Some(note) = &made.note {
+        out.warn(note);
     }
-    let step = out.step("stopping Airflow");
-    out.announce(&step);
-    airflow.stop().await;
-    out.done(step, "stopped Airflow");
+    Ok(made)
+}
+
+/// Stops all of it, and says so where anything runs.
+pub(crate) async fn stop(airflow: &LocalAirflow, out: &mut Console) {
+    let step = airflow.runs().then(|| out.step("stopping Airflow"));
+    if let Some(step) = &step {
+        out.announce(step);
+    }
+    // What has ended by itself has records and containers, too.
+    let stopped = airflow.stop().await;
+    if let Some(step) = step {
+        out.done(step, "stopped Airflow");
+    }
+    tell_left(stopped, out);
+}
+
+fn tell_left(stopped: std::result::Result<(), LocalError>, out: &mut Console) {
+    if let Err(error) = stopped {
+        out.warn(&format!("it runs no more, and is not tidied up: {error}"));
+    }
 }
 
 const SETTINGS: &str = "airflow_settings.yaml";

@@ -2,9 +2,10 @@
 //! that has to do with it.
 //!
 //! [`place`] is where it is kept and how it is found again, [`runtime`] what it
-//! runs in, [`bring_up`] how it is started.
+//! runs in, [`image`] where that is an image, [`bring_up`] how it is started.
 
 pub(super) mod bring_up;
+mod image;
 pub(super) mod inputs;
 pub(super) mod place;
 pub(super) mod runtime;
@@ -82,6 +83,9 @@ impl From<LocalError> for Failure {
                     None => failure,
                 }
             }
+            LocalError::Engine { help, .. } => Self::new(Exit::Prerequisite, message)
+                .code("no_engine")
+                .help(*help),
             LocalError::Objects(_) => Self::new(Exit::Refused, message)
                 .help("nothing was changed; mend what it names and give the same command again"),
             LocalError::Rest(error) => Self::from_error(Exit::Internal, error),

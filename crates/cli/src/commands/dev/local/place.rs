@@ -1,6 +1,7 @@
 //! Where a project's Airflow is kept: outside the project, which nothing of it
 //! writes to, and named by the project's path, as names are there twice.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -8,10 +9,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use updraft_agent::{LocalAirflow, LocalComponent, LocalRun, LocalState};
+use updraft_image::ImagePackages;
 use updraft_model::Digest;
-use updraft_project::{ImageFingerprint, Project, project_name_for};
+use updraft_project::{ImageFingerprint, Making, Project, project_name_for};
 
-use super::inputs;
+use super::runtime::RuntimeArgs;
+use super::{image, inputs};
 use crate::console::Console;
 use crate::context::{Context, state_dir};
 use crate::exit::Exit;
@@ -21,6 +24,8 @@ use crate::failure::{Failure, Result};
 pub(crate) struct Place {
     pub(crate) project: Project,
     root: PathBuf,
+    /// Where scans are remembered.
+    cache: Option<PathBuf>,
 }
 
 /// What the last start was made from. No values of `.env` are in it.
@@ -34,6 +39,9 @@ pub(crate) struct Kept {
     pub(super) settings_file: PathBuf,
     /// Of the variables in it.
     pub(super) env: Digest,
+    /// What the start was told of how it runs.
+    #[serde(default)]
+    pub(super) runtime: RuntimeArgs,
 }
 
 /// One command at a time starts and stops.
@@ -49,6 +57,7 @@ impl Place {
         Ok(Self {
             root: state_dir()?.join("dev").join(name),
             project,
+            cache: cx.cache_dir(),
         })
     }
 
@@ -121,7 +130,7 @@ impl Place {
     pub(crate) fn installed(&self) -> Result<(Kept, LocalAirflow)> {
         let (mut kept, airflow) = self.started()?;
         kept.run.own = inputs::variables(&kept.env_file, false)?;
-        if !kept.run.is_installed() {
+        if !kept.run.is_installed()? {
             return Err(Failure::new(
                 Exit::Conflict,
                 "the environment that Airflow ran in is not there any more",
@@ -149,11 +158,31 @@ impl Place {
         others.filter_map(port).collect()
     }
 
+    /// What would be installed, or built, for the project as it is.
+    fn fingerprint(&self, kept: &Kept) -> Result<ImageFingerprint> {
+        let before = &kept.image;
+        match before.making {
+            Making::Built { .. } => {
+                // What is in an image is known once it is built.
+                let has = ImagePackages {
+                    airflow: before.airflow_version.clone(),
+                    python: before.python_version,
+                    packages: BTreeMap::new(),
+                };
+                let steps = &kept.runtime.steps;
+                image::fingerprint(&self.project, steps, &has, self.cache.as_deref())
+            }
+            Making::Locked | Making::Prebuilt { .. } => {
+                Ok(self.project.image_recipe()?.fingerprint)
+            }
+        }
+    }
+
     /// What of the project is not what runs, a line each. Its DAGs and other files are live.
     pub(crate) fn changed_since(&self, kept: &Kept) -> Vec<String> {
-        let mut changed = match self.project.image_recipe() {
-            Ok(recipe) => recipe.fingerprint.differences(&kept.image),
-            Err(error) => vec![error.to_string()],
+        let mut changed = match self.fingerprint(kept) {
+            Ok(fingerprint) => fingerprint.differences(&kept.image),
+            Err(failure) => vec![failure.message],
         };
         match inputs::variables(&kept.env_file, false) {
             Ok(variables) if inputs::digest(&variables) == kept.env => {}

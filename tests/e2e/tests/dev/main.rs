@@ -1,7 +1,10 @@
 //! `updraft dev start` and its companions: a project's folder in a real Airflow.
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod containers;
+
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -22,6 +25,8 @@ const SECRETS: [&str; 3] = [PASSWORD, VARIABLE, ENVIRONMENT];
 struct Desk {
     root: PathBuf,
     project: Project,
+    /// What commands need in their environment besides.
+    variables: Vec<(&'static str, OsString)>,
     _reaper: Reaper,
 }
 
@@ -52,6 +57,7 @@ impl Desk {
         let desk = Self {
             root,
             project,
+            variables: Vec::new(),
             _reaper: reaper,
         };
         let init = ["dev", "init", "shop", "--airflow-version", airflow];
@@ -71,6 +77,7 @@ impl Desk {
             .env("UPDRAFT_STATE_DIR", self.state())
             .env("UPDRAFT_CACHE_DIR", self.root.join("cache"))
             .env_remove("UPDRAFT_TOKEN")
+            .envs(self.variables.iter().cloned())
             .stdin(Stdio::null());
         if self.project.root().is_dir() {
             command.current_dir(self.project.root());

@@ -2,118 +2,44 @@
 //! on it: no control plane, no Release, no agent that stays.
 //!
 //! Its components are those of an agent's Airflow, started, recognised, adopted
-//! and stopped by the same code. Only nobody keeps them up: whoever starts them
-//! waits until they are, and lets go.
+//! and stopped by the same code, as processes or in containers. Only nobody keeps
+//! them up: whoever starts them waits until they are, and lets go.
+//!
+//! [`run`] is what it runs, [`engine`] who has its containers, [`objects`] and
+//! [`command`] what people do with it beside.
 
-use std::collections::BTreeMap;
+mod command;
+mod engine;
+mod objects;
+mod run;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use updraft_image::Realised;
-use updraft_model::{Digest, Timestamp};
+use serde::Serialize;
+use tokio::sync::Mutex;
+use updraft_model::Timestamp;
 use updraft_project::AirflowObjects;
 
+pub use self::command::LocalCommand;
+pub use self::engine::LocalEngine;
+use self::engine::Served;
+pub use self::objects::{Imported, ObjectKind};
+pub use self::run::{LIVE_FOLDERS, LocalPackages, LocalRun};
 use crate::airflow::components::{self, CELERY_WORKER, Common, DAG_PROCESSOR, SCHEDULER};
 use crate::airflow::rest::{AirflowRest, AirflowRestError};
 use crate::airflow::secrets::Secrets;
-use crate::airflow::settings::{self, AskedFor, Dags, MARK, SettingsFor, Variables};
+use crate::airflow::settings::{self, AskedFor, Dags, SettingsFor, Variables};
 use crate::config::wrapper;
 use crate::disk::Disk;
-use crate::environment::{Environment, Packages};
+use crate::environment::Environment;
 use crate::files;
 use crate::migrate::{Database, MigrateError};
 use crate::runtime::identity::{Sign, family};
 use crate::runtime::logs::{self, Hidden};
 use crate::runtime::record::Record;
 use crate::runtime::supervisor::{Launcher, Names, Spec, Supervisor, stop_all};
-
-/// What it runs, and in which environment.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LocalRun {
-    /// Names what is installed in the virtual environment.
-    key: Digest,
-    /// The virtual environment.
-    venv: PathBuf,
-    bin: PathBuf,
-    python: PathBuf,
-    pub airflow_version: String,
-    pub python_version: String,
-    /// The project's folder.
-    pub project: PathBuf,
-    /// Where its web server listens, on loopback.
-    pub port: u16,
-    /// What the project's Dockerfile sets.
-    image_variables: BTreeMap<String, String>,
-    /// What its `.env` sets: secrets, which are read there each time.
-    #[serde(skip)]
-    pub own: BTreeMap<String, String>,
-}
-
-impl LocalRun {
-    pub fn new(
-        realised: &Realised,
-        airflow_version: String,
-        image_variables: BTreeMap<String, String>,
-        project: PathBuf,
-        port: u16,
-    ) -> Self {
-        Self {
-            key: realised.key,
-            venv: realised.folder.clone(),
-            bin: realised.bin.clone(),
-            python: realised.python.clone(),
-            airflow_version,
-            python_version: realised.python_version.to_string(),
-            project,
-            port,
-            image_variables,
-            own: BTreeMap::new(),
-        }
-    }
-
-    pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    /// The Python of the environment: `-m airflow` is its command line.
-    pub fn python(&self) -> &Path {
-        &self.python
-    }
-
-    /// Whether the virtual environment is still there.
-    pub fn is_installed(&self) -> bool {
-        self.python.exists()
-    }
-
-    /// Variables of its own that Updraft sets otherwise.
-    pub fn reserved(&self) -> impl Iterator<Item = &str> {
-        let names = self.image_variables.keys().chain(self.own.keys());
-        names
-            .map(String::as_str)
-            .filter(|name| settings::is_reserved(name))
-    }
-
-    fn environment(&self) -> Environment {
-        Environment {
-            digest: self.key,
-            key: self.key,
-            packages: Packages::Venv {
-                folder: self.venv.clone(),
-                bin: self.bin.clone(),
-                python: self.python.clone(),
-            },
-            project: self.project.clone(),
-            variables: self.image_variables.clone(),
-            airflow_version: self.airflow_version.clone(),
-            python_version: self.python_version.clone(),
-            note: None,
-        }
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
@@ -137,6 +63,8 @@ pub enum LocalError {
     },
     #[error("{0}")]
     Objects(String),
+    #[error("{message}")]
+    Engine { message: String, help: &'static str },
     #[error(transparent)]
     Rest(#[from] AirflowRestError),
 }
@@ -164,33 +92,12 @@ pub enum LocalState {
     Stopped,
 }
 
-/// What of Airflow is imported and exported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ObjectKind {
-    Connections,
-    Variables,
-    Pools,
-}
-
-impl ObjectKind {
-    pub const ALL: [Self; 3] = [Self::Connections, Self::Variables, Self::Pools];
-}
-
-/// How many there were of each kind, and how many of them Airflow had otherwise.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Imported {
-    pub connections: usize,
-    pub variables: usize,
-    pub pools: usize,
-    pub changed: usize,
-}
-
 /// The folder of such an Airflow.
 pub struct LocalAirflow {
     disk: Disk,
     launcher: Launcher,
     secrets: Secrets,
+    served: Mutex<Option<Served>>,
 }
 
 /// What all of its processes are started with.
@@ -221,8 +128,6 @@ const EXECUTOR: &str = "LocalExecutor";
 const STARTED: Duration = Duration::from_secs(3);
 /// One crash may be a port that was not free yet.
 const CRASHES: u32 = 2;
-/// What reads and writes objects is done within this.
-const OBJECTS: Duration = Duration::from_secs(120);
 
 impl LocalAirflow {
     /// Takes a folder, and makes what lacks there.
@@ -235,7 +140,12 @@ impl LocalAirflow {
             let root = std::path::absolute(root)?;
             files::make_folder(&root, 0o700)?;
             let disk = Disk::at(root);
-            for folder in [disk.run(), disk.logs(), disk.airflow_home()] {
+            for folder in [
+                disk.run(),
+                disk.logs(),
+                disk.airflow_home(),
+                disk.signs_of_life(),
+            ] {
                 files::make_folder(&folder, 0o700)?;
             }
             let launcher = Launcher {
@@ -248,6 +158,7 @@ impl LocalAirflow {
                 disk,
                 launcher,
                 secrets,
+                served: Mutex::default(),
             })
         };
         open().map_err(failed)
@@ -285,7 +196,9 @@ impl LocalAirflow {
 
     /// Whether any process of it runs.
     pub fn runs(&self) -> bool {
-        !family(&[], Some(&Sign::of(&self.disk))).is_empty()
+        // What runs as another group tells nobody its sign.
+        components::ALL.iter().any(|name| self.is_alive(name))
+            || !family(&[], Some(&Sign::of(&self.disk))).is_empty()
     }
 
     pub fn components(&self, run: &LocalRun) -> Vec<LocalComponent> {
@@ -372,6 +285,7 @@ impl LocalAirflow {
         say: &mut dyn FnMut(&str),
     ) -> Result<Option<Imported>, LocalError> {
         let begun = Instant::now();
+        self.reach_engine_of(run).await?;
         let setup = self.setup(run);
         let common = setup.common(&self.disk);
         self.secrets
@@ -383,7 +297,7 @@ impl LocalAirflow {
         };
         if let Some(migration) = database.pending().map_err(|it| self.not_migrated(it))? {
             // Components of another version must not write while tables change.
-            self.stop().await;
+            self.end_all().await;
             say("preparing Airflow's database");
             let migrated = database.migrate(migration, self.admin_password()).await;
             migrated.map_err(|it| self.not_migrated(it))?;
@@ -413,6 +327,7 @@ impl LocalAirflow {
         kept.0.want(&specs);
         say(&format!("waiting for Airflow {}", run.airflow_version));
         self.wait_until_up(run, &kept.0, begun, limit).await?;
+        self.remove_ended(run).await;
         Ok(imported)
     }
 
@@ -457,8 +372,14 @@ impl LocalAirflow {
         }
     }
 
-    /// Stops all of it, tasks included, within 15 s. Its database stays.
-    pub async fn stop(&self) {
+    /// Stops all of it, tasks included, within 15 s, and removes its containers. Its
+    /// database stays.
+    pub async fn stop(&self) -> Result<(), LocalError> {
+        self.end_all().await;
+        self.remove_containers().await
+    }
+
+    async fn end_all(&self) {
         stop_all(&self.launcher, components::ALL, &Sign::of(&self.disk)).await;
         for name in components::LONG_RUNNING {
             // What is stopped has not ended by itself.
@@ -466,83 +387,10 @@ impl LocalAirflow {
         }
     }
 
-    /// Removes the folder, its database and logs.
-    pub async fn remove(self) -> Result<(), LocalError> {
-        self.stop().await;
+    /// Removes the folder, its database and logs, of what was stopped.
+    pub fn remove(self) -> Result<(), LocalError> {
         let root = self.disk.root().to_owned();
         files::remove(&root).map_err(|source| self.failed(source))
-    }
-
-    /// The variables of a command of the user's in Airflow's environment. It
-    /// belongs to whoever starts it, and does not end with Airflow.
-    pub fn variables(&self, run: &LocalRun) -> BTreeMap<String, String> {
-        let mut variables = self.setup(run).variables;
-        variables.remove(MARK);
-        let venv = run.venv.display().to_string();
-        variables.insert("VIRTUAL_ENV".into(), venv);
-        variables
-    }
-
-    /// Gives Airflow what a settings file has, all of it or nothing. Twice is once.
-    pub async fn import(
-        &self,
-        run: &LocalRun,
-        objects: &AirflowObjects,
-    ) -> Result<Imported, LocalError> {
-        let request = json!({ "op": "import", "objects": objects });
-        self.ask(run, &request).await
-    }
-
-    /// Reads what Airflow has, values included.
-    pub async fn export(
-        &self,
-        run: &LocalRun,
-        kinds: &[ObjectKind],
-    ) -> Result<AirflowObjects, LocalError> {
-        let request = json!({ "op": "export", "kinds": kinds });
-        self.ask(run, &request).await
-    }
-
-    /// Has Airflow's own models do it, in a process that is told by its standard
-    /// input: command lines and variables are for others to see.
-    async fn ask<T: serde::de::DeserializeOwned>(
-        &self,
-        run: &LocalRun,
-        request: &Value,
-    ) -> Result<T, LocalError> {
-        let setup = self.setup(run);
-        let spec = setup.common(&self.disk).objects();
-        let offset = std::fs::metadata(self.log(spec.component)).map_or(0, |it| it.len());
-        let answered = tokio::time::timeout(OBJECTS, self.answer(&spec, request)).await;
-        let text = answered
-            .map_err(|_| LocalError::Objects("Airflow's database did not answer in time".into()))?
-            .map_err(|source| self.failed(source))?;
-        let answer: Value = serde_json::from_slice(&text).map_err(|_| LocalError::Step {
-            what: "asking Airflow for its objects".into(),
-            said: logs::tail(&self.log(spec.component), offset, 20, &setup.hidden),
-        })?;
-        if let Some(error) = answer["error"].as_str() {
-            return Err(LocalError::Objects(error.to_owned()));
-        }
-        // An error of serde's would quote what it read.
-        serde_json::from_value(answer)
-            .map_err(|_| LocalError::Objects("Airflow's answer makes no sense".into()))
-    }
-
-    async fn answer(&self, spec: &Spec, request: &Value) -> io::Result<Vec<u8>> {
-        let mut child = self.launcher.spawn(spec, true).await?;
-        if let Some(mut input) = child.stdin.take() {
-            // One that ends before it has read it says why.
-            let _ = input.write_all(request.to_string().as_bytes()).await;
-        }
-        let mut text = Vec::new();
-        if let Some(output) = &mut child.stdout {
-            output.read_to_end(&mut text).await?;
-        }
-        if child.wait().await?.found_another() {
-            return Err(io::Error::other("another import or export is under way"));
-        }
-        Ok(text)
     }
 
     fn failed(&self, source: io::Error) -> LocalError {
@@ -603,22 +451,44 @@ fn parse_again_after(dags: &Path) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+    use updraft_model::Digest;
+
     use super::*;
+    use crate::airflow::settings::MARK;
     use crate::runtime::identity::ProcessIdentity;
 
-    fn run(project: &Path) -> LocalRun {
-        LocalRun {
-            key: Digest::of(b"venv"),
-            venv: "/venv".into(),
+    fn run_in(packages: LocalPackages, project: &Path) -> LocalRun {
+        let versions = ("3.3.2".into(), "3.12".into());
+        let sets = [
+            ("AIRFLOW_HOME".into(), "/opt/airflow".into()),
+            ("FROM_IMAGE".into(), "1".into()),
+        ];
+        let mut run = LocalRun::new(packages, versions, sets.into(), project.to_owned(), 8080);
+        run.own = [("OWN".into(), "s3cret".into())].into();
+        run
+    }
+
+    fn venv(folder: &str) -> LocalPackages {
+        LocalPackages::Venv {
+            key: Digest::of(folder.as_bytes()),
+            venv: folder.into(),
             bin: "/venv/bin".into(),
             python: "/venv/bin/python".into(),
-            airflow_version: "3.3.2".into(),
-            python_version: "3.12".into(),
-            project: project.to_owned(),
-            port: 8080,
-            image_variables: [("FROM_IMAGE".into(), "1".into())].into(),
-            own: [("OWN".into(), "s3cret".into())].into(),
         }
+    }
+
+    fn image(engine: &str, id: &str) -> LocalPackages {
+        let engine = json!({ "name": engine, "socket": "/engine.sock", "rootless": false });
+        LocalPackages::Image {
+            engine: serde_json::from_value(engine).unwrap(),
+            id: id.into(),
+            wheel: "/cache/ours.whl".into(),
+        }
+    }
+
+    fn run(project: &Path) -> LocalRun {
+        run_in(venv("/venv"), project)
     }
 
     #[test]
@@ -650,11 +520,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let airflow = LocalAirflow::open(root.path()).unwrap();
         let asked = |run: &LocalRun| airflow.setup(run).asked;
-        let before = run(Path::new("/project"));
+        let project = Path::new("/project");
+        let before = run(project);
         assert_eq!(asked(&before), asked(&before.clone()));
         for change in [
             |run: &mut LocalRun| run.port = 8081,
-            |run: &mut LocalRun| run.venv = "/other".into(),
             |run: &mut LocalRun| run.own.clear(),
             |run: &mut LocalRun| run.project = "/moved".into(),
         ] {
@@ -662,6 +532,60 @@ mod tests {
             change(&mut after);
             assert_ne!(asked(&after), asked(&before));
         }
+        let elsewhere = [
+            venv("/venv"),
+            venv("/other"),
+            image("docker", "sha256:1"),
+            image("docker", "sha256:2"),
+            image("podman", "sha256:1"),
+        ];
+        for (at, one) in elsewhere.iter().enumerate() {
+            for other in &elsewhere[at + 1..] {
+                let [one, other] = [one, other].map(|it| run_in(it.clone(), project));
+                assert_ne!(asked(&one), asked(&other));
+            }
+        }
+    }
+
+    #[test]
+    fn a_container_reads_the_project_wherever_its_image_has_it() {
+        let root = tempfile::tempdir().unwrap();
+        let project = tempfile::tempdir().unwrap();
+        for folder in ["dags", "include"] {
+            std::fs::create_dir(project.path().join(folder)).unwrap();
+        }
+        let airflow = LocalAirflow::open(root.path()).unwrap();
+        let run = run_in(image("docker", "sha256:1"), project.path());
+        let setup = airflow.setup(&run);
+        let container = setup.common(&airflow.disk).objects().container.unwrap();
+        let below: Vec<_> = container.mounts.iter().collect();
+        let has = |path: &Path, target: &Path, writable: bool| {
+            below
+                .iter()
+                .any(|it| it.path == path && it.target == target && it.writable == writable)
+        };
+        let project = project.path();
+        assert!(has(project, project, false));
+        for folder in ["dags", "include"] {
+            let inside = Path::new("/opt/airflow").join(folder);
+            assert!(has(&project.join(folder), &inside, false), "{folder}");
+        }
+        assert!(!below.iter().any(|it| it.target.ends_with("plugins")));
+        let home = root.path().join("airflow");
+        assert!(has(&home, &home, true));
+
+        // Nothing of this machine's user is known there, and the image's own home is left.
+        let variables = &setup.variables;
+        let home = home.display().to_string();
+        assert_eq!(
+            (&variables["HOME"], &variables["AIRFLOW_HOME"]),
+            (&home, &home)
+        );
+        assert_eq!(variables["USER"], "airflow");
+        let kept = serde_json::to_value(&run).unwrap();
+        let again: LocalRun = serde_json::from_value(kept).unwrap();
+        assert!(again.engine().is_some() && again.venv().is_none());
+        assert_eq!(run.reserved().count(), 0);
     }
 
     #[test]
