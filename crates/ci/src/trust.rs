@@ -45,13 +45,11 @@ impl Reference {
 
     /// For providers that name branches and tags in claims of their own.
     fn short(&self, branch: &'static str, tag: &'static str) -> (&'static str, Expected) {
-        match self.0.strip_prefix("refs/tags/") {
-            Some(name) => (tag, pattern(name)),
-            None => {
-                let name = self.0.strip_prefix("refs/heads/").unwrap_or(&self.0);
-                (branch, pattern(name))
-            }
+        if let Some(name) = self.0.strip_prefix("refs/tags/") {
+            return (tag, pattern(name));
         }
+        let name = self.0.strip_prefix("refs/heads/").unwrap_or(&self.0);
+        (branch, pattern(name))
     }
 }
 

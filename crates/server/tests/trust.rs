@@ -124,6 +124,7 @@ async fn begin(
         git: None,
         ci: None,
         allow_downgrade: false,
+        force: false,
         key: DeployId::new().to_string(),
     };
     client.create_deploy(name, &ask).await
@@ -238,8 +239,8 @@ async fn an_identity_that_its_issuer_did_not_sign_is_refused() {
     ] {
         world.refused(broken).await;
     }
-    let long = issuer.sign(&world.but(&json!({ "padding": "x".repeat(20_000) })));
-    let said = world.refused(&long).await;
+    let padded = issuer.sign(&world.but(&json!({ "padding": "x".repeat(20_000) })));
+    let said = world.refused(&padded).await;
     assert!(said.contains("bytes long; 16384 is the most"), "{said}");
     let huge = "x".repeat(80_000);
     let refused = world.exchange(&huge).await.err().unwrap();

@@ -88,7 +88,7 @@ struct GithubArgs {
     #[arg(long, value_name = "ID")]
     owner_id: Option<String>,
 
-    /// The issuer of a GitHub Enterprise Server, as in https://HOST/_services/token
+    /// The issuer of a GitHub Enterprise Server: its address, then /_services/token
     #[arg(long, value_name = "URL")]
     issuer: Option<String>,
 
