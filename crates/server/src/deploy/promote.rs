@@ -79,9 +79,10 @@ pub(crate) async fn promote(
         if proves_again {
             deploy = prove_again(app, &mut tx, &mut deployment, deploy).await?;
         }
+        caller.goes_on_with(&mut tx, deploy.id).await?;
         let answer = answer(app, &mut tx, &deployment, taken, assessment, Some(deploy)).await?;
+        tx.commit().await?;
         if proves_again {
-            tx.commit().await?;
             app.announce(id);
         }
         return Ok(answer);
