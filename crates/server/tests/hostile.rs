@@ -529,7 +529,7 @@ async fn naming_a_blob_of_another_deployment_does_not_make_it_readable() {
 
     // An Environment whose configuration is the shop's manifest, by its digest.
     let mut naming = environment("y");
-    let config = "{\"requirements\":\"y\"}";
+    let config = "{\"requirements\":\"y\",\"platform\":\"any\"}";
     naming.manifest = naming.manifest.replace(
         &format!(
             "\"digest\":\"{}\",\"size\":{}",
