@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use updraft_model::{Expected, TrustProvider};
+use updraft_model::{EVENTS_OF_OTHERS, Expected, TrustProvider};
 
 /// A pipeline as the control plane is to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +145,7 @@ pub fn github(ask: &Github, audience: Option<String>) -> Result<Trusted, String>
     if ask.reference.is_none() && ask.environment.is_none() {
         return Err("name a ref or an environment: otherwise every branch may deploy".into());
     }
-    let of_others = |event: &&String| event.starts_with("pull_request");
+    let of_others = |event: &&String| EVENTS_OF_OTHERS.iter().any(|it| event.starts_with(it));
     if let Some(event) = ask.events.iter().find(of_others) {
         return Err(format!(
             "`{event}` cannot be trusted: its identity does not say whose code it runs"
@@ -213,6 +213,10 @@ pub fn gitlab(ask: &Gitlab, audience: Option<String>) -> Result<Trusted, String>
         claims.expect("ref_path", reference.expected());
     }
     claims.may_be("environment", ask.environment.as_deref());
+    if ask.reference.is_none() {
+        // Anybody who may push names an environment in his own branch.
+        claims.is("environment_protected", "true");
+    }
     if ask.is_protected {
         claims.is("ref_protected", "true");
     }

@@ -43,7 +43,7 @@ pub use release::{BundleRef, ImageRef, Release, ReleasePart};
 pub use repository::{InvalidRepository, InvalidTag, OciDigest, RepositoryName, Tag};
 pub use role::{Role, Scope};
 pub use runs::UnfinishedRuns;
-pub use trust::{ExchangeOutcome, Expected, Identity, TrustProvider};
+pub use trust::{EVENTS_OF_OTHERS, ExchangeOutcome, Expected, Identity, TrustProvider};
 
 /// A point in time, always UTC.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;

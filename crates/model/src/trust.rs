@@ -6,6 +6,15 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// How the names of GitHub's events begin that run with the default branch's name and may be
+/// caused by anybody.
+pub const EVENTS_OF_OTHERS: [&str; 4] = [
+    "pull_request",
+    "issue_comment",
+    "discussion",
+    "workflow_run",
+];
+
 /// Who issues a pipeline's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

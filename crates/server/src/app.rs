@@ -10,7 +10,7 @@ use updraft_model::{DeploymentId, Timestamp, WorkspaceId};
 use updraft_store::Store;
 
 use crate::agent::Leases;
-use crate::auth::trust::Issuers;
+use crate::auth::trust::{Issuers, Refusals};
 use crate::auth::{Keys, KnownCallers};
 use crate::bundle::Shelf;
 use crate::config::ServerConfig;
@@ -35,6 +35,7 @@ pub struct Parts {
     pub(crate) callers: KnownCallers,
     /// Of pipelines that are trusted.
     pub(crate) issuers: Issuers,
+    pub(crate) refusals: Refusals,
     pub(crate) shelf: Shelf,
     pub(crate) news: News,
     /// How many agents that wait are answered at once.

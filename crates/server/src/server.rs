@@ -21,7 +21,7 @@ use updraft_store::{Store, StoreError};
 
 use crate::agent::Leases;
 use crate::app::{App, Parts, READERS};
-use crate::auth::trust::Issuers;
+use crate::auth::trust::{Issuers, Refusals};
 use crate::auth::{KeyError, Keys, KnownCallers, Lacking};
 use crate::backup::RESTORING;
 use crate::bundle::Shelf;
@@ -355,6 +355,7 @@ async fn open_app(config: ServerConfig, public_url: String) -> Result<App, Start
         keys,
         callers: KnownCallers::default(),
         issuers: Issuers::default(),
+        refusals: Refusals::default(),
         shelf: Shelf::default(),
         news: News::default(),
         turns: Semaphore::new(ANSWERS_AT_ONCE),

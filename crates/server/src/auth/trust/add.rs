@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use globset::GlobBuilder;
+use updraft_api::client::is_loopback;
 use updraft_api::trust::{CreateTrust, TrustView};
 use updraft_model::{Expected, Role, Scope, TrustId};
 use updraft_store::{Read, Trust, TrustContent};
@@ -25,6 +26,11 @@ pub(crate) async fn add(
     ask: CreateTrust,
 ) -> Result<TrustView, TrustError> {
     check(&ask)?;
+    if address(&ask.issuer).is_ok_and(|at| is_loopback(&at)) && !caller.is_for_all() {
+        return Err(TrustError::Invalid(
+            "an issuer on the control plane's own machine is added by an admin of all".into(),
+        ));
+    }
     let mut tx = app.store.begin().await?;
     let scope = match (&ask.deployment, &ask.workspace) {
         (Some(name), None) => Scope::Deployment {
@@ -81,7 +87,8 @@ pub(crate) async fn list(app: &App, caller: &Caller) -> Result<Vec<TrustView>, T
 /// Removes a trust, and ends at once every token that came of it.
 pub(crate) async fn remove(app: &App, caller: &Caller, id: TrustId) -> Result<(), TrustError> {
     let mut tx = app.store.begin().await?;
-    let trust = tx.trust(id).await?.ok_or(TrustError::NotFound(id))?;
+    // An exchange under way ends first, so that its token is revoked as well.
+    let trust = tx.lock_trust(id).await?.ok_or(TrustError::NotFound(id))?;
     if !caller.covers(&mut tx, trust.scope).await? {
         return Err(caller.out_of_scope(format!("the trust `{id}`")).into());
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use globset::GlobBuilder;
 use serde_json::{Map, Value};
-use updraft_model::{Expected, Identity};
+use updraft_model::{EVENTS_OF_OTHERS, Expected, Identity};
 use updraft_store::Trust;
 
 /// What an issuer says of a pipeline, with a signature that was checked.
@@ -38,6 +38,15 @@ const RUNS: &[&str] = &[
     "pipelineUuid",
 ];
 const ACTORS: &[&str] = &["actor", "user_login"];
+/// Claims that say whose an identity is.
+const OWNERS: &[&str] = &[
+    "sub",
+    "repository_id",
+    "repository_owner_id",
+    "project_id",
+    "repositoryUuid",
+    "oidc.circleci.com/project-id",
+];
 
 impl Claims {
     /// A claim as text. A list or a structure is none, so that nothing is
@@ -133,6 +142,8 @@ pub(super) fn judge(
             });
         }
     }
+    let of_others = of_others(claims);
+    mismatches.extend(of_others.filter(|of| !mismatches.iter().any(|it| it.claim == of.claim)));
     let mut pinned = trust.pinned.clone();
     for claim in &trust.content.pin {
         let found = claims.text(claim);
@@ -172,6 +183,24 @@ pub(super) fn accepts(expected: &Expected, found: &str) -> bool {
     }
 }
 
+/// Runs that have the default branch's name, and may have been caused by anybody: whatever
+/// a trust says, these are none of the owner's pushes.
+fn of_others(claims: &Claims) -> Option<Mismatch> {
+    let runs: [(&str, &[&str]); 2] = [
+        ("event_name", &EVENTS_OF_OTHERS),
+        ("pipeline_source", &["merge_request_event"]),
+    ];
+    runs.into_iter().find_map(|(claim, others)| {
+        let found = claims.text(claim)?;
+        let is_one = others.iter().any(|it| found.starts_with(it));
+        is_one.then(|| Mismatch {
+            claim: claim.to_owned(),
+            found: Some(found),
+            expected: "what only the repository's own people cause".into(),
+        })
+    })
+}
+
 /// Whether an identity is of the same owner as what is trusted. Anybody with an
 /// account at a public issuer gets a good signature, and is not to learn from a
 /// refusal which repositories there are.
@@ -191,10 +220,10 @@ fn is_near(trust: &Trust, claims: &Claims) -> bool {
         let found = claims.text("organization_slug");
         return found.is_some_and(|found| accepts(organization, &found));
     }
-    expected.iter().any(|(claim, expected)| {
-        let is_exact = matches!(expected, Expected::Is(_));
-        let found = claims.text(claim).filter(|_| is_exact);
-        found.is_some_and(|found| accepts(expected, &found))
+    // What only the owner has: others' branches and events are called the same.
+    OWNERS.iter().any(|claim| match expected.get(*claim) {
+        Some(Expected::Is(owner)) => claims.text(claim).as_ref() == Some(owner),
+        _ => false,
     })
 }
 

@@ -71,16 +71,7 @@ async fn believed(app: &App, ask: &ExchangeToken) -> Result<Given, TrustError> {
         issuer: issuer.chars().take(200).collect(),
         deployment: name.as_ref().map(ToString::to_string),
     };
-    let mut look = app.store.look().await?;
-    let mut trusts = look.trusts_of_issuer(issuer).await?;
-    let mut deployment = None;
-    if let Some(name) = &name {
-        // One that is not there and one that trusts nobody look the same.
-        let found = look.deployment_named(name).await?.ok_or_else(no_trust)?;
-        trusts.retain(|it| it.scope.covers(found.workspace, found.id));
-        deployment = Some((found.id, found.name));
-    }
-    drop(look);
+    let mut trusts = app.store.look().await?.trusts_of_issuer(issuer).await?;
     if trusts.is_empty() {
         return Err(no_trust());
     }
@@ -90,6 +81,18 @@ async fn believed(app: &App, ask: &ExchangeToken) -> Result<Given, TrustError> {
         .key(issuer, key, unverified.algorithm, app.now())
         .await?;
     let claims = unverified.verify(&key)?;
+    // Nobody learns which Deployments there are before he has shown who he is.
+    let mut deployment = None;
+    if let Some(name) = &name {
+        // One that is not there and one that trusts nobody look the same.
+        let mut look = app.store.look().await?;
+        let found = look.deployment_named(name).await?.ok_or_else(no_trust)?;
+        trusts.retain(|it| it.scope.covers(found.workspace, found.id));
+        deployment = Some((found.id, found.name));
+    }
+    if trusts.is_empty() {
+        return Err(no_trust());
+    }
     Ok(Given {
         identity: claims.identity(issuer),
         claims,

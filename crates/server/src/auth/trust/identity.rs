@@ -13,6 +13,8 @@ use super::claims::Claims;
 
 /// The longest that is looked at; the providers' are 1 to 4 kB.
 const MOST_BYTES: usize = 16 << 10;
+/// Of an issuer or a key.
+const MOST_NAME_BYTES: usize = 1000;
 /// How far clocks may be apart.
 const LEEWAY_S: i64 = 60;
 
@@ -71,6 +73,12 @@ impl<'a> Unverified<'a> {
         };
         let header: Header = part(header)?;
         let Issuer { iss } = part(payload)?;
+        let key = header.kid.as_deref().unwrap_or_default();
+        for said in [&iss, &header.alg, key] {
+            if said.len() > MOST_NAME_BYTES || said.chars().any(char::is_control) {
+                return Err(TrustError::NoJwt);
+            }
+        }
         let algorithm = asymmetric(&header.alg)
             .filter(|_| header.crit.is_none())
             .ok_or_else(|| TrustError::Algorithm(header.alg.chars().take(20).collect()))?;

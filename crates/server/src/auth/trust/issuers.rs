@@ -4,7 +4,7 @@
 //! points to. One that does not answer once its keys are old lets nobody in.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, PublicKeyUse};
@@ -30,16 +30,27 @@ const MOST_ISSUERS: usize = 200;
 /// Issuers by their address.
 #[derive(Debug, Default)]
 pub(crate) struct Issuers {
-    known: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Known>>>>,
+    known: Mutex<HashMap<String, Arc<Known>>>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
+    kept: RwLock<Kept>,
+    /// Held while the issuer is asked: whoever's key is kept does not wait for that.
+    asked: tokio::sync::Mutex<Asked>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
     keys: Vec<Jwk>,
     fetched: Option<Timestamp>,
-    asked: Option<Timestamp>,
-    /// Why the last answer was none.
-    failure: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    at: Option<Timestamp>,
+    /// Whether the last answer was none.
+    is_down: bool,
 }
 
 /// The part of an issuer's description that is needed.
@@ -65,43 +76,38 @@ impl Issuers {
         now: Timestamp,
     ) -> Result<DecodingKey, TrustError> {
         let known = self.known(issuer);
-        let mut known = known.lock().await;
         let unknown = || TrustError::UnknownKey {
             issuer: issuer.to_owned(),
             key: id.map(|it| it.chars().take(100).collect()),
         };
-        let down = |why: &str| TrustError::IssuerDown {
-            issuer: issuer.to_owned(),
-            why: why.to_owned(),
-        };
-        let is_fresh = known.fetched.is_some_and(|at| now - at < FRESH);
-        if is_fresh && let Some(key) = known.find(id, algorithm) {
+        let down = || TrustError::IssuerDown(issuer.to_owned());
+        if let Some(key) = known.find(id, algorithm, now) {
             return Ok(key);
         }
-        if known.asked.is_some_and(|at| now - at < PAUSE) {
-            return Err(match &known.failure {
-                Some(why) => down(why),
-                None => unknown(),
-            });
+        let mut asked = known.asked.lock().await;
+        // Somebody else may have asked meanwhile.
+        if let Some(key) = known.find(id, algorithm, now) {
+            return Ok(key);
         }
-        known.asked = Some(now);
-        match fetch(issuer).await {
+        if asked.at.is_some_and(|at| now - at < PAUSE) {
+            return Err(if asked.is_down { down() } else { unknown() });
+        }
+        asked.at = Some(now);
+        let fetched = fetch(issuer).await;
+        asked.is_down = fetched.is_err();
+        match fetched {
             Ok(keys) => {
-                known.keys = keys;
-                known.fetched = Some(now);
-                known.failure = None;
-                known.find(id, algorithm).ok_or_else(unknown)
+                known.keep(keys, now);
+                known.find(id, algorithm, now).ok_or_else(unknown)
             }
             Err(why) => {
                 tracing::warn!(issuer, why, "an issuer's keys could not be fetched");
-                let error = down(&why);
-                known.failure = Some(why);
-                Err(error)
+                Err(down())
             }
         }
     }
 
-    fn known(&self, issuer: &str) -> Arc<tokio::sync::Mutex<Known>> {
+    fn known(&self, issuer: &str) -> Arc<Known> {
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         // Trusts come and go; what is still used is fetched again.
         if all.len() >= MOST_ISSUERS && !all.contains_key(issuer) {
@@ -112,9 +118,20 @@ impl Issuers {
 }
 
 impl Known {
-    /// The key of that id, or the only one where the identity names none.
-    fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<DecodingKey> {
-        let mut suitable = self.keys.iter().filter(|key| signs(key, algorithm));
+    fn keep(&self, keys: Vec<Jwk>, now: Timestamp) {
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        kept.keys = keys;
+        kept.fetched = Some(now);
+    }
+
+    /// The key of that id, or the only one where the identity names none, as long as keys
+    /// are good for.
+    fn find(&self, id: Option<&str>, algorithm: Algorithm, now: Timestamp) -> Option<DecodingKey> {
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+        if kept.fetched.is_none_or(|at| now - at >= FRESH) {
+            return None;
+        }
+        let mut suitable = kept.keys.iter().filter(|key| signs(key, algorithm));
         let key = match id {
             Some(id) => suitable.find(|key| key.common.key_id.as_deref() == Some(id))?,
             None => suitable.next().filter(|_| suitable.next().is_none())?,

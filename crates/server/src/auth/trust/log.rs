@@ -1,7 +1,10 @@
 //! What became of each exchange.
 
+use std::sync::{Mutex, PoisonError};
+
+use chrono::Duration;
 use updraft_api::trust::ExchangeView;
-use updraft_model::{DeploymentName, ExchangeId, ExchangeOutcome, Scope};
+use updraft_model::{DeploymentName, ExchangeId, ExchangeOutcome, Scope, Timestamp};
 use updraft_store::{Exchange, Read, StoreError};
 
 use super::{Refusal, TrustError};
@@ -64,8 +67,33 @@ pub(super) async fn name_of(
     }
 }
 
+/// Whoever is refused can be so again at once: what is more than sixty a minute is in the
+/// log of the process alone.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    /// Since when they are counted, and how many there were.
+    counted: Mutex<(Timestamp, u32)>,
+}
+
+impl Refusals {
+    const MOST_A_MINUTE: u32 = 60;
+
+    fn may_write(&self, now: Timestamp) -> bool {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, count) = &mut *counted;
+        if now - *since > Duration::minutes(1) {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        *count <= Self::MOST_A_MINUTE
+    }
+}
+
 /// Keeps a refusal, in place of the oldest.
 pub(super) async fn refused(app: &App, refusal: &Refusal) -> Result<(), StoreError> {
+    if !app.refusals.may_write(app.now()) {
+        return Ok(());
+    }
     let mut tx = app.store.begin().await?;
     tx.insert_exchange(&Exchange {
         id: ExchangeId::new(),

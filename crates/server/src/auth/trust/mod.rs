@@ -26,7 +26,7 @@ use crate::error::{Problem, answers};
 pub(crate) use add::{add, list, remove};
 pub(crate) use exchange::exchange;
 pub(crate) use issuers::Issuers;
-pub(crate) use log::exchanges;
+pub(crate) use log::{Refusals, exchanges};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrustError {
@@ -49,10 +49,9 @@ pub(crate) enum TrustError {
     UnknownKey { issuer: String, key: Option<String> },
     #[error("the identity is not signed by its issuer `{0}`")]
     Signature(String),
-    #[error(
-        "the keys of the issuer `{issuer}` cannot be had, so nobody is let in with them: {why}"
-    )]
-    IssuerDown { issuer: String, why: String },
+    // Why is in the log alone: anybody may ask, and the issuer may be in an inner network.
+    #[error("the keys of the issuer `{0}` cannot be had, so nobody is let in with them")]
+    IssuerDown(String),
     #[error("{0}")]
     Refused(Box<Refusal>),
     #[error("the identity fits trusts of several Deployments: {}", .0.join(", "))]
@@ -104,7 +103,7 @@ impl Problem for TrustError {
             | Self::UnknownKey { .. }
             | Self::Signature(_)
             | Self::Refused(_) => ErrorCode::IdentityRefused,
-            Self::IssuerDown { .. } => ErrorCode::Unavailable,
+            Self::IssuerDown(_) => ErrorCode::Unavailable,
             Self::Token(error) => error.code(),
             Self::Access(error) => error.code(),
             Self::Store(error) => error.code(),
@@ -123,8 +122,8 @@ impl Problem for TrustError {
             Self::UnknownKey { .. } => {
                 Some("have the job ask for a new identity: the issuer may have new keys".into())
             }
-            Self::IssuerDown { .. } => {
-                Some("try again once the issuer answers the control plane".into())
+            Self::IssuerDown(_) => {
+                Some("try again once the issuer answers; the control plane's log says why it does not".into())
             }
             Self::Refused(refusal) => Some(match &refusal.trust {
                 Some((trust, _)) => format!(
