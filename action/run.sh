@@ -23,8 +23,14 @@ if [ -n "$UPDRAFT_COMMENT_TOKEN" ]; then echo "::add-mask::$UPDRAFT_COMMENT_TOKE
 bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
 server=${UPDRAFT_SERVER%/}
-curl -fsSL --retry 3 -o "$bin/updraft" -- "$server/install" || refuse "the control plane does not answer at the address in server"
-sha256=${INPUT_SHA256:-$(curl -fsSL --retry 3 -- "$server/install/sha256" | cut -d ' ' -f 1)}
+# What comes in clear is somebody else's program, unless it is this machine that sends it.
+proto='=https'
+case "$server" in
+http://127.0.0.1:* | http://localhost:*) proto='=http' ;;
+*) if is insecure-http "$UPDRAFT_INSECURE_HTTP"; then proto='=http,https'; fi ;;
+esac
+curl -fsSL --proto "$proto" --retry 3 -o "$bin/updraft" -- "$server/install" || refuse "the control plane does not answer at the address in server"
+sha256=${INPUT_SHA256:-$(curl -fsSL --proto "$proto" --retry 3 -- "$server/install/sha256" | cut -d ' ' -f 1)}
 echo "$sha256  $bin/updraft" | sha256sum --check --quiet - ||
     refuse "the control plane serves another binary than sha256 pins: updraft ci init says which"
 chmod +x "$bin/updraft"
@@ -48,7 +54,8 @@ if [ -n "$INPUT_WAIT_TIME" ]; then patience=("--timeout=$INPUT_WAIT_TIME"); fi
 
 if [ -n "$INPUT_PROMOTE_FROM" ]; then
     if [ -z "$INPUT_DEPLOYMENT" ]; then refuse "promote-from needs deployment-name, where it goes"; fi
-    command=(promote "${halves[@]}" "${patience[@]}" -o json -- "$INPUT_PROMOTE_FROM" "$INPUT_DEPLOYMENT")
+    if is plan "$INPUT_PLAN"; then how=(--plan); else how=("${patience[@]}" "--reason=$INPUT_DESCRIPTION"); fi
+    command=(promote "${halves[@]}" "${how[@]}" -o json -- "$INPUT_PROMOTE_FROM" "$INPUT_DEPLOYMENT")
 elif is plan "$INPUT_PLAN"; then
     command=(deploy --plan "${halves[@]}" -o json)
     if [ -n "$UPDRAFT_COMMENT_TOKEN" ]; then command+=(--comment); fi
@@ -68,7 +75,7 @@ fi
 
 ended=0
 "$bin/updraft" "${command[@]}" >"$bin/result.json" || ended=$?
-"$bin/updraft" ci report "$bin/result.json"
+"$bin/updraft" ci report "$bin/result.json" || echo "::warning::The outputs and the summary could not be written"
 
 case "$ended" in
 10)

@@ -105,15 +105,29 @@ fn step_at(lines: &[&str], at: usize) -> Result<Option<usize>, MigrateError> {
     Ok(lines[at..end].iter().any(uses).then_some(end))
 }
 
-const LEFT_OUT: [&str; 8] = [
-    "build-secrets",
-    "checkout-submodules",
-    "cli-version",
-    "force",
-    "mount-path",
-    "pytest-file",
-    "wake-on-deploy",
-    "workspace",
+/// The keys of a step, and the action's inputs, that are taken over or told of by themselves.
+const STEP: [&str; 8] = [
+    "continue-on-error",
+    "env",
+    "id",
+    "if",
+    "name",
+    "timeout-minutes",
+    "uses",
+    "with",
+];
+const INPUTS: [&str; 11] = [
+    "action",
+    "checkout",
+    "deploy-type",
+    "deployment-id",
+    "deployment-name",
+    "description",
+    "image-name",
+    "parse",
+    "pytest",
+    "root-folder",
+    "wait-time",
 ];
 
 fn rewrite(
@@ -172,14 +186,17 @@ fn rewrite(
     if input("pytest") == "true" {
         flags.push_str(" --pytest");
     }
+    match input("parse").as_str() {
+        "true" => flags.push_str(" --parse"),
+        "false" => flags.push_str(" --no-parse"),
+        _ => {}
+    }
     if !input("deployment-id").is_empty() {
         notes.push(format!(
             "line {line}: an id means nothing here: `[[target]]` in updraft.toml, or UPDRAFT_DEPLOYMENT, names the Deployment"
         ));
     }
-    for name in LEFT_OUT.into_iter().filter(|name| !with[*name].is_null()) {
-        notes.push(format!("line {line}: `{name}` is left out"));
-    }
+    notes.extend(left_out(step, line));
 
     let mut lines = Vec::new();
     if input("checkout") != "false" {
@@ -190,8 +207,17 @@ fn rewrite(
     let name = step["name"].as_str().unwrap_or("Deploy");
     lines.push(format!("- name: {}", quoted(name)));
     for key in ["id", "if"] {
-        if let Some(value) = step[key].as_str() {
-            lines.push(format!("  {key}: {}", quoted(value)));
+        let value = text_of(&step[key]);
+        if !value.is_empty() {
+            lines.push(format!("  {key}: {}", quoted(&value)));
+        }
+    }
+    for key in ["continue-on-error", "timeout-minutes"] {
+        // Numbers and truth are such to GitHub only without quotes.
+        match &step[key] {
+            Value::Null => {}
+            Value::String(text) => lines.push(format!("  {key}: {}", quoted(text))),
+            other => lines.push(format!("  {key}: {other}")),
         }
     }
     lines.push("  env:".to_owned());
@@ -202,6 +228,25 @@ fn rewrite(
     let script = script::in_workflow(&flags);
     lines.extend(script.lines().map(|line| format!("    {line}")));
     Ok(lines.join("\n"))
+}
+
+/// What nothing here stands for.
+fn left_out(step: &Value, line: usize) -> Vec<String> {
+    let keys = |value: &Value| -> Vec<String> {
+        let keys = value.as_object().into_iter().flatten();
+        keys.map(|(name, _)| name.clone()).collect()
+    };
+    let others = [
+        (keys(step), STEP.as_slice()),
+        (keys(&step["with"]), INPUTS.as_slice()),
+    ];
+    let unknown = others.into_iter().flat_map(|(keys, known)| {
+        keys.into_iter()
+            .filter(|name| !known.contains(&name.as_str()))
+    });
+    unknown
+        .map(|name| format!("line {line}: `{name}` is left out"))
+        .collect()
 }
 
 fn text_of(value: &Value) -> String {

@@ -93,17 +93,22 @@ impl Context {
 
     /// A client that is signed in, as far as a token can be found.
     pub(crate) async fn client(&self) -> Result<Client> {
+        self.sign_in(self.deployment(None).ok()).await
+    }
+
+    /// The same, for what is done to several Deployments.
+    pub(crate) async fn client_to_all(&self) -> Result<Client> {
         self.sign_in(None).await
     }
 
     /// The same, for what is done to one Deployment: a pipeline may be trusted
     /// by several.
     pub(crate) async fn client_to(&self, deployment: &DeploymentName) -> Result<Client> {
-        self.sign_in(Some(deployment)).await
+        self.sign_in(Some(deployment.clone())).await
     }
 
     /// With a token, or in a pipeline with the job's identity.
-    async fn sign_in(&self, deployment: Option<&DeploymentName>) -> Result<Client> {
+    async fn sign_in(&self, deployment: Option<DeploymentName>) -> Result<Client> {
         if let Some(client) = self.keyless() {
             return Ok(client.clone());
         }
@@ -119,7 +124,7 @@ impl Context {
         let keyless = Keyless {
             client,
             provider: self.ci().map_or(CiProvider::Other, |run| run.provider),
-            deployment: deployment.cloned().or_else(|| self.deployment(None).ok()),
+            deployment,
         };
         let client = Box::pin(keyless.sign_in()).await?.ok_or(lacking)?;
         Ok(self.keyless.get_or_init(|| client).clone())

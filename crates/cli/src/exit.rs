@@ -61,7 +61,7 @@ exits! {
         "The token is good, but its role or scope does not allow this.",
         "Use another token, or ask an admin for one.";
     NotFound = 6, "not_found",
-        "No such Deployment, deploy or token.",
+        "No such Deployment, deploy, token or trust; no pipeline here.",
         "Check the name; the message has the nearest one.";
     Unreachable = 7, "unreachable",
         "No control plane or registry answers there, or it is not ready.",

@@ -132,12 +132,12 @@ fn exit_of_code(code: ErrorCode) -> Exit {
         | ErrorCode::TokenNotFound
         | ErrorCode::TrustNotFound
         | ErrorCode::BlobNotFound => Exit::NotFound,
-        ErrorCode::InvalidRequest | ErrorCode::BundleRefused | ErrorCode::LimitExceeded => {
-            Exit::Refused
-        }
+        ErrorCode::InvalidRequest
+        | ErrorCode::BundleRefused
+        | ErrorCode::ImageUnsuitable
+        | ErrorCode::LimitExceeded => Exit::Refused,
         ErrorCode::NameTaken
         | ErrorCode::ImageMissing
-        | ErrorCode::ImageUnsuitable
         | ErrorCode::DeployState
         | ErrorCode::NotARollbackTarget
         | ErrorCode::OnHold

@@ -42,10 +42,18 @@ struct Document<'a> {
 fn documents(text: &str) -> Vec<Document<'_>> {
     let mut all = Vec::new();
     let mut first = 1;
-    for part in text.split("\n---\n") {
-        all.push(Document { text: part, first });
-        first += part.matches('\n').count() + 2;
+    let mut from = 0;
+    let mut end = 0;
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        if line.trim_end() == "---" && number > 0 {
+            let part = &text[from..end];
+            all.push(Document { text: part, first });
+            (from, first) = (end + line.len(), number + 2);
+        }
+        end += line.len();
     }
+    let part = &text[from..];
+    all.push(Document { text: part, first });
     all
 }
 

@@ -128,7 +128,7 @@ impl Tool {
             Self::Jenkins => &["Jenkinsfile"],
             Self::Bitbucket => &["bitbucket-pipelines.yml"],
             Self::Azure => &["azure-pipelines.yml"],
-            Self::Codebuild => &["buildspec.yml"],
+            Self::Codebuild => &["buildspec.yml", "buildspec-check.yml"],
             Self::Drone => &[".drone.yml"],
         }
     }

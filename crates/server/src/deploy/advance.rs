@@ -372,6 +372,11 @@ async fn take_back(
     let (Some(target), Some(proven)) = (deployment.target, deployment.proven) else {
         return Ok(Vec::new());
     };
+    // What somebody rolled back does not come back by itself.
+    let last = tx.deploy(proven.deploy).await?;
+    if last.is_some_and(|last| matches!(last.state, DeployState::RolledBack { .. })) {
+        return Ok(Vec::new());
+    }
     let (Some(wanted), Some(proven_release), Some(failed_release)) = (
         tx.release(target.release).await?,
         tx.release(proven.release).await?,

@@ -1,11 +1,11 @@
 use updraft_api::deploy::{ComparisonOutcome, DeployView, RollbackRequest};
 use updraft_bundle::failpoint;
-use updraft_model::{DeployId, DeployKind, DeploymentName, Release, ReleaseId};
+use updraft_model::{DeployId, DeployKind, DeployState, DeploymentName, Release, ReleaseId};
 use updraft_store::{DeployParts, Deployment, NewDeploy, Read};
 
 use super::compare::of_equal;
 use super::create::{check_text, lock, prove_again};
-use super::hold::{RolledBack, hold_back};
+use super::hold::{RolledBack, held_by, hold_back};
 use super::wanted::{Become, files_between};
 use super::{DeployError, agents_now, become_wanted, view};
 use crate::app::App;
@@ -133,11 +133,9 @@ async fn find_target(
         let proven = read.proven_deploys(deployment.id, LOOK_BACK).await?;
         for deploy in proven {
             if let Some(release) = deploy.release
+                && !matches!(deploy.state, DeployState::RolledBack { .. })
                 && wanted.is_none_or(|wanted| !wanted.same_content(&release))
-                && deployment
-                    .hold
-                    .as_ref()
-                    .is_none_or(|hold| !hold.holds(&release))
+                && held_by(deployment, wanted, &release).is_none()
                 && read.has_manifests(&release).await?
             {
                 return Ok((deploy.id, release));

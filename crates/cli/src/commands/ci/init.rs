@@ -8,6 +8,7 @@ use serde::Serialize;
 use updraft_ci::pipeline::{
     Layout, NotPlain, Pipeline, PipelineFile, Plain, Refused, Strategy, Tool,
 };
+use updraft_model::DeploymentName;
 use updraft_project::{Project, ProjectParts, Pushed, RefKind, SETTINGS_FILE, git_state, target};
 use url::{Host, Url};
 
@@ -191,12 +192,26 @@ async fn choose(args: &InitArgs, project: &Project, root: &Path, asks: bool) -> 
         oidc = ask(question, answers, |it| it, Some("token")).await? == "identity";
     }
     Pipeline::is_meaningful(tool, layout, strategy, oidc)?;
+    let settings = project.settings();
+    if strategy == Strategy::MultiBranch
+        && settings.targets.is_empty()
+        && let Some(name) = &settings.deployment
+    {
+        return Err(every_branch_to(name));
+    }
     Ok(Choices {
         tool,
         layout,
         strategy,
         oidc,
     })
+}
+
+fn every_branch_to(name: &DeploymentName) -> Failure {
+    let message = format!("every branch would go to `{name}`: {SETTINGS_FILE} has no `[[target]]`");
+    Failure::new(Exit::Refused, message).help(
+        "write a `[[target]]` for each branch that is deployed, or take `--strategy one-branch`",
+    )
 }
 
 /// Asks until the answer is one of these; Enter takes the one that is offered.
@@ -334,6 +349,7 @@ fn next(pipeline: &Pipeline, project: &Project, server: &str) -> Vec<String> {
     let mut next = Vec::new();
     if pipeline.oidc {
         next.push("have the control plane trust this pipeline: docs/keyless.md".to_owned());
+        next.extend(needs_for_identity(pipeline.tool).map(str::to_owned));
     } else {
         next.push(format!(
             "keep a token {}; `updraft token create NAME --role deployer` makes one",
@@ -366,6 +382,18 @@ fn next(pipeline: &Pipeline, project: &Project, server: &str) -> Vec<String> {
     }
     next.push("commit what was written".to_owned());
     next
+}
+
+fn needs_for_identity(tool: Tool) -> Option<&'static str> {
+    match tool {
+        Tool::Azure => Some(
+            "keep the id of the service connection as the pipeline's variable `UPDRAFT_SERVICE_CONNECTION_ID`",
+        ),
+        Tool::Bitbucket => Some(
+            "give the trust the `--audience` that Bitbucket shows under Repository settings, OpenID Connect",
+        ),
+        _ => None,
+    }
 }
 
 fn is_loopback(server: &str) -> bool {

@@ -57,7 +57,11 @@ pub(crate) fn run(args: &ReportArgs, cx: &Context) -> Result<Exit> {
     }
     if let Some(path) = &args.dotenv {
         let lines = outputs.iter().map(|(name, value)| {
-            let name = name.to_uppercase().replace('-', "_");
+            let name = match *name {
+                // In later jobs that variable would say where to deploy.
+                "deployment" => "DEPLOYED_TO".to_owned(),
+                name => name.to_uppercase().replace('-', "_"),
+            };
             format!("UPDRAFT_{name}={}\n", value.replace('\n', " "))
         });
         std::fs::write(path, lines.collect::<String>())

@@ -286,12 +286,13 @@ impl Deploy<'_> {
         out.abandon(step);
         let files = plan::files(self.client, self.deployment, &scan, &planned).await?;
         // What of a new image half is there already was not asked yet.
-        let missing = match &planned.environment {
-            Some(_) => self.compare(&planned.parts, &scan).await?.missing,
-            None => planned.comparison.missing.clone(),
+        let asked = match &planned.environment {
+            Some(_) => self.compare(&planned.parts, &scan).await?,
+            None => planned.comparison.clone(),
         };
+        let missing = &asked.missing;
         let environment = planned.environment.as_ref();
-        let sent = to_send(&planned.parts, &scan, environment, &missing);
+        let sent = to_send(&planned.parts, &scan, environment, missing);
         let mut outcome = Outcome::new("planned", Exit::Success, self.deployment.clone());
         if planned.comparison.outcome == ComparisonOutcome::NothingToDo {
             outcome.outcome = "nothing_to_do";
@@ -320,7 +321,7 @@ impl Deploy<'_> {
             outcome.comment = Some(comment::write(forge, &told).await?);
         }
         plan::print(&outcome, &planned, out)?;
-        self.say_what_refuses(&planned.comparison, out).await?;
+        self.say_what_refuses(&asked, out).await?;
         if let Some(comment) = &outcome.comment {
             let at = comment.url.as_ref().map(|url| format!(": {url}"));
             writeln!(
@@ -485,7 +486,7 @@ impl Deploy<'_> {
         );
         say_image(planned.environment.is_some(), &planned.image_differs, out)?;
 
-        let order = if planned.comparison.outcome == ComparisonOutcome::Changes {
+        let mut order = if planned.comparison.outcome == ComparisonOutcome::Changes {
             self.in_order(&planned.comparison).await?
         } else {
             None
@@ -499,6 +500,10 @@ impl Deploy<'_> {
             }
         };
         failpoint("cli.created");
+        if order.is_none() && comparison.outcome == ComparisonOutcome::Changes {
+            // Somebody deployed something else meanwhile.
+            order = self.in_order(&comparison).await?;
+        }
         let next = next(comparison.outcome);
         if let Some(text) = next_text(comparison.outcome) {
             writeln!(out.status(), "{text}")?;

@@ -96,7 +96,7 @@ impl PromoteArgs {
 pub(crate) async fn run(args: &PromoteArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let started = Instant::now();
     let interrupt = Interrupt::listen()?;
-    let client = interrupt.ends(cx.client()).await?;
+    let client = interrupt.ends(cx.client_to_all()).await?;
     let looking = plan(args, cx, &client);
     let planned = interrupt.ends(looking).await?;
     say_newer(args, &planned, out);
@@ -120,6 +120,7 @@ pub(crate) async fn run(args: &PromoteArgs, cx: &Context, out: &mut Console) -> 
     };
     let accepted = started.elapsed();
     let what = what_changes(&promoted);
+    let takes_image = promoted.changed.contains(&ReleasePart::Image);
     let taken = deploy_ref::short(promoted.taken);
     let deploy = promoted.deploy.ok_or_else(super::create::no_deploy)?;
     if matches!(deploy.state, DeployState::Live { .. }) {
@@ -146,6 +147,7 @@ pub(crate) async fn run(args: &PromoteArgs, cx: &Context, out: &mut Console) -> 
 
     if args.patience.no_wait {
         let mut outcome = Outcome::new("accepted", Exit::Success, name);
+        outcome.image(takes_image, Vec::new());
         outcome.files = merged(deploy.files.values());
         outcome.timings_ms.accepted = Some(milliseconds(accepted));
         outcome.timings_ms.total = milliseconds(started.elapsed());
@@ -154,6 +156,7 @@ pub(crate) async fn run(args: &PromoteArgs, cx: &Context, out: &mut Console) -> 
     }
     let (deploy, ending) = follow(&client, deploy, args.patience.read(), &interrupt, out).await?;
     let mut outcome = Outcome::of(deploy, &ending);
+    outcome.image(takes_image, Vec::new());
     outcome.timings_ms.accepted = Some(milliseconds(accepted));
     if let Some(deploy) = &outcome.deploy {
         outcome.timings_ms.add_deploy(deploy);
@@ -229,6 +232,7 @@ fn show(
     let mut outcome = Outcome::new(word, Exit::Success, args.to.clone());
     outcome.files = merged(planned.files.values());
     outcome.runs.clone_from(&planned.runs);
+    outcome.image(planned.changed.contains(&ReleasePart::Image), Vec::new());
     outcome.timings_ms.total = milliseconds(took);
     let on_hold = planned.hold.as_deref().filter(|_| !args.force);
     if out.is_json() {

@@ -23,7 +23,7 @@ pub(crate) struct LiftArgs {
 
 pub(crate) async fn run(args: &LiftArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let name = cx.deployment(args.deployment.as_ref())?;
-    let lifted = cx.client().await?.lift_hold(&name).await?;
+    let lifted = cx.client_to(&name).await?.lift_hold(&name).await?;
     match &lifted.hold {
         None => writeln!(out.status(), "`{name}` was not on hold")?,
         Some(hold) => {

@@ -23,7 +23,7 @@ pub(crate) struct ShowArgs {
 
 pub(crate) async fn run(args: &ShowArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let name = cx.deployment(args.deployment.as_ref())?;
-    let hold = cx.client().await?.deployment(&name).await?.hold;
+    let hold = cx.client_to(&name).await?.deployment(&name).await?.hold;
     if out.is_json() {
         out.json(&json!({ "hold": hold }))?;
         return Ok(Exit::Success);
