@@ -256,6 +256,7 @@ mod tests {
             proven: None,
             keep: Vec::new(),
             lease_s: 30,
+            previews: Vec::new(),
             view_url: String::new(),
         };
         // A worker that does not come up.

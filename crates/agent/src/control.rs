@@ -277,6 +277,7 @@ impl Reporter {
             names: observed.names.clone(),
             dag_ids: observed.dag_ids.as_ref().map(|known| known.digest),
             runs: observed.runs.clone(),
+            preview_places: 0,
         }
     }
 }

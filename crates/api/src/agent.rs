@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_model::{
     AgentId, AirflowNames, DagIds, DeployId, DeploymentId, DeploymentName, Digest, ImportError,
-    Proof, Release, ReleaseId, Runtime, UnfinishedRuns,
+    PreviewValues, Proof, Release, ReleaseId, Runtime, UnfinishedRuns,
 };
 use utoipa::ToSchema;
 
@@ -35,6 +35,34 @@ pub struct Wanted {
     pub lease_s: u32,
     /// Where a DAG run's version link leads; `{version}` stands for the digest.
     pub view_url: String,
+    /// The Previews that are made from this Deployment, for its agents to run.
+    #[serde(default)]
+    pub previews: Vec<WantedPreview>,
+}
+
+/// A Preview that an agent of the Deployment it is made from has to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WantedPreview {
+    /// The Preview's own Deployment.
+    pub id: DeploymentId,
+    pub name: DeploymentName,
+    /// What its Airflow gets of this Deployment's connections, variables and pools.
+    pub values: PreviewValues,
+    /// The agent that took it; none: any that has a place may.
+    pub agent: Option<AgentId>,
+}
+
+/// An agent takes a Preview.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TakePreview {
+    pub agent: AgentId,
+}
+
+/// What the agent that took a Preview runs it with.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+pub struct TakenPreview {
+    /// A token of the role agent, for the Preview's own Deployment.
+    pub secret: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -89,6 +117,9 @@ pub struct Report {
     /// DAG runs that had not ended at the last look.
     #[serde(default)]
     pub runs: Option<UnfinishedRuns>,
+    /// How many Previews this agent runs at most.
+    #[serde(default)]
+    pub preview_places: u32,
 }
 
 /// The ids of the DAGs that an agent's Airflow has.

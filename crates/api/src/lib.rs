@@ -10,6 +10,7 @@ pub mod deploy;
 pub mod deployment;
 pub mod error;
 pub mod frames;
+pub mod preview;
 pub mod token;
 pub mod trust;
 

@@ -16,6 +16,7 @@ mod hold;
 mod id;
 mod name;
 mod nearest;
+mod preview;
 mod proof;
 mod release;
 mod repository;
@@ -38,6 +39,7 @@ pub use id::{
 };
 pub use name::{BundleName, DeploymentName, InvalidName};
 pub use nearest::nearest;
+pub use preview::{InvalidPreviewValues, PreviewValues};
 pub use proof::{DagChanges, ImportError, Proof, ProofOutcome, ProofTimings};
 pub use release::{BundleRef, ImageRef, Release, ReleasePart};
 pub use repository::{InvalidRepository, InvalidTag, OciDigest, RepositoryName, Tag};

@@ -44,6 +44,7 @@ impl TestAgent {
                 names: None,
                 dag_ids: None,
                 runs: None,
+                preview_places: 0,
             },
         }
     }

@@ -69,6 +69,7 @@ impl ControlPlane {
             proven: None,
             keep: Vec::new(),
             lease_s: 30,
+            previews: Vec::new(),
             view_url: "http://127.0.0.1:1/versions/{version}".into(),
         };
         let shared = Arc::new(Shared {

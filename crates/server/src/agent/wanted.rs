@@ -223,6 +223,7 @@ async fn compose(
         target,
         proven,
         lease_s: app.config.lease_s,
+        previews: Vec::new(),
     })
 }
 

@@ -149,6 +149,7 @@ fn report(agent: AgentId, generation: i64, target: Option<&Target>, answer: Answ
         names: None,
         dag_ids: None,
         runs: None,
+        preview_places: 0,
     }
 }
 
