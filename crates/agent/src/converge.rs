@@ -54,7 +54,7 @@ const ASK_STATUS: Duration = Duration::from_secs(30);
 const COLLECT: Duration = Duration::from_secs(30);
 /// How long components may take to come up on a new environment before the old
 /// one is taken back.
-const COME_UP: Duration = Duration::from_secs(180);
+const COME_UP: Duration = Duration::from_secs(300);
 
 /// A component that runs for so long in a new environment, and says that it works,
 /// has come up: some crash only when they have begun to work.

@@ -7,10 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::wait_for;
-
-/// Airflow 2's web server needs most of a minute, and more on a busy machine.
-const STARTED_AGAIN: Duration = Duration::from_secs(150);
+use crate::{PATIENCE, wait_for};
 
 pub struct Airflow {
     runtime: tokio::runtime::Runtime,
@@ -56,7 +53,7 @@ impl Airflow {
 
     /// On SQLite, Airflow answers 500 while something else writes for longer than it waits.
     fn call(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Value> {
-        wait_for("Airflow's database", Duration::from_secs(60), || {
+        wait_for("Airflow's database", PATIENCE, || {
             self.ask(method.clone(), path, body)
         })
     }
@@ -118,7 +115,7 @@ impl Airflow {
         let begun = Instant::now();
         loop {
             let answer = self.api(&Method::GET, path, None);
-            if !answer.as_ref().is_err_and(unanswered) || begun.elapsed() > STARTED_AGAIN {
+            if !answer.as_ref().is_err_and(unanswered) || begun.elapsed() > PATIENCE {
                 return answer;
             }
             std::thread::sleep(Duration::from_millis(500));
@@ -180,14 +177,10 @@ impl Airflow {
 
     /// Waits until the run has ended, and gives it.
     pub fn wait_for_run(&self, dag: &str, run: &str) -> Result<Value> {
-        wait_for(
-            &format!("run {run} of {dag} to end"),
-            Duration::from_secs(180),
-            || {
-                let run = self.run(dag, run)?;
-                Ok(matches!(run["state"].as_str(), Some("success" | "failed")).then_some(run))
-            },
-        )
+        wait_for(&format!("run {run} of {dag} to end"), PATIENCE, || {
+            let run = self.run(dag, run)?;
+            Ok(matches!(run["state"].as_str(), Some("success" | "failed")).then_some(run))
+        })
     }
 
     /// Waits until the run has ended, well, and gives it.
@@ -229,7 +222,7 @@ impl Airflow {
 
     /// Waits until one of the run's tasks is at work.
     pub fn wait_for_a_running_task(&self, dag: &str, run: &str) -> Result<()> {
-        wait_for("a task to run", Duration::from_secs(60), || {
+        wait_for("a task to run", PATIENCE, || {
             let tasks = self.get(&format!("/dags/{dag}/dagRuns/{run}/taskInstances"))?;
             let tasks = tasks["task_instances"].as_array().context("no tasks")?;
             Ok(tasks

@@ -4,12 +4,11 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use updraft_testkit::{is_root_or_skip, skipped};
 
-use crate::wait_for;
+use crate::{PATIENCE, wait_for};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineName {
@@ -63,14 +62,12 @@ impl Engine {
             folder,
             daemons: daemon.into_iter().collect(),
         };
-        wait_for(
-            "the engine to answer",
-            Duration::from_secs(60),
-            || match engine.run(&["info"]) {
+        wait_for("the engine to answer", PATIENCE, || {
+            match engine.run(&["info"]) {
                 Ok(_) => Ok(Some(())),
                 Err(_) => Ok(None),
-            },
-        )?;
+            }
+        })?;
         Ok(Some(engine))
     }
 
@@ -124,7 +121,7 @@ impl Engine {
             .spawn()?;
         self.daemons.push(service);
         let socket = self.folder.join("podman.sock");
-        wait_for("podman's service", Duration::from_secs(60), || {
+        wait_for("podman's service", PATIENCE, || {
             Ok(std::os::unix::net::UnixStream::connect(&socket)
                 .is_ok()
                 .then_some(()))

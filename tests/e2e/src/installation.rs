@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use updraft_api::deploy::{CreateDeploy, Parts};
 use updraft_model::DeployId;
 use updraft_testkit::{Postgres, Reaper, Redis, Tree, free_port, repository, state_folder};
 
-use crate::{Airflow, Engine, EngineName, Project, files_below, wait_for};
+use crate::{Airflow, Engine, EngineName, PATIENCE, Project, files_below, wait_for};
 
 /// So that what is wrong reaches Airflow. Imports are only looked up where a
 /// check has made the environment before.
@@ -270,8 +269,16 @@ impl Installation {
         } else {
             "process"
         };
-        self.updraft(&["deployment", "create", DEPLOYMENT, "--runtime", runtime])?
-            .expect_code(0)?;
+        self.updraft(&[
+            "deployment",
+            "create",
+            DEPLOYMENT,
+            "--runtime",
+            runtime,
+            "--proof-timeout",
+            "20m",
+        ])?
+        .expect_code(0)?;
         let code = self
             .updraft(&["agent", "invite", DEPLOYMENT])?
             .expect_code(0)?;
@@ -415,16 +422,12 @@ impl Installation {
             .into_iter()
             .collect();
         self.server = Some(self.background(&arguments, "server.log", &variables)?);
-        wait_for(
-            "the control plane to be ready",
-            Duration::from_secs(30),
-            || {
-                // One that is to end may have, at the first report of an agent.
-                let ended = failpoint.is_some() && self.server_ended()?;
-                let connected = std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok();
-                Ok((ended || connected).then_some(()))
-            },
-        )?;
+        wait_for("the control plane to be ready", PATIENCE, || {
+            // One that is to end may have, at the first report of an agent.
+            let ended = failpoint.is_some() && self.server_ended()?;
+            let connected = std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok();
+            Ok((ended || connected).then_some(()))
+        })?;
         Ok(())
     }
 
@@ -473,7 +476,7 @@ impl Installation {
         let log = self.root.join("agent.log");
         let begun = std::fs::metadata(&log)?.len();
         self.start_agent_given(&["--stop-airflow"], &[])?;
-        wait_for("the agent's worker", Duration::from_secs(180), || {
+        wait_for("the agent's worker", PATIENCE, || {
             let text = std::fs::read(&log)?;
             let said = String::from_utf8_lossy(&text[usize::try_from(begun)?..]).into_owned();
             Ok(said.contains("the proof worker is up").then_some(()))

@@ -18,6 +18,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+/// How long a wait may take on a machine that has much else to do: only what does
+/// not work takes so long.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
 /// Waits until `look` finds something. It looks less and less often: each look
 /// at an Airflow keeps it from what it is about.
 pub fn wait_for<T>(

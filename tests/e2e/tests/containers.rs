@@ -1,10 +1,8 @@
 //! An Airflow that runs in containers, from images in the control plane's registry.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use updraft_e2e::{Airflow, DEPLOYMENT, EngineName, Installation, wait_for};
+use updraft_e2e::{Airflow, DEPLOYMENT, EngineName, Installation, PATIENCE, wait_for};
 
 const AIRFLOW: &str = "docker.io/apache/airflow:3.3.2-python3.11";
 
@@ -46,9 +44,6 @@ def quick():
 waiting()
 quick()
 ";
-
-/// On a slow machine.
-const LIMIT: Duration = Duration::from_secs(180);
 
 const IN_IMAGE: &str = "/opt/packages/made_in_the_image.py";
 
@@ -197,7 +192,7 @@ fn another_image_while_a_task_runs(world: &World, airflow: &Airflow) -> Result<(
     ensure!(airflow.returned("waiting", &run, "step")? == "one");
     let tasks = airflow.get(&format!("/dags/waiting/dagRuns/{run}/taskInstances"))?;
     ensure!(tasks["task_instances"][0]["try_number"] == 1, "{tasks:#}");
-    wait_for("the old scheduler's container to go", LIMIT, || {
+    wait_for("the old scheduler's container to go", PATIENCE, || {
         let containers = world.installation.engine().containers()?;
         let schedulers = containers.iter().filter(|it| it.contains("scheduler"));
         Ok((schedulers.count() == 1).then_some(()))
@@ -223,7 +218,7 @@ fn the_next_agent_adopts(world: &mut World) -> Result<()> {
     let before = world.components()?;
     world.installation.kill_agent()?;
     world.installation.start_agent()?;
-    wait_for("the next agent to report", LIMIT, || {
+    wait_for("the next agent to report", PATIENCE, || {
         Ok(world.components().ok().filter(|now| *now == before))
     })?;
     Ok(())
@@ -236,14 +231,14 @@ fn an_engine_that_is_away_stops_nothing(world: &mut World, airflow: &Airflow) ->
     world
         .installation
         .start_agent_on_engine("unix:///nowhere/docker.sock")?;
-    wait_for("the agent to say what it lacks", LIMIT, || {
+    wait_for("the agent to say what it lacks", PATIENCE, || {
         let status = world.installation.updraft(&["status"])?;
         Ok(status.stdout.contains("/nowhere/docker.sock").then_some(()))
     })?;
     ensure!(World::quick(airflow)? == "two");
     world.installation.kill_agent()?;
     world.installation.start_agent()?;
-    wait_for("the next agent to adopt", LIMIT, || {
+    wait_for("the next agent to adopt", PATIENCE, || {
         Ok(world.components().ok().filter(|now| *now == before))
     })?;
     Ok(())
@@ -258,11 +253,11 @@ fn killed_at_each_step_there_is_one_of_each(world: &mut World) -> Result<()> {
         let killed = triggerer.context("there is no triggerer")?.1;
         let pid = rustix::process::Pid::from_raw(i32::try_from(killed)?).context("no pid")?;
         rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
-        wait_for(&format!("the agent to end at {point}"), LIMIT, || {
+        wait_for(&format!("the agent to end at {point}"), PATIENCE, || {
             Ok(world.installation.agent_ended()?.then_some(()))
         })?;
         world.installation.start_agent()?;
-        wait_for("all of Airflow to run", LIMIT, || {
+        wait_for("all of Airflow to run", PATIENCE, || {
             let Ok(components) = world.components() else {
                 return Ok(None);
             };
@@ -297,7 +292,7 @@ fn what_the_engine_lacks_is_pulled(world: &World, airflow: &Airflow) -> Result<S
 fn what_was_pulled_goes_with_its_releases(world: &World, digest: &str) -> Result<()> {
     let keep_none = ["deployment", "update", DEPLOYMENT, "--keep-releases", "0"];
     world.installation.updraft(&keep_none)?.expect_code(0)?;
-    wait_for("the image to go", LIMIT, || {
+    wait_for("the image to go", PATIENCE, || {
         Ok((!world.installation.engine().has(digest)?).then_some(()))
     })
 }

@@ -5,11 +5,10 @@ use std::fs;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use updraft_api::deployment::DeploymentSettings;
-use updraft_e2e::{Engine, EngineName, Output, Project, updraft_binary, wait_for};
+use updraft_e2e::{Engine, EngineName, Output, PATIENCE, Project, updraft_binary, wait_for};
 use updraft_model::{Role, Runtime};
 use updraft_testkit::{Reaper, TestServer, skipped};
 
@@ -63,7 +62,7 @@ impl World {
             .spawn()
             .unwrap();
         let registry = OtherRegistry { address, process };
-        wait_for("the registry", Duration::from_secs(30), || {
+        wait_for("the registry", PATIENCE, || {
             Ok(TcpStream::connect(&registry.address).ok())
         })
         .unwrap();

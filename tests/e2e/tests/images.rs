@@ -4,10 +4,9 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use serde_json::{Value, json};
-use updraft_e2e::{Engine, EngineName, Front, Output, Project, updraft_binary, wait_for};
+use updraft_e2e::{Engine, EngineName, Front, Output, PATIENCE, Project, updraft_binary, wait_for};
 use updraft_model::Role;
 use updraft_testkit::{Reaper, TestServer, free_port, skipped};
 
@@ -179,14 +178,13 @@ fn checks_run_in_the_image(name: EngineName) {
         )
         .unwrap();
     let mut killed = world.command(&dev(&["parse"])).spawn().unwrap();
-    let limit = Duration::from_secs(120);
-    wait_for("a container", limit, || {
+    wait_for("a container", PATIENCE, || {
         Ok((!world.engine().containers()?.is_empty()).then_some(()))
     })
     .unwrap();
     killed.kill().unwrap();
     killed.wait().unwrap();
-    wait_for("no container", limit, || {
+    wait_for("no container", PATIENCE, || {
         Ok(world.engine().containers()?.is_empty().then_some(()))
     })
     .unwrap();
@@ -470,7 +468,7 @@ fn docker_hub(world: &World) -> DockerHub {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    wait_for("the registry", Duration::from_secs(30), || {
+    wait_for("the registry", PATIENCE, || {
         Ok(std::net::TcpStream::connect(&address).is_ok().then_some(()))
     })
     .unwrap();

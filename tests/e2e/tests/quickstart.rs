@@ -7,10 +7,10 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use updraft_e2e::{updraft_binary, wait_for};
+use updraft_e2e::{PATIENCE, updraft_binary, wait_for};
 use updraft_testkit::{Reaper, free_port, is_root_or_skip};
 
 struct Newcomer {
@@ -114,7 +114,6 @@ fn takes_an_empty_folder_to_a_run_that_succeeded_and_comes_back_to_it() {
     assert_eq!(newcomer.running(), [""; 0]);
 
     // The second start keeps running until it is told to stop.
-    let started = Instant::now();
     let mut second = newcomer
         .quickstart()
         .stdout(Stdio::piped())
@@ -127,11 +126,6 @@ fn takes_an_empty_folder_to_a_run_that_succeeded_and_comes_back_to_it() {
         .map_while(Result::ok)
         .find(|line| line.contains("updraft rollback"));
     assert!(ready.is_some(), "it ended without saying what to try next");
-    assert!(
-        started.elapsed() < Duration::from_secs(120),
-        "back only after {:?}",
-        started.elapsed()
-    );
 
     // What it prints works: an edit in the project's folder is one command away.
     let dag = newcomer.project().join("dags/example_basic.py");
@@ -205,7 +199,7 @@ fn ctrl_c_also_ends_what_fetches_packages() {
             None => quickstart.env_remove("UPDRAFT_UV"),
         };
         let mut running = quickstart.spawn().unwrap();
-        wait_for(fetching, Duration::from_secs(60), || {
+        wait_for(fetching, PATIENCE, || {
             let fetches = |process: &String| process.contains(fetching);
             Ok(newcomer.running().iter().any(fetches).then_some(()))
         })

@@ -1,10 +1,8 @@
 //! Checks before a deploy, in the environment that the Deployment has.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use updraft_e2e::{Airflow, Installation, Output, wait_for};
+use updraft_e2e::{Airflow, Installation, Output, PATIENCE, wait_for};
 
 /// A file for each way to be wrong, and the findings that it gives.
 const BROKEN: &[(&str, &str, &[&str])] = &[
@@ -91,7 +89,7 @@ pub(crate) fn broken_files_are_each_told_by_their_rule(
     airflow: &Airflow,
 ) -> Result<()> {
     airflow.post("/variables", &json!({"key": "region", "value": "eu"}))?;
-    wait_for("the variable's name", Duration::from_secs(180), || {
+    wait_for("the variable's name", PATIENCE, || {
         let status = installation.updraft(&["status", "-o", "json"])?.json()?;
         let names = status["names"]["variables"].as_array().cloned();
         Ok(names
@@ -231,7 +229,6 @@ pub(crate) fn an_id_that_another_bundle_has_changes_nothing(
     airflow: &Airflow,
 ) -> Result<()> {
     let file = |id: &str| format!("{HEAD}with DAG('{id}'):\n    EmptyOperator(task_id='{id}')\n");
-    let minutes = Duration::from_secs(180);
     let wanted = |installation: &Installation| -> Result<Value> {
         let status = installation.updraft(&["status", "-o", "json"])?.json()?;
         Ok(status["deployment"]["wanted"].clone())
@@ -240,7 +237,7 @@ pub(crate) fn an_id_that_another_bundle_has_changes_nothing(
     installation
         .project
         .write("dags/sales.py", &file("sales"))?;
-    wait_for("the id to be known", minutes, || {
+    wait_for("the id to be known", PATIENCE, || {
         let checked = installation.updraft(&["dev", "check"])?;
         Ok(checked.stdout.contains("UPD102").then_some(()))
     })?;
@@ -254,7 +251,7 @@ pub(crate) fn an_id_that_another_bundle_has_changes_nothing(
 
     // The other project gives it up, and then it is there to be taken.
     let given_up = installation.deploy_bundle("finance", &[("sales.py", &file("bills"))])?;
-    wait_for("the other bundle to be live", minutes, || {
+    wait_for("the other bundle to be live", PATIENCE, || {
         let shown = installation.updraft(&["show", &given_up.to_string(), "-o", "json"])?;
         Ok((shown.json()?["state"]["name"] == "live").then_some(()))
     })?;
@@ -264,7 +261,7 @@ pub(crate) fn an_id_that_another_bundle_has_changes_nothing(
     installation
         .project
         .write("dags/bills.py", &file("bills"))?;
-    wait_for("the new id to be known", minutes, || {
+    wait_for("the new id to be known", PATIENCE, || {
         let checked = installation.updraft(&["dev", "check"])?;
         Ok(checked.stdout.contains("`bills`").then_some(()))
     })?;

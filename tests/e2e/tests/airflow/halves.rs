@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use updraft_e2e::{Airflow, Installation, wait_for};
+use updraft_e2e::{Airflow, Installation, PATIENCE, wait_for};
 
 /// The DAGs `waiting`, whose task ends when a file is there, and `quick`: both
 /// return what they import from either half.
@@ -129,7 +129,7 @@ pub(crate) fn a_task_runs_on_across_an_image_deploy(
     let tasks = airflow.get(&format!("/dags/waiting/dagRuns/{run}/taskInstances"))?;
     ensure!(tasks["task_instances"][0]["try_number"] == 1, "{tasks:#}");
     // A Celery worker that counts a task still that has ended waits for five minutes.
-    wait_for("what was replaced to end", Duration::from_secs(480), || {
+    wait_for("what was replaced to end", PATIENCE, || {
         let said = installation.updraft(&["status"])?.expect_code(0)?;
         Ok((!said.stdout.contains("replaced")).then_some(()))
     })
@@ -190,14 +190,10 @@ pub(crate) fn a_plan_names_the_dags_that_change_and_the_runs_that_go_on(
     )?;
     std::fs::remove_file(project.root().join("dags/goes.py"))?;
     let before = wanted(installation)?;
-    let told = wait_for(
-        "the agent to tell of the run",
-        Duration::from_secs(90),
-        || {
-            let told = plan(installation)?;
-            Ok((told["runs"]["dags"] == json!({"waiting": 1})).then_some(told))
-        },
-    )?;
+    let told = wait_for("the agent to tell of the run", PATIENCE, || {
+        let told = plan(installation)?;
+        Ok((told["runs"]["dags"] == json!({"waiting": 1})).then_some(told))
+    })?;
     let dags = &told["planned_dags"];
     let dag = |id: &str, schedule: Value| {
         let file = format!("dags/{id}.py");
@@ -324,7 +320,7 @@ pub(crate) fn a_requirement_that_cannot_be_had_changes_nothing(
 const DOES_NOT_COME_UP: &str = "ENV AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC=never";
 
 fn wait_until_up(airflow: &Airflow) -> Result<()> {
-    wait_for("Airflow to answer", Duration::from_secs(180), || {
+    wait_for("Airflow to answer", PATIENCE, || {
         Ok(airflow.get("/dags/quick").is_ok().then_some(()))
     })
 }
@@ -441,8 +437,7 @@ pub(crate) fn the_agent_may_end_while_it_takes_an_image_back(
 
 /// Waits until the agent has ended at a point, and starts the next one.
 fn start_after(installation: &mut Installation, point: &str) -> Result<()> {
-    let limit = Duration::from_secs(180);
-    wait_for(&format!("the agent to end at {point}"), limit, || {
+    wait_for(&format!("the agent to end at {point}"), PATIENCE, || {
         Ok(installation.agent_ended()?.then_some(()))
     })?;
     installation.start_agent()

@@ -3,12 +3,12 @@
 //! tree is one Release.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use updraft_bundle::{BundleDir, ScanOptions, Verify, scan};
-use updraft_e2e::{Airflow, Installation, wait_for};
+use updraft_e2e::{Airflow, Installation, PATIENCE, wait_for};
 
 use crate::history;
 
@@ -37,7 +37,7 @@ pub(crate) fn the_control_plane_may_end_at_any_step(
         let output = installation.updraft(&[command, &["-o", "json"]].concat())?;
         wait_for(
             &format!("the control plane to end at {point}"),
-            Duration::from_secs(30),
+            PATIENCE,
             || Ok(installation.server_ended()?.then_some(())),
         )?;
         installation.start_server()?;
@@ -77,11 +77,9 @@ pub(crate) fn the_agent_may_end_at_any_step(
         }
         installation.project.write_dag("enduring", &[&task])?;
         installation.deploy(&["--no-wait"])?.expect_code(0)?;
-        wait_for(
-            &format!("the agent to end at {point}"),
-            Duration::from_secs(60),
-            || Ok(installation.agent_ended()?.then_some(())),
-        )?;
+        wait_for(&format!("the agent to end at {point}"), PATIENCE, || {
+            Ok(installation.agent_ended()?.then_some(()))
+        })?;
         live_tree_is_one_version(installation).with_context(|| format!("at {point}"))?;
         installation.start_agent()?;
         live_or_already(installation).with_context(|| format!("after {point}"))?;

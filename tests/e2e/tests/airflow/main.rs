@@ -282,7 +282,7 @@ fn begin(group: &Group) -> Result<(Installation, Airflow)> {
         let plugin = "plugins/airflow_examples.py";
         installation.project.write(plugin, EXAMPLES_PLUGIN)?;
     }
-    let deploy = installation.deploy(&["--timeout", "300"])?;
+    let deploy = installation.deploy(&[])?;
     ensure!(
         deploy.code == Some(0),
         "the first deploy: {deploy:?}\n{}",

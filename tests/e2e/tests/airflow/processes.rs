@@ -1,10 +1,8 @@
 //! Airflow's processes, which outlive their agent.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use updraft_e2e::{Airflow, Installation, wait_for};
+use updraft_e2e::{Airflow, Installation, PATIENCE, wait_for};
 
 use crate::{live, status};
 
@@ -45,7 +43,7 @@ pub(crate) fn a_component_that_crashes_comes_back_alone(
     };
     let (_, pid, restarts) = find(&before)?;
     kill_process(Pid::from_raw(pid).context("a process")?, Signal::KILL)?;
-    let after = wait_for("the scheduler to be back", Duration::from_secs(60), || {
+    let after = wait_for("the scheduler to be back", PATIENCE, || {
         let Ok(now) = components(installation) else {
             return Ok(None);
         };
@@ -106,7 +104,7 @@ pub(crate) fn another_database_of_airflows_is_taken_at_a_restart(
     installation.kill_agent()?;
     installation.start_agent_on(&format!("sqlite:///{}", database.display()))?;
     // All of what ran has stopped and runs on the other one.
-    let running = wait_for("Airflow to run again", Duration::from_secs(180), || {
+    let running = wait_for("Airflow to run again", PATIENCE, || {
         let Ok(now) = components(installation) else {
             return Ok(None);
         };

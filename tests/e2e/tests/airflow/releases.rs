@@ -1,11 +1,9 @@
 //! What holds on every release of Airflow, 2.11 included. That one has no
 //! versions: its runs go on with what is live.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use serde_json::json;
-use updraft_e2e::{Airflow, DEPLOYMENT, Installation, wait_for};
+use updraft_e2e::{Airflow, DEPLOYMENT, Installation, PATIENCE, wait_for};
 
 use crate::{BROKEN, bundle_digest, live};
 
@@ -202,7 +200,7 @@ pub(crate) fn an_import_error_fails_the_deploy_and_a_rollback_mends_it(
         "{output:?}"
     );
     installation.updraft(&["rollback"])?.expect_code(0)?;
-    wait_for("the error to be gone", Duration::from_secs(60), || {
+    wait_for("the error to be gone", PATIENCE, || {
         let errors = airflow.get("/importErrors")?;
         Ok((errors["total_entries"] == 0).then_some(()))
     })?;

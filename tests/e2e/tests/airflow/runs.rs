@@ -1,11 +1,10 @@
 //! DAG runs: the code they run on, and what that code can get at.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use updraft_e2e::{Airflow, Installation, wait_for};
+use updraft_e2e::{Airflow, Installation, PATIENCE, wait_for};
 
 use crate::{bundle_digest, live};
 
@@ -135,7 +134,7 @@ pub(crate) fn variables_of_the_deployment_reach_tasks_and_no_log(
         Ok(seen.contains("lla-ot-gninrom-doog"))
     };
     // Airflow starts again with the variable, and does not answer meanwhile.
-    wait_for("a task to see it", Duration::from_secs(120), || {
+    wait_for("a task to see it", PATIENCE, || {
         Ok(greeted().unwrap_or(false).then_some(()))
     })?;
     let logs = installation.every_log()?;
@@ -161,9 +160,7 @@ fn version_folder(installation: &Installation, digest: &str) -> Result<PathBuf> 
 
 fn wait_until_removed(folder: &Path) -> Result<()> {
     let what = format!("{} to be removed", folder.display());
-    wait_for(&what, Duration::from_secs(180), || {
-        Ok((!folder.exists()).then_some(()))
-    })
+    wait_for(&what, PATIENCE, || Ok((!folder.exists()).then_some(())))
 }
 
 pub(crate) fn a_version_stays_as_long_as_a_run_needs_it(
@@ -225,7 +222,7 @@ pub(crate) fn a_cleared_run_gets_its_version_back(
     let folder = version_folder(installation, &digest)?;
     wait_until_removed(&folder)?;
     airflow.clear_run("history", &run)?;
-    wait_for("the run to begin again", Duration::from_secs(60), || {
+    wait_for("the run to begin again", PATIENCE, || {
         Ok((airflow.run("history", &run)?["state"] != "success").then_some(()))
     })?;
     let ended = airflow.wait_for_success("history", &run)?;

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use updraft_e2e::{Airflow, Engine, EngineName, wait_for};
+use updraft_e2e::{Airflow, Engine, EngineName, PATIENCE, wait_for};
 use updraft_testkit::free_port;
 
 use super::{Desk, ENVIRONMENT, PASSWORD, Printed, VARIABLE, sign_in, told_in, wait_for_tasks};
@@ -255,7 +255,7 @@ fn an_interrupted_start_leaves_nothing(desk: &Desk, engine: &Engine) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    wait_for("the first container", Duration::from_secs(60), || {
+    wait_for("the first container", PATIENCE, || {
         Ok((!engine.running()?.is_empty()).then_some(()))
     })
     .unwrap();

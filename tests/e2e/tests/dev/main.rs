@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use updraft_e2e::{Airflow, Project, files_below, updraft_binary, wait_for};
+use updraft_e2e::{Airflow, PATIENCE, Project, files_below, updraft_binary, wait_for};
 use updraft_testkit::{Reaper, free_port};
 
 const PASSWORD: &str = "s3cret-of-the-connection";
@@ -209,7 +209,7 @@ fn sign_in(start: &Printed) -> Airflow {
 }
 
 fn wait_for_tasks(airflow: &Airflow, dag: &str, wanted: &[&str]) {
-    wait_for(dag, Duration::from_secs(60), || {
+    wait_for(dag, PATIENCE, || {
         // Until then Airflow knows no such DAG.
         let tasks = airflow.tasks(dag).unwrap_or_default();
         Ok((tasks == wanted).then_some(()))
