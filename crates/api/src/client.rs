@@ -35,6 +35,7 @@ use crate::deployment::{
     CreateDeployment, DeploymentDags, DeploymentSettings, DeploymentView, Deployments, StatusView,
 };
 use crate::frames::{self, FrameError, FrameReader};
+use crate::preview::{OpenPreview, OpenedPreview, PreviewView, Previews};
 use crate::token::{CreateToken, Enroll, NewEnrollmentCode, NewToken, Tokens, WhoAmI};
 use crate::trust::{CreateTrust, ExchangeToken, ExchangedToken, Exchanges, TrustView, Trusts};
 use crate::{ErrorBody, ErrorCode, VERSION, VERSION_HEADER};
@@ -483,6 +484,37 @@ impl Client {
     ) -> Result<Promotion, ClientError> {
         self.post(&format!("/api/v1/deployments/{name}/promotions"), ask)
             .await
+    }
+
+    /// Makes the Preview of a pull request, or has the one that is there live on.
+    pub async fn open_preview(
+        &self,
+        from: &DeploymentName,
+        ask: &OpenPreview,
+    ) -> Result<OpenedPreview, ClientError> {
+        self.post(&format!("/api/v1/deployments/{from}/previews"), ask)
+            .await
+    }
+
+    /// The Previews that the caller may see, or those of one Deployment.
+    pub async fn previews(
+        &self,
+        from: Option<&DeploymentName>,
+    ) -> Result<Vec<PreviewView>, ClientError> {
+        let from = from.map(|from| format!("?from={from}")).unwrap_or_default();
+        let listed: Previews = self.get(&format!("/api/v1/previews{from}")).await?;
+        Ok(listed.previews)
+    }
+
+    pub async fn preview(&self, name: &DeploymentName) -> Result<PreviewView, ClientError> {
+        self.get(&format!("/api/v1/previews/{name}")).await
+    }
+
+    pub async fn close_preview(&self, name: &DeploymentName) -> Result<(), ClientError> {
+        let path = format!("/api/v1/previews/{name}");
+        self.send(Method::DELETE, &path, no_body(), SHORT)
+            .await
+            .map(drop)
     }
 
     /// Lets what was rolled back come back; lifting twice is as good as once.

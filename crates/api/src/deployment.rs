@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use updraft_model::{
     AfterFailure, AgentId, AirflowNames, BundleName, CheckStage, DagId, DeployId, DeploymentId,
-    DeploymentName, Hold, ImportError, Release, Runtime, WorkspaceId,
+    DeploymentName, Hold, ImportError, PreviewValues, Release, Runtime, WorkspaceId,
 };
 use utoipa::ToSchema;
 
@@ -34,6 +34,8 @@ pub struct DeploymentSettings {
     pub require: Option<Vec<CheckStage>>,
     /// Whether nobody but trusted pipelines may deploy (default false). Anybody with the role goes back.
     pub ci_only: Option<bool>,
+    /// What Previews that are made from it have of its connections and variables (default mask).
+    pub preview_values: Option<PreviewValues>,
     /// Environment variables of Airflow's processes: a value sets, null removes.
     /// Kept encrypted, never given back by the API.
     pub environment: BTreeMap<String, Option<String>>,
@@ -67,6 +69,12 @@ pub struct DeploymentView {
     /// Whether nobody but trusted pipelines may deploy.
     #[serde(default)]
     pub ci_only: bool,
+    /// What Previews that are made from it have of its connections and variables.
+    #[serde(default)]
+    pub preview_values: PreviewValues,
+    /// For a Preview, the Deployment that it is made from.
+    #[serde(default)]
+    pub preview_of: Option<DeploymentId>,
     /// The names of the environment variables; values are not given back.
     pub environment: Vec<String>,
     /// The newest accepted Release that was not undone.

@@ -42,6 +42,12 @@ pub enum ErrorCode {
     MovedOn,
     /// What is to be promoted never was live.
     NotProven,
+    /// No agent of the Deployment has a place for another Preview.
+    NoPreviewPlace,
+    /// Another agent runs the Preview.
+    PreviewTaken,
+    /// There is no such Preview.
+    PreviewNotFound,
     /// The Deployment accepts no deploy without certain checks, and these are not they.
     ChecksRequired,
     /// The checks that a deploy names failed, or are of something else.

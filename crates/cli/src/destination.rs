@@ -1,7 +1,7 @@
 //! Which Deployment a command means.
 //!
 //! ```text
-//! argument → UPDRAFT_DEPLOYMENT → [[target]] for what was pushed → `deployment` of a file
+//! argument → UPDRAFT_DEPLOYMENT → [[target]] for what was pushed → [preview] for a pull request → `deployment` of a file
 //! ```
 
 use updraft_model::{CiRun, DeploymentName};
@@ -11,6 +11,7 @@ use crate::config::{Settings, Source};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+use crate::preview::Request;
 
 /// Where a command goes.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) enum Destination {
     Named(DeploymentName),
     /// By a target of `updraft.toml`.
     Mapped(DeploymentName, Pushed),
+    /// By `[preview]` of `updraft.toml`.
+    Preview(Request),
     /// The project has targets, and none of them is for this.
     Nowhere(Pushed),
 }
@@ -35,10 +38,27 @@ impl Context {
             (Some(named), Some(_)) if wins_over_targets(settings, &named.source) => {
                 Ok(Destination::Named(named.value.clone()))
             }
-            (_, Some(project)) => Ok(mapped(project, pushed(self.ci(), project)?)),
-            (Some(named), None) => Ok(Destination::Named(named.value.clone())),
-            (None, None) => Err(missing()),
+            (_, Some(project)) => {
+                let found = mapped(project, pushed(self.ci(), project)?);
+                self.or_preview(found)
+            }
+            (Some(named), None) if wins_over_targets(settings, &named.source) => {
+                Ok(Destination::Named(named.value.clone()))
+            }
+            (named, None) => match (Request::of(self)?, named) {
+                (Some(request), _) => Ok(Destination::Preview(request)),
+                (None, Some(named)) => Ok(Destination::Named(named.value.clone())),
+                (None, None) => Err(missing()),
+            },
         }
+    }
+
+    /// A pull request that no target is for has a Preview, where the project has such.
+    fn or_preview(&self, found: Destination) -> Result<Destination> {
+        let Destination::Nowhere(_) = &found else {
+            return Ok(found);
+        };
+        Ok(Request::of(self)?.map_or(found, Destination::Preview))
     }
 
     /// Where merging would go, for a plan in the pipeline of a pull request.
@@ -47,15 +67,22 @@ impl Context {
         argument: Option<&DeploymentName>,
     ) -> Result<Destination> {
         let destination = self.destination(argument)?;
-        let Destination::Nowhere(Pushed::PullRequest(_)) = &destination else {
-            return Ok(destination);
+        let otherwise = match destination {
+            Destination::Preview(request) => Destination::Named(request.from),
+            Destination::Nowhere(Pushed::PullRequest(_)) => destination,
+            Destination::Named(_) | Destination::Mapped(..) | Destination::Nowhere(_) => {
+                return Ok(destination);
+            }
         };
         let into = self
             .ci()
             .and_then(|run| run.pull_request.as_ref()?.into.clone());
         Ok(match (into, self.project()) {
-            (Some(into), Ok(project)) => mapped(project, Pushed::Branch(into)),
-            _ => destination,
+            (Some(into), Ok(project)) => match mapped(project, Pushed::Branch(into)) {
+                Destination::Nowhere(_) => otherwise,
+                mapped => mapped,
+            },
+            _ => otherwise,
         })
     }
 
@@ -64,6 +91,7 @@ impl Context {
     pub(crate) fn deployment(&self, argument: Option<&DeploymentName>) -> Result<DeploymentName> {
         match self.destination(argument)? {
             Destination::Named(name) | Destination::Mapped(name, _) => Ok(name),
+            Destination::Preview(request) => Ok(request.from),
             Destination::Nowhere(pushed) => match &self.settings()?.deployment {
                 Some(named) => Ok(named.value.clone()),
                 None => Err(nowhere(&pushed)),
@@ -118,6 +146,16 @@ pub(crate) fn nowhere(pushed: &Pushed) -> Failure {
     )
     .code("not_mapped")
     .help(why)
+}
+
+/// A pull request that brings somebody else's branch: its code runs nowhere of ours.
+pub(crate) fn fork() -> Failure {
+    Failure::new(
+        Exit::NotMapped,
+        "this pull request comes from another repository, which gets no Preview, so nothing was deployed",
+    )
+    .code("not_mapped")
+    .help("push the branch to the repository itself once somebody has read it; with `--if-mapped` this is no error")
 }
 
 fn missing() -> Failure {

@@ -131,6 +131,7 @@ fn exit_of_code(code: ErrorCode) -> Exit {
         | ErrorCode::DeployNotFound
         | ErrorCode::TokenNotFound
         | ErrorCode::TrustNotFound
+        | ErrorCode::PreviewNotFound
         | ErrorCode::BlobNotFound => Exit::NotFound,
         ErrorCode::InvalidRequest
         | ErrorCode::BundleRefused
@@ -141,6 +142,8 @@ fn exit_of_code(code: ErrorCode) -> Exit {
         | ErrorCode::DeployState
         | ErrorCode::NotARollbackTarget
         | ErrorCode::OnHold
+        | ErrorCode::NoPreviewPlace
+        | ErrorCode::PreviewTaken
         | ErrorCode::NotProven => Exit::Conflict,
         ErrorCode::MovedOn => Exit::Superseded,
         ErrorCode::ChecksRequired | ErrorCode::ChecksRefused => Exit::CheckFailed,

@@ -23,6 +23,7 @@ mod keyless;
 mod logging;
 mod output;
 mod port;
+mod preview;
 mod prompt;
 mod scan;
 

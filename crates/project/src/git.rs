@@ -16,6 +16,20 @@ use updraft_model::GitState;
 
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
+/// Where a folder lies in its repository, with `/`; empty: it is all of it, or in none.
+pub fn folder_in_repository(dir: &Path) -> String {
+    let Ok(dir) = dir.canonicalize() else {
+        return String::new();
+    };
+    let top = dir.ancestors().find(|dir| dir.join(".git").exists());
+    let folder = top.and_then(|top| dir.strip_prefix(top).ok());
+    let parts = folder.into_iter().flat_map(Path::components);
+    let parts: Vec<_> = parts
+        .map(|part| part.as_os_str().to_string_lossy().into_owned())
+        .collect();
+    parts.join("/")
+}
+
 /// The state of the work tree that holds a folder; `None` without git or
 /// outside a repository. Only changes below the folder make it dirty.
 pub fn git_state(dir: &Path) -> Option<GitState> {

@@ -25,7 +25,7 @@ pub use airflow_settings::{
 };
 pub use dockerfile::{BaseAirflow, Dockerfile, DockerfileError, OwnStep};
 pub use dotenv::{DotenvError, parse_dotenv};
-pub use git::{git_head, git_is_behind, git_state};
+pub use git::{folder_in_repository, git_head, git_is_behind, git_state};
 pub use image_half::{BuildHalf, ImageFingerprint, ImageHalf, ImageHalfError, ImageRecipe, Making};
 pub use packages::{PackagesError, read_packages};
 pub use project::{Project, ProjectError, SETTINGS_FILE};

@@ -85,6 +85,7 @@ pub(crate) const fn status_of(code: ErrorCode) -> StatusCode {
         | ErrorCode::DeployNotFound
         | ErrorCode::TokenNotFound
         | ErrorCode::TrustNotFound
+        | ErrorCode::PreviewNotFound
         | ErrorCode::BlobNotFound
         | ErrorCode::RouteNotFound => StatusCode::NOT_FOUND,
         ErrorCode::InvalidRequest => StatusCode::BAD_REQUEST,
@@ -96,6 +97,8 @@ pub(crate) const fn status_of(code: ErrorCode) -> StatusCode {
         | ErrorCode::OnHold
         | ErrorCode::MovedOn
         | ErrorCode::NotProven
+        | ErrorCode::NoPreviewPlace
+        | ErrorCode::PreviewTaken
         | ErrorCode::BlobsMissing => StatusCode::CONFLICT,
         ErrorCode::BundleRefused
         | ErrorCode::BlobCorrupt

@@ -18,7 +18,7 @@ use crate::auth::LONGEST_DEPLOY;
 use crate::bundle::ShelfError;
 use crate::deploy::{DeployError, GoingBack, advance};
 use crate::error::{Problem as _, chain};
-use crate::registry;
+use crate::{preview, registry};
 
 /// Read again only by a restarted server…
 const WRITE_LEASES: Duration = Duration::from_secs(30);
@@ -26,6 +26,7 @@ const WRITE_LEASES: Duration = Duration::from_secs(30);
 const WRITE_LEASES_SHARED: Duration = Duration::from_secs(5);
 const COUNT_AGENTS: Duration = Duration::from_secs(5);
 const EXPIRE_UPLOADS: Duration = Duration::from_secs(60);
+const EXPIRE_PREVIEWS: Duration = Duration::from_secs(60);
 const COLLECT_GARBAGE: Duration = Duration::from_secs(3600);
 const OTHERS_NEWS: Duration = Duration::from_secs(1);
 const REMOVED_AT_ONCE: usize = 500;
@@ -70,7 +71,10 @@ pub(crate) fn start(app: &App) {
         WRITE_LEASES
     };
     every(app, "write leases", write_leases, |app| async move {
-        Ok(app.leases.write(&app.store).await?)
+        app.leases
+            .write(&app.store)
+            .await
+            .map_err(DeployError::from)
     });
     every(app, "count agents", COUNT_AGENTS, |app| async move {
         let connected = if app.store.is_shared() {
@@ -79,13 +83,16 @@ pub(crate) fn start(app: &App) {
             i64::try_from(app.leases.counted()).unwrap_or(i64::MAX)
         };
         app.metrics.agents(connected);
-        Ok(())
+        Ok::<_, DeployError>(())
     });
     let expiry = EXPIRE_UPLOADS.min(Duration::from_secs(
         u64::from(app.config.upload_expiry_s).max(1),
     ));
     every(app, "expire uploads", expiry, |app| async move {
         expire_uploads(&app).await
+    });
+    every(app, "expire Previews", EXPIRE_PREVIEWS, |app| async move {
+        preview::expire(&app).await
     });
     every(app, "collect garbage", COLLECT_GARBAGE, |app| async move {
         collect_garbage(&app, Young::USUAL).await.map(drop)
@@ -96,13 +103,14 @@ pub(crate) fn start(app: &App) {
     }
 }
 
-fn every<F>(
+fn every<F, E>(
     app: &App,
     what: &'static str,
     period: Duration,
     job: impl Fn(App) -> F + Send + 'static,
 ) where
-    F: Future<Output = Result<(), DeployError>> + Send,
+    F: Future<Output = Result<(), E>> + Send,
+    E: std::error::Error,
 {
     let app = app.clone();
     tokio::spawn(async move {

@@ -21,6 +21,7 @@ mod jobs;
 mod metrics;
 mod news;
 mod openapi;
+mod preview;
 mod probes;
 mod registry;
 mod request;

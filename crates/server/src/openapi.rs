@@ -20,6 +20,7 @@ use crate::app::App;
     modifiers(&BearerToken),
     tags(
         (name = "deployments", description = "What is deployed to"),
+        (name = "previews", description = "Deployments that live as long as a pull request"),
         (name = "deploys", description = "Comparing, creating, uploading, accepting, following, undoing"),
         (name = "tokens", description = "Who may do what"),
         (name = "trusts", description = "Pipelines that deploy without a token of ours"),

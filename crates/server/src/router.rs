@@ -18,7 +18,8 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::auth::{Guard, Needs, authorise};
 use crate::{
-    agent, auth, dashboard, deploy, deployment, install, openapi, probes, registry, request,
+    agent, auth, dashboard, deploy, deployment, install, openapi, preview, probes, registry,
+    request,
 };
 
 /// A route, as the router knows it and as the test of its guard asks for it.
@@ -166,6 +167,11 @@ fn routes(app: &App) -> Routes {
     all.add(VIEWER, Short, routes!(deployment::http::dag_ids));
     all.add(ADMIN, Short, routes!(auth::http::create_code));
 
+    all.add(DEPLOYER, Short, routes!(preview::http::open));
+    all.add(VIEWER, Short, routes!(preview::http::list));
+    all.add(VIEWER, Short, routes!(preview::http::show));
+    all.add(DEPLOYER, Short, routes!(preview::http::close));
+
     all.add(VIEWER, Short, routes!(deploy::http::plan));
     all.add(DEPLOYER, Short, routes!(deploy::http::create));
     all.add(VIEWER, Short, routes!(deploy::http::history));
@@ -185,6 +191,7 @@ fn routes(app: &App) -> Routes {
     all.add(AGENT, Short, routes!(agent::http::report));
     all.add(AGENT, Short, routes!(agent::http::dag_ids));
     all.add(AGENT, Long, routes!(agent::http::blobs));
+    all.add(AGENT, Short, routes!(preview::http::take));
 
     all.registry();
 

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use updraft_model::{
-    AfterFailure, CheckStage, DeployId, DeploymentId, DeploymentName, Hold, ReleaseId, Runtime,
-    Timestamp, WorkspaceId,
+    AfterFailure, CheckStage, DeployId, DeploymentId, DeploymentName, Hold, PreviewValues,
+    ReleaseId, Runtime, Timestamp, WorkspaceId,
 };
 
 use crate::sql::{Row, json, sql};
-use crate::{Read, StoreError, Write};
+use crate::{Preview, Read, StoreError, Write};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Deployment {
@@ -24,6 +24,8 @@ pub struct Deployment {
     pub target: Option<Target>,
     pub proven: Option<Proven>,
     pub hold: Option<Box<Hold>>,
+    /// There for one that lives as long as a pull request.
+    pub preview: Option<Box<Preview>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +44,9 @@ pub struct Settings {
     /// Whether nobody but trusted pipelines may deploy.
     #[serde(default, skip_serializing_if = "is_false")]
     pub ci_only: bool,
+    /// What Previews that are made from it have of its connections and variables.
+    #[serde(default)]
+    pub preview_values: PreviewValues,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
@@ -71,7 +76,7 @@ pub struct Proven {
 }
 
 impl Deployment {
-    fn from_row(row: &Row) -> Result<Self, StoreError> {
+    pub(crate) fn from_row(row: &Row) -> Result<Self, StoreError> {
         let target = row
             .optional("target_deploy")?
             .map(|deploy| -> Result<_, StoreError> {
@@ -106,6 +111,7 @@ impl Deployment {
             target,
             proven,
             hold: row.optional_json("hold")?,
+            preview: Preview::from_row(row)?.map(Box::new),
         })
     }
 }
@@ -236,6 +242,9 @@ impl Write {
         .bind(deployment.generation)
         .run(&mut self.on)
         .await?;
+        if let Some(preview) = deployment.preview.as_deref().filter(|_| rows == 1) {
+            self.set_preview(deployment.id, preview).await?;
+        }
         Ok(rows == 1)
     }
 
@@ -272,12 +281,13 @@ impl Write {
         Ok(())
     }
 
-    /// Removes a Deployment with its history, agents and tokens.
+    /// Removes a Deployment with its history, agents, tokens and Previews.
     pub async fn delete_deployment(&mut self, id: DeploymentId) -> Result<(), StoreError> {
-        sql("DELETE FROM token WHERE deployment_id = $1")
-            .bind(id)
-            .run(&mut self.on)
-            .await?;
+        sql("DELETE FROM token WHERE deployment_id = $1
+             OR deployment_id IN (SELECT id FROM deployment WHERE preview_of = $1)")
+        .bind(id)
+        .run(&mut self.on)
+        .await?;
         sql("DELETE FROM deployment WHERE id = $1")
             .bind(id)
             .run(&mut self.on)

@@ -13,6 +13,7 @@ mod event;
 mod installation;
 mod layer;
 mod migrations;
+mod preview;
 mod registry;
 mod release;
 mod sql;
@@ -35,6 +36,7 @@ pub use deployment::{Deployment, InProgress, Proven, Settings, Target};
 pub use error::StoreError;
 pub use event::DeployEvent;
 pub use layer::StoredLayer;
+pub use preview::{Preview, PreviewFacts};
 pub use registry::{
     PushedManifest, RegistryLink, RegistryManifest, RegistryTag, RegistryUpload, TagPage,
 };

@@ -22,6 +22,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (6, "ci", include_str!("migrations/0006_ci.sql")),
     (7, "moving", include_str!("migrations/0007_moving.sql")),
     (8, "trust", include_str!("migrations/0008_trust.sql")),
+    (9, "previews", include_str!("migrations/0009_previews.sql")),
 ];
 
 fn migrator() -> Migrator {

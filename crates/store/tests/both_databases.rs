@@ -10,9 +10,9 @@ use tempfile::TempDir;
 use updraft_model::{
     AfterFailure, AgentId, BundleDags, BundleName, BundleRef, CiRun, DagIds, DeployId, DeployKind,
     DeployState, DeploymentId, Digest, EnrollmentId, ExchangeId, ExchangeOutcome, Expected,
-    HeldRelease, Hold, Identity, ImageRef, OciDigest, Release, ReleaseId, ReleasePart,
-    RepositoryName, Role, Runtime, Scope, Timestamp, TokenId, TrustId, TrustProvider, UploadId,
-    WorkspaceId,
+    HeldRelease, Hold, Identity, ImageRef, OciDigest, PreviewValues, Release, ReleaseId,
+    ReleasePart, RepositoryName, Role, Runtime, Scope, Timestamp, TokenId, TrustId, TrustProvider,
+    UploadId, WorkspaceId,
 };
 use updraft_store::{
     Agent, DeployParts, Deployment, Enrollment, Exchange, FileLists, NewDeploy, Proven,
@@ -72,6 +72,7 @@ async fn deployment(tx: &mut Write, name: &str) -> Deployment {
             require: Vec::new(),
             registry: None,
             ci_only: false,
+            preview_values: PreviewValues::default(),
         },
         environment: Some(vec![1, 2, 0, 255]),
         environment_names: vec!["A".into()],
@@ -79,6 +80,7 @@ async fn deployment(tx: &mut Write, name: &str) -> Deployment {
         target: None,
         proven: None,
         hold: None,
+        preview: None,
     };
     assert!(tx.insert_deployment(&deployment).await.unwrap());
     deployment

@@ -7,6 +7,7 @@ pub(crate) mod deployment;
 pub(crate) mod dev;
 pub(crate) mod hold;
 pub(crate) mod image;
+pub(crate) mod preview;
 pub(crate) mod quickstart;
 pub(crate) mod server;
 pub(crate) mod session;
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Hold(hold::HoldCommand),
     Promote(deploy::promote::PromoteArgs),
+    #[command(subcommand)]
+    Preview(preview::PreviewCommand),
     #[command(subcommand)]
     Ci(ci::CiCommand),
     #[command(subcommand)]
@@ -67,6 +70,7 @@ impl Command {
             Self::Rollback(args) => args.output.output,
             Self::Hold(command) => command.format(),
             Self::Promote(args) => args.output.output,
+            Self::Preview(command) => command.format(),
             Self::Deployment(command) => command.format(),
             Self::Token(command) => command.format(),
             Self::Trust(command) => command.format(),
@@ -126,6 +130,7 @@ impl Command {
             Self::Rollback(args) => deploy::rollback::run(args, cx, out).await,
             Self::Hold(command) => command.run(cx, out).await,
             Self::Promote(args) => Box::pin(deploy::promote::run(args, cx, out)).await,
+            Self::Preview(command) => command.run(cx, out).await,
             Self::Deployment(command) => command.run(cx, out).await,
             Self::Token(command) => command.run(cx, out).await,
             Self::Trust(command) => command.run(cx, out).await,

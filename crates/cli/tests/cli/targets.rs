@@ -193,20 +193,6 @@ fn a_branch_may_be_called_anything() {
 }
 
 #[test]
-fn a_section_that_is_not_used_yet_is_named() {
-    let world = mapped();
-    let preview = format!("{TARGETS}\n[preview]\nfrom = \"shop\"\n");
-    world.sandbox.write("here/updraft.toml", &preview);
-    let printed = deploy(&world, &[]).ended_with(0);
-    assert!(
-        printed
-            .stderr
-            .contains("`[preview]` of updraft.toml is not used yet"),
-        "{printed}"
-    );
-}
-
-#[test]
 fn a_projects_settings_are_checked() {
     let mut world = mapped();
     let printed = world.run(&["config", "check"]).ended_with(3);

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
-use updraft_api::agent::{Target, Wanted};
+use updraft_api::agent::{Target, Wanted, WantedPreview};
 use updraft_model::{AgentId, DeployState, DeploymentId, Digest, Release};
 use updraft_store::{Deployment, Read};
 
@@ -202,6 +202,7 @@ async fn compose(
         Some(proven) => read.release(proven.release).await?,
         None => None,
     };
+    let previews = previews(app, read, &deployment).await?;
     let newest = deployment.settings.keep_releases.saturating_add(2);
     let kept = read.newest_releases(deployment.id, newest).await?;
     Ok(Wanted {
@@ -223,8 +224,28 @@ async fn compose(
         target,
         proven,
         lease_s: app.config.lease_s,
-        previews: Vec::new(),
+        previews,
     })
+}
+
+/// The Previews that its agents have to run.
+async fn previews(
+    app: &App,
+    read: &mut Read,
+    deployment: &Deployment,
+) -> Result<Vec<WantedPreview>, DeployError> {
+    let now = app.now();
+    let all = read.previews_of(deployment.id).await?.into_iter();
+    let wanted = all.filter_map(|preview| {
+        let facts = preview.preview.filter(|it| it.expires_at > now)?.facts;
+        Some(WantedPreview {
+            id: preview.id,
+            name: preview.name,
+            values: deployment.settings.preview_values,
+            agent: facts.agent,
+        })
+    });
+    Ok(wanted.collect())
 }
 
 /// What is left of the time for the proof. All of it, once it ran out: evidence

@@ -163,8 +163,14 @@ impl Caller {
         &self.token.name
     }
 
+    /// Whoever may see a Deployment sees the Previews that are made from it; its agents
+    /// get a token for each that they run.
     pub(crate) fn sees(&self, deployment: &Deployment) -> bool {
-        self.token.scope.covers(deployment.workspace, deployment.id)
+        let scope = self.token.scope;
+        let is_made_from = deployment.preview.as_ref().is_some_and(|preview| {
+            self.token.role != Role::Agent && scope.covers(deployment.workspace, preview.of)
+        });
+        is_made_from || scope.covers(deployment.workspace, deployment.id)
     }
 
     /// Whether the caller's role holds everywhere.
@@ -246,10 +252,14 @@ impl Caller {
         &self,
         read: &mut Read,
     ) -> Result<Vec<Deployment>, AccessError> {
-        if let Scope::Deployment { deployment } = self.token.scope {
-            return Ok(read.deployment(deployment).await?.into_iter().collect());
-        }
-        let mut all = read.deployments().await?;
+        let mut all = match self.token.scope {
+            Scope::Deployment { deployment } => {
+                let mut own: Vec<_> = read.deployment(deployment).await?.into_iter().collect();
+                own.extend(read.previews_of(deployment).await?);
+                own
+            }
+            Scope::Organization | Scope::Workspace { .. } => read.deployments().await?,
+        };
         all.retain(|deployment| self.sees(deployment));
         Ok(all)
     }

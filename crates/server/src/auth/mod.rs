@@ -21,4 +21,6 @@ pub use init::{InitError, init_admin};
 pub use keys::{KeyError, rotate_keys};
 pub(crate) use keys::{Keys, Lacking};
 pub(crate) use known::KnownCallers;
-pub(crate) use tokens::{TokenError, create_token, list_tokens, revoke_token, token_view};
+pub(crate) use tokens::{
+    Issue, TokenError, create_token, issue, list_tokens, revoke_token, token_view,
+};

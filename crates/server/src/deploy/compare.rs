@@ -173,7 +173,7 @@ pub(super) async fn landed(
 }
 
 /// What the agents that count have told.
-pub(super) fn reports(app: &App, agents: &[Agent]) -> impl Iterator<Item = Report> {
+pub(crate) fn reports(app: &App, agents: &[Agent]) -> impl Iterator<Item = Report> {
     let now = app.now();
     let counting = agents
         .iter()

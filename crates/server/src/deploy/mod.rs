@@ -31,7 +31,7 @@ mod withdraw;
 
 pub(crate) use accept::accept;
 pub(crate) use advance::{Advanced, GoingBack, advance, late_failure};
-pub(crate) use compare::plan;
+pub(crate) use compare::{plan, reports};
 pub(crate) use create::create;
 pub(crate) use diff::diff;
 pub(crate) use error::DeployError;

@@ -36,6 +36,7 @@ pub(crate) async fn create(
             require: Vec::new(),
             registry: None,
             ci_only: false,
+            preview_values: updraft_model::PreviewValues::default(),
         },
         environment: None,
         environment_names: Vec::new(),
@@ -43,6 +44,7 @@ pub(crate) async fn create(
         target: None,
         proven: None,
         hold: None,
+        preview: None,
     };
     let variables = apply(&mut deployment.settings, ask.settings)?;
     environment::change(&app.keys, &mut deployment, variables)?;
@@ -110,6 +112,9 @@ pub(super) fn apply(
         value.sort_unstable();
         value.dedup();
         settings.require = value;
+    }
+    if let Some(value) = given.preview_values {
+        settings.preview_values = value;
     }
     if let Some(value) = given.ci_only {
         settings.ci_only = value;

@@ -136,6 +136,8 @@ pub(super) async fn view(
         executor: deployment.settings.executor,
         require: deployment.settings.require,
         ci_only: deployment.settings.ci_only,
+        preview_values: deployment.settings.preview_values,
+        preview_of: deployment.preview.map(|preview| preview.of),
         environment: deployment.environment_names,
         wanted,
         proven,

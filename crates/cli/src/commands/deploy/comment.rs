@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use updraft_api::deploy::{ComparisonOutcome, FileChanges};
+use updraft_api::preview::PreviewView;
 use updraft_ci::comment::{Comment, CommentError, Forge, Posted, post};
-use updraft_model::{CheckFinding, CheckStage, CiRun, GitState};
+use updraft_model::{CheckFinding, CheckStage, CiRun, DeployState, GitState};
 
 use super::compare::Planned;
 use super::dags;
@@ -12,6 +13,7 @@ use super::report::{MOST_NAMES, Outcome, is_empty, summary};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+use crate::output::names::state_of;
 use crate::output::size::things;
 use crate::output::tame::tame_line;
 
@@ -22,6 +24,8 @@ pub(super) struct Told<'a> {
     pub(super) planned: &'a Planned,
     pub(super) git: Option<&'a GitState>,
     pub(super) run: Option<&'a CiRun>,
+    /// The Preview that the pull request has by now.
+    pub(super) preview: Option<&'a PreviewView>,
 }
 
 /// Where it goes. Asked before the plan is made, which takes longer.
@@ -38,7 +42,8 @@ pub(super) async fn write(forge: &Forge, told: &Told<'_>) -> Result<Posted> {
     let comment = Comment {
         about: format!("plan of {} for {name}", told.project),
         is_news: told.planned.comparison.outcome == ComparisonOutcome::Changes
-            || told.outcome.checks.values().any(|stage| !stage.passed()),
+            || told.outcome.checks.values().any(|stage| !stage.passed())
+            || told.preview.is_some(),
         text,
     };
     Ok(post(forge, &comment).await?)
@@ -80,11 +85,40 @@ fn text(told: &Told<'_>) -> String {
             "Nothing, but {name} should run exactly this and it is not proven: a deploy proves it again."
         ),
     };
+    write_preview(told, &mut text);
     write_dags(told, &mut text);
     write_image(outcome, &mut text);
     write_checks(outcome, &mut text);
     write_footer(told, &mut text);
     text
+}
+
+/// Where to look at it, and what became of it there.
+fn write_preview(told: &Told<'_>, text: &mut String) {
+    let Some(preview) = told.preview else { return };
+    let until = preview.expires_at.format("%Y-%m-%d %H:%M UTC");
+    let name = code(preview.name.as_str());
+    let at = match preview.url.as_deref().filter(is_plain_address) {
+        Some(url) => format!("[{}]({url})", preview.name),
+        None => name,
+    };
+    let state = match &preview.wanted_deploy {
+        Some(deploy) => match &deploy.state {
+            DeployState::Live { .. } => "is live".to_owned(),
+            DeployState::Failed { .. } => "**failed**: Airflow refuses it".to_owned(),
+            _ => format!("is not live: {}", state_of(deploy)),
+        },
+        None => "is empty".to_owned(),
+    };
+    let _ = writeln!(
+        text,
+        "\n**Preview** {at} {state}; it is kept until {until}."
+    );
+}
+
+/// Nothing in it ends a link of Markdown.
+fn is_plain_address(url: &&str) -> bool {
+    url.starts_with("http") && !url.contains(['(', ')', '<', '>', ' '])
 }
 
 /// `2 DAGs added, 1 changed; the image changes`
@@ -256,8 +290,7 @@ fn write_footer(told: &Told<'_>, text: &mut String) {
         parts.push(code(&commit.chars().take(12).collect::<String>()));
     }
     let url = told.run.and_then(|run| run.run_url.as_deref());
-    let is_plain = |url: &&str| url.starts_with("http") && !url.contains(['(', ')', '<', '>', ' ']);
-    if let Some(url) = url.filter(is_plain) {
+    if let Some(url) = url.filter(is_plain_address) {
         parts.push(format!("[run]({url})"));
     }
     parts.push(format!("updraft {}", updraft_api::VERSION));

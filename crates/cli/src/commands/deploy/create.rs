@@ -40,10 +40,11 @@ use crate::busy::busy;
 use crate::checks::elsewhere::{self, Asked};
 use crate::checks::names;
 use crate::cli::OutputArgs;
+use crate::commands::preview::date;
 use crate::console::{Console, YELLOW};
 use crate::context::Context;
 use crate::daemonless_build::access;
-use crate::destination::{Destination, nowhere};
+use crate::destination::{Destination, fork, nowhere};
 use crate::environment;
 use crate::exit::Exit;
 use crate::failpoint::failpoint;
@@ -52,6 +53,7 @@ use crate::interrupt::Interrupt;
 use crate::output::deploy_ref;
 use crate::output::names::hold as hold_text;
 use crate::output::size::things;
+use crate::preview::{Opened, Request};
 
 /// Deploy the project here: send what differs, and wait until Airflow has it
 ///
@@ -168,28 +170,42 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     let started = Instant::now();
     let interrupt = Interrupt::listen()?;
     let project = cx.project()?;
-    if project.settings().preview.is_some() {
-        out.warn("`[preview]` of updraft.toml is not used yet: pull requests are not deployed");
-    }
     let destination = if args.planning.plan {
         cx.planned_destination(args.deployment.as_ref())?
     } else {
         cx.destination(args.deployment.as_ref())?
     };
-    let name = match destination {
-        Destination::Named(name) => name,
+    let (name, request) = match destination {
+        Destination::Named(name) => (name, None),
         Destination::Mapped(name, pushed) => {
             writeln!(out.status(), "{pushed} goes to `{name}`")?;
-            name
+            (name, None)
         }
+        Destination::Preview(request) if request.is_fork => {
+            return match args.if_mapped {
+                true => not_mapped(&request.pushed(), out),
+                false => Err(fork()),
+            };
+        }
+        Destination::Preview(request) => (request.from.clone(), Some(request)),
         Destination::Nowhere(pushed) if args.if_mapped => return not_mapped(&pushed, out),
         Destination::Nowhere(pushed) => return Err(nowhere(&pushed)),
     };
     let client = interrupt.ends(cx.client_to(&name)).await?;
+    let from = request.as_ref().map(|_| name.clone());
+    let (name, opened) = match request {
+        Some(request) => {
+            let opened = interrupt.ends(request.open(&client)).await?;
+            say_opened(&opened, out)?;
+            (opened.name.clone(), Some(opened))
+        }
+        None => (name, None),
+    };
     let ask = Deploy {
         client: &client,
         project,
         deployment: &name,
+        names_of: from.as_ref().unwrap_or(&name),
         description: &args.description,
         halves: args.halves.read(project)?,
         rebuild: args.halves.rebuild,
@@ -213,11 +229,39 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
         let comment = args.planning.comment.then_some(cx);
         return Box::pin(interrupt.ends(ask.show_plan(comment, out))).await;
     }
-    let (outcome, ending) = Box::pin(ask.run(&interrupt, out)).await?;
-    match ending {
-        Some(ending) => outcome.print(&ending, out),
-        None => outcome.print_result(out),
+    let (mut outcome, ending) = Box::pin(ask.run(&interrupt, out)).await?;
+    if let Some(ending) = &ending {
+        outcome.say(ending, out)?;
     }
+    if let Some(opened) = opened {
+        outcome.preview = Some(at_its_address(&client, opened, out).await?);
+    }
+    outcome.print_result(out)
+}
+
+fn say_opened(opened: &Opened, out: &mut Console) -> Result<()> {
+    let (name, from) = (&opened.name, &opened.from);
+    let what = match opened.is_new {
+        true => format!("The pull request gets the Preview `{name}`, made from `{from}`"),
+        false => format!("The pull request has the Preview `{name}` of `{from}`"),
+    };
+    writeln!(out.status(), "{what}")?;
+    Ok(())
+}
+
+/// Says where the Preview is, which is known when it has been started.
+async fn at_its_address(client: &Client, opened: Opened, out: &mut Console) -> Result<Opened> {
+    let is_new = opened.is_new;
+    let preview = match client.preview(&opened.name).await {
+        Ok(preview) => Opened::from(preview),
+        // What became of the deploy is known, and matters more.
+        Err(_) => opened,
+    };
+    if let Some(url) = &preview.url {
+        let until = date(preview.expires_at);
+        writeln!(out.status(), "Preview at {url}, until {until}")?;
+    }
+    Ok(Opened { is_new, ..preview })
 }
 
 /// What a comparison is for.
@@ -237,6 +281,8 @@ pub(crate) struct Deploy<'a> {
     pub(crate) client: &'a Client,
     pub(crate) project: &'a Project,
     pub(crate) deployment: &'a DeploymentName,
+    /// Whose connections and variables its DAGs may ask for.
+    pub(crate) names_of: &'a DeploymentName,
     pub(crate) description: &'a str,
     pub(crate) halves: Halves,
     /// Make the image half also when nothing of it differs.
@@ -311,12 +357,17 @@ impl Deploy<'_> {
                 outcome.exit_code = outcome.exit.code();
             }
             outcome.checks = ran.stages;
+            let preview = match comment.map(Request::of).transpose()?.flatten() {
+                Some(request) => request.find(self.client).await?,
+                None => None,
+            };
             let told = comment::Told {
                 project: self.project.name(),
                 outcome: &outcome,
                 planned: &planned,
                 git: git.as_ref(),
                 run: self.ci,
+                preview: preview.as_ref(),
             };
             outcome.comment = Some(comment::write(forge, &told).await?);
         }
@@ -623,7 +674,7 @@ impl Deploy<'_> {
     async fn job(&self, claim: &Claim, scan: &Arc<Scan>, out: &mut Console) -> Result<Job> {
         let stages = self.own_stages(claim, out).and(&claim.require);
         let names = if stages.parse {
-            names::of_deployment(self.client, self.deployment).await?
+            names::of_deployment(self.client, self.names_of).await?
         } else {
             Names::default()
         };

@@ -61,7 +61,7 @@ impl Deploy<'_> {
         out: &mut Console,
     ) -> Result<DagDiff> {
         let cache = host::needed(self.cache.clone())?;
-        let names = names::of_deployment(self.client, self.deployment).await?;
+        let names = names::of_deployment(self.client, self.names_of).await?;
         let before = match &planned.comparison.wanted {
             Some(wanted) => Some(Before {
                 tree: wanted_tree::fetch(

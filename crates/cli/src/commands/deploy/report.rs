@@ -20,6 +20,7 @@ use crate::output::deploy_ref;
 use crate::output::size::{bytes, count, things};
 use crate::output::tame::tame_line;
 use crate::output::time::duration;
+use crate::preview::Opened;
 
 /// Names that are listed before the rest is only counted.
 pub(super) const MOST_NAMES: usize = 20;
@@ -54,6 +55,8 @@ pub(crate) struct Outcome {
     pub(crate) checks: BTreeMap<CheckStage, StageResult>,
     /// What became of the comment on the pull request; only of a plan.
     pub(crate) comment: Option<Posted>,
+    /// The Preview that it went to.
+    pub(crate) preview: Option<Opened>,
     pub(crate) timings_ms: Timings,
     pub(crate) deploy: Option<DeployView>,
 }
@@ -119,6 +122,7 @@ impl Outcome {
             sent: None,
             checks: BTreeMap::new(),
             comment: None,
+            preview: None,
             timings_ms: Timings::default(),
             deploy: None,
         }

@@ -9,7 +9,7 @@ pub(crate) mod status;
 pub(crate) mod update;
 
 use updraft_api::deployment::DeploymentSettings;
-use updraft_model::{AfterFailure, CheckStage, Runtime};
+use updraft_model::{AfterFailure, CheckStage, PreviewValues, Runtime};
 
 use crate::commands::deploy::create::seconds;
 use crate::console::{Console, Format};
@@ -113,6 +113,10 @@ pub(crate) struct SettingsArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     ci_only: Option<bool>,
 
+    /// What Previews that are made from it have of its connections, variables and environment: copy, mask or none (a new Deployment: mask)
+    #[arg(long, value_name = "POLICY")]
+    preview_values: Option<PreviewValues>,
+
     /// What it is for
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -159,6 +163,7 @@ impl SettingsArgs {
             description: self.description.clone(),
             require: self.require.as_deref().map(required),
             ci_only: self.ci_only,
+            preview_values: self.preview_values,
             environment: self.environment.read().await?,
         })
     }

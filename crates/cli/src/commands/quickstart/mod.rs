@@ -214,6 +214,7 @@ async fn bring_up(
         client: &client,
         project,
         deployment,
+        names_of: deployment,
         description: "quickstart",
         halves: Halves::Both,
         rebuild: false,
