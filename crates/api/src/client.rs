@@ -22,11 +22,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use updraft_model::{
-    AgentId, BundleName, Checks, DeployId, DeploymentName, Digest, TokenId, TrustId,
+    AgentId, BundleName, Checks, DeployId, DeploymentId, DeploymentName, Digest, TokenId, TrustId,
 };
 use url::Url;
 
-use crate::agent::{DagIdsReport, FetchBlobs, Report, ReportAnswer, Wanted};
+use crate::agent::{
+    DagIdsReport, FetchBlobs, Report, ReportAnswer, TakePreview, TakenPreview, Wanted,
+};
 use crate::deploy::{
     AcceptDeploy, Comparison, CreateDeploy, DeployView, Deploys, DiffView, LiftedHold, PlanRequest,
     PromoteRequest, Promotion, PromotionSource, RollbackRequest, WithdrawDeploy,
@@ -515,6 +517,16 @@ impl Client {
         self.send(Method::DELETE, &path, no_body(), SHORT)
             .await
             .map(drop)
+    }
+
+    /// Takes a Preview for an agent of the Deployment that it is made from.
+    pub async fn take_preview(
+        &self,
+        preview: DeploymentId,
+        ask: &TakePreview,
+    ) -> Result<TakenPreview, ClientError> {
+        self.post(&format!("/api/v1/agent/previews/{preview}/take"), ask)
+            .await
     }
 
     /// Lets what was rolled back come back; lifting twice is as good as once.

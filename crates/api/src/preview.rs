@@ -32,7 +32,7 @@ pub struct OpenPreview {
     pub expire_s: u64,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PreviewView {
     pub id: DeploymentId,
     /// Its own name, as a Deployment.
