@@ -34,16 +34,15 @@ impl Context {
         let settings = self.settings()?;
         let targets = settings.project.as_ref().map(|it| &it.value);
         let project = targets.filter(|it| !it.settings().targets.is_empty());
+        if let Some(named) = &settings.deployment
+            && wins_over_targets(settings, &named.source)
+        {
+            return Ok(Destination::Named(named.value.clone()));
+        }
         match (&settings.deployment, project) {
-            (Some(named), Some(_)) if wins_over_targets(settings, &named.source) => {
-                Ok(Destination::Named(named.value.clone()))
-            }
             (_, Some(project)) => {
                 let found = mapped(project, pushed(self.ci(), project)?);
                 self.or_preview(found)
-            }
-            (Some(named), None) if wins_over_targets(settings, &named.source) => {
-                Ok(Destination::Named(named.value.clone()))
             }
             (named, None) => match (Request::of(self)?, named) {
                 (Some(request), _) => Ok(Destination::Preview(request)),

@@ -297,7 +297,12 @@ async fn one_agent_runs_it_for_as_long_as_it_is_connected() {
     let ask = TakePreview {
         agent: stranger.report.agent,
     };
-    let error = stranger.client().take_preview(id, &ask).await.err().unwrap();
+    let error = stranger
+        .client()
+        .take_preview(id, &ask)
+        .await
+        .err()
+        .unwrap();
     assert_eq!(code(&error), ErrorCode::PreviewNotFound);
     let ask = TakePreview {
         agent: AgentId::new(),

@@ -15,9 +15,10 @@ use updraft_model::{
     UploadId, WorkspaceId,
 };
 use updraft_store::{
-    Agent, DeployParts, Deployment, Enrollment, Exchange, FileLists, NewDeploy, Proven,
-    PushedManifest, RegistryLink, RegistryManifest, RegistryTag, RegistryUpload, Settings, Store,
-    StoreError, StoredLayer, Target, Token, Trust, TrustContent, Write,
+    Agent, DeployParts, Deployment, Enrollment, Exchange, FileLists, NewDeploy, Preview,
+    PreviewFacts, Proven, PushedManifest, RegistryLink, RegistryManifest, RegistryTag,
+    RegistryUpload, Settings, Store, StoreError, StoredLayer, Target, Token, Trust, TrustContent,
+    Write,
 };
 use updraft_testkit::Postgres;
 
@@ -1112,5 +1113,49 @@ async fn keeps_trusts_and_what_came_of_them() {
         assert_eq!(tx.exchanges(None, 10).await.unwrap(), []);
         assert!(!tx.is_deploy_of_token(token.id, deploy.id).await.unwrap());
         tx.delete_deployment(shop.id).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn previews_are_found_by_what_they_are_made_from_and_go_with_it() {
+    for database in databases().await {
+        let mut tx = database.store.begin().await.unwrap();
+        let shop = deployment(&mut tx, "shop").await;
+        let preview = Preview {
+            of: shop.id,
+            facts: PreviewFacts {
+                repository: "acme/shop".into(),
+                project: String::new(),
+                pull_request: 7,
+                branch: Some("feature/x".into()),
+                agent: None,
+            },
+            expires_at: now(),
+        };
+        let made = Deployment {
+            id: DeploymentId::new(),
+            name: "shop-pr-7".parse().unwrap(),
+            preview: Some(Box::new(preview.clone())),
+            ..shop.clone()
+        };
+        assert!(tx.insert_deployment(&made).await.unwrap());
+        let later = Preview {
+            facts: PreviewFacts {
+                agent: Some(AgentId::new()),
+                ..preview.facts.clone()
+            },
+            ..preview.clone()
+        };
+        assert_eq!(tx.previews_of(shop.id).await.unwrap(), [made.clone()]);
+        tx.set_preview(made.id, &later).await.unwrap();
+        let found = tx.deployment(made.id).await.unwrap().unwrap();
+        assert_eq!(found.preview, Some(Box::new(later)));
+        let before = preview.expires_at - chrono::Duration::seconds(1);
+        assert!(tx.expired_previews(before).await.unwrap().is_empty());
+        let expired = tx.expired_previews(preview.expires_at).await.unwrap();
+        assert_eq!(expired.len(), 1);
+        assert_eq!(tx.previews_of(made.id).await.unwrap(), []);
+        tx.delete_deployment(shop.id).await.unwrap();
+        assert!(tx.deployment(made.id).await.unwrap().is_none());
     }
 }

@@ -11,6 +11,7 @@ mod halves;
 mod keyless;
 mod local;
 mod moving;
+mod previews;
 mod references;
 mod served;
 mod targets;

@@ -182,10 +182,10 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
             (name, None)
         }
         Destination::Preview(request) if request.is_fork => {
-            return match args.if_mapped {
-                true => not_mapped(&request.pushed(), out),
-                false => Err(fork()),
-            };
+            if args.if_mapped {
+                return not_mapped(&request.pushed(), out);
+            }
+            return Err(fork());
         }
         Destination::Preview(request) => (request.from.clone(), Some(request)),
         Destination::Nowhere(pushed) if args.if_mapped => return not_mapped(&pushed, out),
@@ -241,9 +241,10 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
 
 fn say_opened(opened: &Opened, out: &mut Console) -> Result<()> {
     let (name, from) = (&opened.name, &opened.from);
-    let what = match opened.is_new {
-        true => format!("The pull request gets the Preview `{name}`, made from `{from}`"),
-        false => format!("The pull request has the Preview `{name}` of `{from}`"),
+    let what = if opened.is_new {
+        format!("The pull request gets the Preview `{name}`, made from `{from}`")
+    } else {
+        format!("The pull request has the Preview `{name}` of `{from}`")
     };
     writeln!(out.status(), "{what}")?;
     Ok(())

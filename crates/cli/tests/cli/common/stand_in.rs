@@ -1,19 +1,24 @@
 //! An agent without an Airflow: it asks what is wanted, says that it has it,
 //! and answers for Airflow as it is told.
 
+use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use updraft_api::Client;
-use updraft_api::agent::{ProofReport, Report, Target};
+use updraft_api::agent::{AirflowView, ProofReport, Report, TakePreview, Target};
 use updraft_api::client::Connect;
 use updraft_api::token::Enroll;
 use updraft_model::{
     AgentId, DagChanges, ImportError, Proof, ProofOutcome, ProofTimings, ReleaseId,
 };
 use updraft_testkit::dag_ids;
+
+/// Where the Airflow of each Preview would be.
+pub(crate) const PREVIEW_URL: &str = "http://127.0.0.1:8099";
 
 /// What Airflow would say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +58,8 @@ impl Agent {
                 .enable_all()
                 .build()
                 .unwrap();
-            runtime.block_on(run(client, code, told, over));
+            let alone = tokio::task::LocalSet::new();
+            alone.block_on(&runtime, run(client, code, told, over));
         });
         Self {
             answer,
@@ -81,19 +87,32 @@ impl Drop for Agent {
     }
 }
 
-async fn run(
-    client: Client,
-    code: String,
-    (answer, dags): (Arc<Mutex<Answer>>, Arc<Mutex<Dags>>),
-    ended: Arc<AtomicBool>,
-) {
+/// What every stand-in is told.
+type Told = (Arc<Mutex<Answer>>, Arc<Mutex<Dags>>);
+
+async fn run(client: Client, code: String, told: Told, ended: Arc<AtomicBool>) {
     let enroll = Enroll {
         code,
         host: "stand-in".into(),
     };
     let token = client.enroll(&enroll).await.unwrap();
-    let client = client.with_token(token.secret);
+    converse(client.with_token(token.secret), told, ended, 2).await;
+}
+
+/// Speaks for one Deployment, and for the Previews of it that it has places for.
+fn converse(
+    client: Client,
+    told: Told,
+    ended: Arc<AtomicBool>,
+    preview_places: u32,
+) -> Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(speak(client, told, ended, preview_places))
+}
+
+async fn speak(client: Client, told: Told, ended: Arc<AtomicBool>, preview_places: u32) {
+    let (answer, dags) = told.clone();
     let agent = AgentId::new();
+    let mut previews = HashSet::new();
     let mut generation = -1;
     let mut target: Option<Target> = None;
     while !ended.load(Ordering::SeqCst) {
@@ -102,6 +121,19 @@ async fn run(
             Ok(Some(wanted)) => {
                 generation = wanted.generation;
                 target = wanted.target;
+                for preview in wanted.previews {
+                    if !previews.insert(preview.id) {
+                        continue;
+                    }
+                    // An agent takes Previews when it is known itself.
+                    let _ = client
+                        .report(&report(agent, generation, None, Answer::Silence))
+                        .await;
+                    let ask = TakePreview { agent };
+                    let taken = client.take_preview(preview.id, &ask).await.unwrap();
+                    let client = client.with_token(taken.secret);
+                    tokio::task::spawn_local(converse(client, told.clone(), Arc::clone(&ended), 0));
+                }
             }
             Ok(None) => {}
             Err(_) => {
@@ -111,6 +143,13 @@ async fn run(
         }
         let answer = *answer.lock().unwrap();
         let mut report = report(agent, generation, target.as_ref(), answer);
+        report.preview_places = preview_places;
+        if preview_places == 0 && target.is_some() {
+            report.airflow = Some(AirflowView {
+                url: Some(PREVIEW_URL.into()),
+                ..AirflowView::default()
+            });
+        }
         let (dags, release) = (*dags.lock().unwrap(), target.as_ref().map(|it| &it.release));
         let told = dags
             .zip(release)
