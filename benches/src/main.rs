@@ -39,12 +39,14 @@ const PARSE_IMPORTED: &str = "parse of 1,000, Airflow imported";
 const PARSE_KNOWN: &str = "parse of 1,000, known";
 const PARSE_ONE: &str = "parse, one changed";
 const IMAGE_CHANGED: &str = "image file changed, live";
+const IMAGE_OWN: &str = "of that, not Airflow's";
 const IMAGE_PUSHED: &str = "image file changed, pushed";
 const PUSH: &str = "push of 1 GB";
 const PULL: &str = "pull of 1 GB";
 
 /// What `docs` promise, in milliseconds.
 const BARS: &[(&str, u64)] = &[
+    (IMAGE_OWN, 1000),
     (FIRST_ON_DISK, 1_500),
     (CHANGE_ON_DISK, 100),
     (CHANGE_PARSED, 3_000),

@@ -75,6 +75,8 @@ enum Up {
 /// How long components may take to stop: more than being polite and then firm.
 const STOPPED: Duration = Duration::from_secs(60);
 
+const QUIETING: &str = "waiting for the old Airflow to begin nothing more";
+
 const TRYING: &str = "trying.json";
 const REFUSED: &str = "refused.json";
 
@@ -316,7 +318,9 @@ impl Converge {
             return Err(PassError::Stalled(message));
         }
         self.try_out(&next, wanted, target).await?;
+        self.deliver.board.busy(QUIETING);
         self.quiet_down(&before, &next).await?;
+        self.deliver.board.busy("switching");
         failpoint("agent.switch.quiet");
         self.take_database_back(&before, &next, wanted).await?;
         let trying = Trying {

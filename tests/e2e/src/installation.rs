@@ -473,7 +473,7 @@ impl Installation {
     /// Ends the agent as its operator does, and its Airflow.
     pub fn stop_agent_with_airflow(&mut self) -> Result<()> {
         self.kill_agent()?;
-        let log = self.root.join("agent.log");
+        let log = self.agent_log();
         let begun = std::fs::metadata(&log)?.len();
         self.start_agent_given(&["--stop-airflow"], &[])?;
         wait_for("the agent's worker", PATIENCE, || {
@@ -680,6 +680,11 @@ impl Installation {
     /// The address of Airflow's database, where it is not a file.
     pub fn airflow_database(&self) -> Option<&str> {
         Some(&self.databases.as_ref()?.airflow)
+    }
+
+    /// Where the agent says what it does.
+    pub fn agent_log(&self) -> PathBuf {
+        self.root.join("agent.log")
     }
 
     /// The ends of the logs, for a failed test.
