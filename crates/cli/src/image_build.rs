@@ -118,6 +118,11 @@ impl StepArgs {
         }
     }
 
+    /// Build arguments, as the build sees them.
+    pub(crate) fn values(&self) -> BTreeMap<String, String> {
+        self.args.iter().filter_map(|arg| value_of(arg)).collect()
+    }
+
     /// The names of build arguments, with digests of their values.
     pub(crate) fn digests(&self) -> BTreeMap<String, Digest> {
         let given = self.args.iter().filter_map(|arg| value_of(arg));

@@ -78,6 +78,8 @@ pub struct DaemonlessImage {
     pub base: String,
     pub base_digest: Digest,
     pub platform: String,
+    /// What the Dockerfile sets.
+    pub env: BTreeMap<String, String>,
     /// What its Python can import.
     pub contents: ImagePackages,
     /// What of that the base does not have; what comes from an address has no version.
@@ -291,6 +293,7 @@ pub async fn build_daemonless(
         base: dockerfile.base().to_owned(),
         base_digest: base.digest,
         platform: format!("linux/{}", ask.architecture()),
+        env: dockerfile.env().clone(),
         contents: made.contents,
         added: made.added,
         replaced: made.replaced,

@@ -12,7 +12,7 @@ use updraft_image::{
     look_at_image, without_tag,
 };
 use updraft_model::{ContainerImage, DeploymentName, Digest, Tag};
-use updraft_project::{BuildHalf, Making, Project, ProjectError, Requirements};
+use updraft_project::{BuildHalf, Dockerfile, Making, Project, ProjectError, Requirements};
 use uuid::Uuid;
 
 use crate::busy::{busy, telling};
@@ -21,7 +21,7 @@ use crate::console::{Aside, Console, Step};
 use crate::environment::Environment;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
-use crate::image_build::{Builder, EngineArgs, ImageBuild, value_of};
+use crate::image_build::{Builder, EngineArgs, ImageBuild};
 use crate::scan;
 
 /// Which image, and how it comes about.
@@ -263,7 +263,7 @@ impl ContainerHalf {
             image: there.to_string(),
         };
         let made = (BuildHalf::default(), making);
-        Ok(self.known(there, found.platform, found.has, made))
+        Ok(self.known(there, found.platform, found.has, BTreeMap::new(), made))
     }
 
     /// Builds straight into the registry.
@@ -290,12 +290,7 @@ impl ContainerHalf {
             to: to.clone(),
             tag: Some(Tag::of_deploy(Uuid::now_v7().simple()).to_string()),
             platform,
-            args: args
-                .steps
-                .args
-                .iter()
-                .filter_map(|arg| value_of(arg))
-                .collect(),
+            args: args.steps.values(),
             fresh: self.rebuild,
             scan_cache: self.scan_cache(),
             cache: self
@@ -311,7 +306,8 @@ impl ContainerHalf {
         };
         let making = self.making(base.map(|digest| digest.to_string()));
         let there = self.named(&to, built.digest);
-        Ok(self.known(there, built.platform, built.contents, (half, making)))
+        let env = without_paths(built.env);
+        Ok(self.known(there, built.platform, built.contents, env, (half, making)))
     }
 
     fn access(&self) -> Result<Access> {
@@ -383,7 +379,7 @@ impl ContainerHalf {
             };
             self.remember(&there, image);
             let made = (BuildHalf::default(), making);
-            return Ok(self.known(there, image.platform.clone(), has, made));
+            return Ok(self.known(there, image.platform.clone(), has, BTreeMap::new(), made));
         }
         let making = Making::Prebuilt {
             image: format!("{name}@{}", image.id),
@@ -413,7 +409,11 @@ impl ContainerHalf {
         let digest = engine.push(image, &to, tag.as_str(), login.as_deref(), stop, None)?;
         let there = ContainerImage { repository, digest };
         self.remember(&there, image);
-        Ok(self.known(there, image.platform.clone(), packages, made))
+        let env = match &made.1 {
+            Making::Built { .. } => self.dockerfile_env(image),
+            Making::Prebuilt { .. } | Making::Locked => BTreeMap::new(),
+        };
+        Ok(self.known(there, image.platform.clone(), packages, env, made))
     }
 
     /// An engine may know what it has pushed by no other name.
@@ -428,15 +428,12 @@ impl ContainerHalf {
         there: ContainerImage,
         platform: String,
         has: ImagePackages,
+        env: BTreeMap<String, String>,
         (half, making): (BuildHalf, Making),
     ) -> Environment {
         let lock = Lock {
             python_from: has.python,
             text: has.lock_text(),
-        };
-        let env = match &making {
-            Making::Built { .. } => self.dockerfile_env(),
-            Making::Prebuilt { .. } | Making::Locked => BTreeMap::new(),
         };
         let fingerprint = half.fingerprint(has.airflow, has.python, making);
         let config = EnvironmentConfig {
@@ -542,9 +539,18 @@ impl ContainerHalf {
     }
 
     /// What checks without an engine have set.
-    fn dockerfile_env(&self) -> BTreeMap<String, String> {
-        let dockerfile = self.project.dockerfile().ok().flatten();
-        dockerfile.map_or_else(BTreeMap::new, |dockerfile| dockerfile.env().clone())
+    /// What the Dockerfile sets, as the image has it: it may build on what the base sets.
+    fn dockerfile_env(&self, image: &Image) -> BTreeMap<String, String> {
+        let args = self.args.engine.steps.values();
+        let dockerfile = self.project.dockerfile_text().ok().flatten();
+        let dockerfile =
+            dockerfile.and_then(|text| Dockerfile::parse_on(&text, &args, &image.env).ok());
+        let mut env = image.env.clone();
+        env.retain(|name, _| {
+            let mut set = dockerfile.iter();
+            set.any(|dockerfile| dockerfile.env().contains_key(name))
+        });
+        without_paths(env)
     }
 
     fn base_name(&self) -> Option<ImageReference> {
@@ -561,6 +567,12 @@ impl ContainerHalf {
             .code("no_engine")
             .help(error.help())
     }
+}
+
+/// What of an image's variables means the same outside of it.
+fn without_paths(mut env: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    env.retain(|name, _| name != "PATH" && name != "PYTHONPATH");
+    env
 }
 
 /// Whether it is called as images are that an engine alone has: in no registry.

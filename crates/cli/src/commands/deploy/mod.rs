@@ -1,5 +1,6 @@
 //! Deploys: making one, following it, looking back, undoing.
 
+mod accepted;
 pub(crate) mod checks;
 pub(crate) mod comment;
 pub(crate) mod compare;

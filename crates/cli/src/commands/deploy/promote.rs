@@ -9,9 +9,9 @@ use updraft_api::deploy::{
 use updraft_model::{DeployId, DeployState, DeploymentName, Hold, ReleasePart};
 use uuid::Uuid;
 
+use super::accepted::Accepted;
 use super::compare::{DowngradeArgs, refuse_older};
 use super::create::{PatienceArgs, perhaps_accepted, unknown_end};
-use super::follow::follow;
 use super::report::{Outcome, is_empty, merged, milliseconds, nothing_to_do, summary, write_names};
 use crate::cli::OutputArgs;
 use crate::console::Console;
@@ -145,24 +145,19 @@ pub(crate) async fn run(args: &PromoteArgs, cx: &Context, out: &mut Console) -> 
         )?;
     }
 
-    if args.patience.no_wait {
-        let mut outcome = Outcome::new("accepted", Exit::Success, name);
-        outcome.image(takes_image, Vec::new());
-        outcome.files = merged(deploy.files.values());
-        outcome.timings_ms.accepted = Some(milliseconds(accepted));
-        outcome.timings_ms.total = milliseconds(started.elapsed());
-        outcome.deploy = Some(deploy);
-        return outcome.print_result(out);
-    }
-    let (deploy, ending) = follow(&client, deploy, args.patience.read(), &interrupt, out).await?;
-    let mut outcome = Outcome::of(deploy, &ending);
+    let files = merged(deploy.files.values());
+    let accepted = Accepted {
+        client: &client,
+        deploy,
+        started,
+        after: accepted,
+    };
+    let (mut outcome, ending) = accepted
+        .see_through(&args.patience, &interrupt, out)
+        .await?;
     outcome.image(takes_image, Vec::new());
-    outcome.timings_ms.accepted = Some(milliseconds(accepted));
-    if let Some(deploy) = &outcome.deploy {
-        outcome.timings_ms.add_deploy(deploy);
-    }
-    outcome.timings_ms.total = milliseconds(started.elapsed());
-    outcome.print(&ending, out)
+    outcome.files = files;
+    outcome.print(ending.as_ref(), out)
 }
 
 /// What would change, as far as it may.

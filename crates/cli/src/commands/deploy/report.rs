@@ -167,9 +167,15 @@ impl Outcome {
         Ok(self.exit)
     }
 
-    /// Says what happened, and prints the result.
-    pub(crate) fn print(&self, ending: &Ending, out: &mut Console) -> crate::failure::Result<Exit> {
-        self.say(ending, out)?;
+    /// Says what happened, where it was followed to an end, and prints the result.
+    pub(crate) fn print(
+        &self,
+        ending: Option<&Ending>,
+        out: &mut Console,
+    ) -> crate::failure::Result<Exit> {
+        if let Some(ending) = ending {
+            self.say(ending, out)?;
+        }
         self.print_result(out)
     }
 

@@ -5,10 +5,10 @@ use updraft_api::deploy::RollbackRequest;
 use updraft_model::{DeployState, DeploymentName};
 use uuid::Uuid;
 
+use super::accepted::Accepted;
 use super::compare::DowngradeArgs;
 use super::create::{PatienceArgs, perhaps_accepted, unknown_end};
-use super::follow::follow;
-use super::report::{Outcome, milliseconds, nothing_to_do};
+use super::report::{milliseconds, nothing_to_do};
 use crate::cli::OutputArgs;
 use crate::console::Console;
 use crate::context::Context;
@@ -100,19 +100,14 @@ pub(crate) async fn run(args: &RollbackArgs, cx: &Context, out: &mut Console) ->
         )?,
     }
 
-    if args.patience.no_wait {
-        let mut outcome = Outcome::new("accepted", Exit::Success, name);
-        outcome.timings_ms.accepted = Some(milliseconds(accepted));
-        outcome.timings_ms.total = milliseconds(started.elapsed());
-        outcome.deploy = Some(deploy);
-        return outcome.print_result(out);
-    }
-    let (deploy, ending) = follow(&client, deploy, args.patience.read(), &interrupt, out).await?;
-    let mut outcome = Outcome::of(deploy, &ending);
-    outcome.timings_ms.accepted = Some(milliseconds(accepted));
-    if let Some(deploy) = &outcome.deploy {
-        outcome.timings_ms.add_deploy(deploy);
-    }
-    outcome.timings_ms.total = milliseconds(started.elapsed());
-    outcome.print(&ending, out)
+    let accepted = Accepted {
+        client: &client,
+        deploy,
+        started,
+        after: accepted,
+    };
+    let (outcome, ending) = accepted
+        .see_through(&args.patience, &interrupt, out)
+        .await?;
+    outcome.print(ending.as_ref(), out)
 }
