@@ -22,7 +22,7 @@ fn help_lists_the_commands_in_the_order_of_their_use() {
         .collect();
     assert_eq!(
         commands.join(" "),
-        "quickstart dev deploy status history show diff rollback hold promote ci image deployment token trust login logout whoami \
+        "quickstart dev deploy status history show diff rollback hold promote preview ci image deployment token trust login logout whoami \
          server agent backup restore config version completions help"
     );
     assert!(help.stderr.is_empty());
