@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use reqwest::StatusCode;
+use updraft_api::preview::{OpenPreview, PreviewOf};
 use updraft_api::token::{CreateToken, Enroll};
 use updraft_api::{ErrorBody, ErrorCode};
-use updraft_model::{DeployId, DeploymentId, Role, Scope, TokenId, TrustId};
+use updraft_model::{DeployId, DeploymentId, DeploymentName, Role, Scope, TokenId, TrustId};
 use updraft_server::{Needs, Route, rotate_keys};
 use updraft_store::Store;
 use updraft_testkit::{TestServer, Tree, environment};
@@ -44,6 +45,8 @@ struct World {
     deploy: DeployId,
     other_token: TokenId,
     trust: TrustId,
+    /// One that is made from the first Deployment: its name and its id.
+    preview: (DeploymentName, DeploymentId),
     /// Routes that refused somebody.
     tested: Mutex<BTreeSet<String>>,
 }
@@ -58,6 +61,12 @@ impl World {
             .deploy(&shop.name, Some(&tree), Some(&environment("x")))
             .await
             .id;
+        let mut agent = server.agent(&shop.name, "node-1").await;
+        agent.report.preview_places = 1;
+        agent.send().await;
+        let ask = preview();
+        let opened = server.as_admin().open_preview(&shop.name, &ask).await;
+        let preview = opened.unwrap().preview;
         let ask = CreateToken {
             name: "another".into(),
             role: Role::Viewer,
@@ -74,14 +83,22 @@ impl World {
             deploy,
             other_token,
             trust,
+            preview: (preview.name, preview.id),
             tested: Mutex::default(),
         }
     }
 
     fn path(&self, route: &Route) -> String {
+        let (name, id) = &self.preview;
+        let preview = if route.path.starts_with("/api/v1/agent/") {
+            id.to_string()
+        } else {
+            name.to_string()
+        };
         route
             .path
             .replace("{deployment}", "shop")
+            .replace("{preview}", &preview)
             .replace("{deploy}", &self.deploy.to_string())
             .replace("{token}", &self.other_token.to_string())
             .replace("{trust}", &self.trust.to_string())
@@ -176,6 +193,10 @@ fn body(route: &Route) -> serde_json::Value {
         ("POST", "/api/v1/deployments/{deployment}/promotions") => {
             json!({ "source": { "from": "office" }, "key": "k" })
         }
+        ("POST", "/api/v1/deployments/{deployment}/previews") => json!(preview()),
+        ("POST", "/api/v1/agent/previews/{preview}/take") => {
+            json!({ "agent": updraft_model::AgentId::new() })
+        }
         ("POST", "/api/v1/agent/blobs") => json!({ "digests": [] }),
         ("POST", "/api/v1/agent/report") => json!({
             "agent": updraft_model::AgentId::new(), "host": "h", "version": "0", "generation": 0, "isolation": ""
@@ -184,6 +205,18 @@ fn body(route: &Route) -> serde_json::Value {
             "agent": updraft_model::AgentId::new(), "digest": updraft_model::Digest::of(b"x"), "bundles": {}
         }),
         _ => json!({}),
+    }
+}
+
+fn preview() -> OpenPreview {
+    OpenPreview {
+        of: PreviewOf {
+            repository: "acme/shop".into(),
+            project: String::new(),
+            pull_request: 7,
+        },
+        branch: None,
+        expire_s: 3600,
     }
 }
 
@@ -365,6 +398,7 @@ async fn every_route_refuses_a_token_for_another_deployment() {
         "GET /api/v1/trusts",
         "GET /api/v1/exchanges",
         "GET /api/v1/deployments",
+        "GET /api/v1/previews",
         "GET /api/v1/agent/wanted",
         "POST /api/v1/agent/report",
         "POST /api/v1/agent/blobs",
@@ -470,7 +504,7 @@ async fn a_workspace_s_token_sees_every_deployment_in_it_and_no_other() {
     let admin = world.server.with_token(Some(new.secret));
     let seen = admin.deployments().await.unwrap().deployments;
     let names: Vec<_> = seen.iter().map(|seen| seen.name.as_str()).collect();
-    assert_eq!(names, ["office", "shop"]);
+    assert_eq!(names, ["office", "shop", "shop-pr-7"]);
     let refused = admin.deployment(&elsewhere.name).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::Forbidden));
 

@@ -303,7 +303,7 @@ async fn one_agent_runs_it_for_as_long_as_it_is_connected() {
         .await
         .err()
         .unwrap();
-    assert_eq!(code(&error), ErrorCode::PreviewNotFound);
+    assert_eq!(code(&error), ErrorCode::Forbidden);
     let ask = TakePreview {
         agent: AgentId::new(),
     };

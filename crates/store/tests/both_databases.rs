@@ -1146,7 +1146,8 @@ async fn previews_are_found_by_what_they_are_made_from_and_go_with_it() {
             },
             ..preview.clone()
         };
-        assert_eq!(tx.previews_of(shop.id).await.unwrap(), [made.clone()]);
+        let found = tx.previews_of(shop.id).await.unwrap();
+        assert_eq!(found, std::slice::from_ref(&made));
         tx.set_preview(made.id, &later).await.unwrap();
         let found = tx.deployment(made.id).await.unwrap().unwrap();
         assert_eq!(found.preview, Some(Box::new(later)));

@@ -23,7 +23,8 @@ pub(crate) async fn take(
     let origin = tx.lock_deployment(of).await?;
     let found = tx.deployment(id).await?.ok_or_else(not_found)?;
     let mut preview = found.preview.ok_or_else(not_found)?;
-    let mut origin = origin.filter(|_| preview.of == of).ok_or_else(not_found)?;
+    let others = || caller.out_of_scope(format!("the Preview `{}`", found.name));
+    let mut origin = origin.filter(|_| preview.of == of).ok_or_else(others)?;
     let agents = tx.agents(of).await?;
     let is_own = |id| agents.iter().any(|agent| agent.id == id);
     if !is_own(ask.agent) {

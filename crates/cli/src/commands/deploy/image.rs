@@ -263,7 +263,13 @@ impl ContainerHalf {
             image: there.to_string(),
         };
         let made = (BuildHalf::default(), making);
-        Ok(self.known(there, found.platform, found.has, BTreeMap::new(), made))
+        Ok(Self::known(
+            there,
+            found.platform,
+            found.has,
+            BTreeMap::new(),
+            made,
+        ))
     }
 
     /// Builds straight into the registry.
@@ -307,7 +313,13 @@ impl ContainerHalf {
         let making = self.making(base.map(|digest| digest.to_string()));
         let there = self.named(&to, built.digest);
         let env = without_paths(built.env);
-        Ok(self.known(there, built.platform, built.contents, env, (half, making)))
+        Ok(Self::known(
+            there,
+            built.platform,
+            built.contents,
+            env,
+            (half, making),
+        ))
     }
 
     fn access(&self) -> Result<Access> {
@@ -379,7 +391,13 @@ impl ContainerHalf {
             };
             self.remember(&there, image);
             let made = (BuildHalf::default(), making);
-            return Ok(self.known(there, image.platform.clone(), has, BTreeMap::new(), made));
+            return Ok(Self::known(
+                there,
+                image.platform.clone(),
+                has,
+                BTreeMap::new(),
+                made,
+            ));
         }
         let making = Making::Prebuilt {
             image: format!("{name}@{}", image.id),
@@ -413,7 +431,13 @@ impl ContainerHalf {
             Making::Built { .. } => self.dockerfile_env(image),
             Making::Prebuilt { .. } | Making::Locked => BTreeMap::new(),
         };
-        Ok(self.known(there, image.platform.clone(), packages, env, made))
+        Ok(Self::known(
+            there,
+            image.platform.clone(),
+            packages,
+            env,
+            made,
+        ))
     }
 
     /// An engine may know what it has pushed by no other name.
@@ -424,7 +448,6 @@ impl ContainerHalf {
     }
 
     fn known(
-        &self,
         there: ContainerImage,
         platform: String,
         has: ImagePackages,
