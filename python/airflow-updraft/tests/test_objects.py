@@ -96,3 +96,33 @@ def test_what_is_wrong_is_named_without_its_value(quiet_site: Site, objects: dic
     # All of it or nothing.
     exported, _ = _asked(quiet_site, op="export", kinds=["variables"])
     assert exported == {"variables": []}
+
+
+@pytest.mark.smoke
+def test_what_is_masked_has_its_name_and_nothing_secret(quiet_site: Site) -> None:
+    address = {"conn_id": "whole_address", "conn_type": "http", "conn_host": f"https://me:{SECRET}@example.com/a@b"}
+    connections = [*OBJECTS["connections"], address]
+    _asked(quiet_site, op="import", objects={**OBJECTS, "connections": connections})
+    exported, log = _asked(quiet_site, op="export", kinds=["connections", "variables", "pools"], values="mask")
+    assert SECRET not in json.dumps(exported) + log
+    by_uri, warehouse, whole = exported["connections"]
+    nothing = {"conn_description": None, "conn_schema": None}
+    assert warehouse == {
+        "conn_id": "warehouse",
+        "conn_type": "postgres",
+        "conn_host": "db",
+        "conn_port": 5432,
+        **nothing,
+    }
+    assert (by_uri["conn_host"], by_uri["conn_port"], by_uri["conn_schema"]) == ("host", 80, "path")
+    assert whole["conn_host"] == "https://example.com/a@b"
+    variables = {variable["variable_name"]: variable["variable_value"] for variable in exported["variables"]}
+    assert variables == {"region": "***", "limits": "***", "empty": "***"}
+    assert [pool["pool_slot"] for pool in exported["pools"] if pool["pool_name"] == "small"] == [3]
+
+    # What has no values can be imported, and leaves alone what somebody has made of it.
+    counts = {"connections": 3, "variables": 3, "pools": 2}
+    again, _ = _asked(quiet_site, op="import", objects=exported, only_new=True)
+    assert again == {**counts, "changed": 0}
+    again, _ = _asked(quiet_site, op="import", objects=exported)
+    assert again["changed"] == 6

@@ -7,8 +7,9 @@ One request on standard input, one answer on standard output, both JSON:
     {"op": "export", "kinds": ["connections", "variables", "pools"]}
         → {"connections": […], "variables": […], "pools": […]}
 
-Fields are those of `airflow_settings.yaml`. An import is one transaction. Answers to an export carry secrets, and
-nothing else does: `{"error": "…"}` names what is wrong and quotes no value, and Airflow's own log is silent.
+Fields are those of `airflow_settings.yaml`. An import is one transaction; with `"only_new": true` it leaves alone
+what is there. Answers to an export carry secrets, and nothing else does: `{"error": "…"}` names what is wrong and
+quotes no value, and Airflow's own log is silent. With `"values": "mask"` they carry none: nothing secret is read.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,9 @@ class WrongError(Exception):
 
 
 _CONNECTION = ("conn_type", "description", "host", "schema", "login", "password", "port")
+_MASKED = ("conn_type", "description", "host", "schema", "port")
+# As in `https://me:secret@example.com`: some hooks take a whole address as the host.
+_USER_IN_HOST = re.compile(r"^((?:[^/@]*//)?)[^/]*@")
 
 
 def _extra(name: str, extra: Any) -> str | None:
@@ -68,7 +73,7 @@ def _connection(item: dict[str, Any]) -> Any:
     return connection
 
 
-def _import_connection(session: Session, item: dict[str, Any]) -> bool:
+def _import_connection(session: Session, item: dict[str, Any], only_new: bool) -> bool:
     from airflow.models.connection import Connection
     from sqlalchemy import select
 
@@ -77,6 +82,8 @@ def _import_connection(session: Session, item: dict[str, Any]) -> bool:
     if old is None:
         session.add(new)
         return True
+    if only_new:
+        return False
     fields = (*_CONNECTION, "extra")
     changed = [field for field in fields if (getattr(old, field) or None) != (getattr(new, field) or None)]
     for field in changed:
@@ -90,7 +97,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _import_variable(session: Session, item: dict[str, Any]) -> bool:
+def _import_variable(session: Session, item: dict[str, Any], only_new: bool) -> bool:
     from airflow.models.variable import Variable
     from sqlalchemy import select
 
@@ -100,14 +107,14 @@ def _import_variable(session: Session, item: dict[str, Any]) -> bool:
     if old is None:
         session.add(model(key=item["variable_name"], val=value, description=description))
         return True
-    if old.get_val() == value and (old.description or None) == (description or None):
+    if only_new or (old.get_val() == value and (old.description or None) == (description or None)):
         return False
     old.set_val(value)
     old.description = description
     return True
 
 
-def _import_pool(session: Session, item: dict[str, Any]) -> bool:
+def _import_pool(session: Session, item: dict[str, Any], only_new: bool) -> bool:
     from airflow.models.pool import Pool
     from sqlalchemy import select
 
@@ -124,32 +131,34 @@ def _import_pool(session: Session, item: dict[str, Any]) -> bool:
     if old is None:
         session.add(Pool(pool=name, **wanted))
         return True
+    if only_new:
+        return False
     changed = [field for field, value in wanted.items() if (getattr(old, field) or value) != value]
     for field, value in wanted.items():
         setattr(old, field, value)
     return bool(changed)
 
 
-_IMPORTS: dict[str, Callable[[Session, dict[str, Any]], bool]] = {
+_IMPORTS: dict[str, Callable[[Session, dict[str, Any], bool], bool]] = {
     "connections": _import_connection,
     "variables": _import_variable,
     "pools": _import_pool,
 }
 
 
-def _import(session: Session, objects: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
+def _import(session: Session, objects: dict[str, list[dict[str, Any]]], only_new: bool) -> dict[str, int]:
     counts, changed = {}, 0
     for kind, import_one in _IMPORTS.items():
         items = objects.get(kind) or []
         counts[kind] = len(items)
         for item in items:
-            changed += import_one(session, item)
+            changed += import_one(session, item, only_new)
             # So that the same name twice is found.
             session.flush()
     return {**counts, "changed": changed}
 
 
-def _export_connections(session: Session) -> list[dict[str, Any]]:
+def _export_connections(session: Session, masked: bool) -> list[dict[str, Any]]:
     from airflow.models.connection import Connection
     from sqlalchemy import select
 
@@ -157,9 +166,12 @@ def _export_connections(session: Session) -> list[dict[str, Any]]:
     for connection in session.scalars(select(Connection).order_by(Connection.conn_id)):
         known: Any = connection
         item = {"conn_id": known.conn_id}
-        for field in _CONNECTION:
+        for field in _MASKED if masked else _CONNECTION:
             item[f"conn_{field.removeprefix('conn_')}"] = getattr(known, field) or None
-        extra = known.get_extra()
+        if masked:
+            item["conn_host"] = _USER_IN_HOST.sub(r"\1", item["conn_host"] or "") or None
+        # Not even read: what a key that is gone has encrypted has a name all the same.
+        extra = None if masked else known.get_extra()
         if extra:
             # Older Airflows took any text.
             with contextlib.suppress(ValueError):
@@ -169,14 +181,14 @@ def _export_connections(session: Session) -> list[dict[str, Any]]:
     return exported
 
 
-def _export_variables(session: Session) -> list[dict[str, Any]]:
+def _export_variables(session: Session, masked: bool) -> list[dict[str, Any]]:
     from airflow.models.variable import Variable
     from sqlalchemy import select
 
     exported = []
     for variable in session.scalars(select(Variable).order_by(Variable.key)):
         known: Any = variable
-        value = known.get_val()
+        value = "***" if masked else known.get_val()
         if value is None:
             raise WrongError(f"the variable `{known.key}` cannot be decrypted: its key is another")
         exported.append(
@@ -189,7 +201,7 @@ def _export_variables(session: Session) -> list[dict[str, Any]]:
     return exported
 
 
-def _export_pools(session: Session) -> list[dict[str, Any]]:
+def _export_pools(session: Session, _masked: bool) -> list[dict[str, Any]]:
     from airflow.models.pool import Pool
     from sqlalchemy import select
 
@@ -205,7 +217,7 @@ def _export_pools(session: Session) -> list[dict[str, Any]]:
     ]
 
 
-_EXPORTS: dict[str, Callable[[Session], list[dict[str, Any]]]] = {
+_EXPORTS: dict[str, Callable[[Session, bool], list[dict[str, Any]]]] = {
     "connections": _export_connections,
     "variables": _export_variables,
     "pools": _export_pools,
@@ -218,8 +230,9 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     try:
         with create_session() as session:
             if request["op"] == "import":
-                return _import(session, request["objects"])
-            return {kind: _EXPORTS[kind](session) for kind in request["kinds"]}
+                return _import(session, request["objects"], request.get("only_new", False))
+            masked = request.get("values", "copy") != "copy"
+            return {kind: _EXPORTS[kind](session, masked) for kind in request["kinds"]}
     except WrongError as error:
         return {"error": str(error)}
     except Exception as error:
