@@ -9,6 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::FutureExt;
+use futures_util::future::{OptionFuture, join};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use updraft_api::agent::Wanted;
@@ -29,6 +30,8 @@ use crate::fetch::blocking_ended;
 use crate::files;
 use crate::folder;
 use crate::observed::{Board, Observed};
+use crate::previews::values::{Objects, Origin};
+use crate::previews::{Previews, Running, RunningPreviews};
 use crate::runtime::container;
 use crate::runtime::identity::Sign;
 use crate::runtime::record::Record;
@@ -70,7 +73,7 @@ impl StartError {
             Self::OtherDeployment { .. } => Some(
                 "give this agent a folder of its own; if the other is not needed any more, stop it together with its Airflow".into(),
             ),
-            Self::User(_) => Some("see `--airflow-user`".into()),
+            Self::User(_) => Some("see `--airflow-user` and `--preview-user`".into()),
             Self::Token(_) => Some("enrol the agent first: `updraft agent enroll`".into()),
             Self::Client(error) => error.help(),
         }
@@ -83,6 +86,23 @@ impl Agent {
     /// Takes the root and starts working. Comes back at once: what the agent
     /// does can be watched with [`RunningAgent::subscribe`].
     pub fn start(config: AgentConfig) -> Result<RunningAgent, StartError> {
+        // Said now, rather than when the first Preview is wanted.
+        WantedUser::find(config.preview_user.as_deref())?;
+        Self::start_as(config, None)
+    }
+
+    /// The same for a Preview, beside the agent of the Deployment that it is made from.
+    pub(crate) fn start_preview(
+        config: AgentConfig,
+        origin: Origin,
+    ) -> Result<RunningAgent, StartError> {
+        Self::start_as(config, Some(Arc::new(origin)))
+    }
+
+    fn start_as(
+        config: AgentConfig,
+        origin: Option<Arc<Origin>>,
+    ) -> Result<RunningAgent, StartError> {
         let config = config.absolute().map_err(StartError::Kept)?;
         let lock = RootLock::take(&config.root)?;
         folder::sweep(&config.root);
@@ -124,10 +144,26 @@ impl Agent {
             control: control.clone(),
             agent: lock.agent,
             host: config.host.clone(),
+            preview_places: match config.external {
+                Some(_) => 0,
+                None => config.previews,
+            },
             board: board.clone(),
             wanted: wanted.clone(),
             told: told_sender,
         };
+        let previews = (origin.is_none() && config.external.is_none()).then(|| {
+            let previews = Previews {
+                config: Arc::clone(&config),
+                agent: lock.agent,
+                control: control.clone(),
+                wanted: wanted.clone(),
+                objects: shared.objects.subscribe(),
+                engines: Engines::new(&config),
+                running: Running::default(),
+            };
+            previews.start()
+        });
         let conversation = vec![tokio::spawn(poller.run()), tokio::spawn(reporter.run())];
         let worker = Start {
             config: Arc::clone(&config),
@@ -136,6 +172,7 @@ impl Agent {
             wanted,
             deployment,
             user,
+            origin,
             shared: Arc::clone(&shared),
         };
         let work = tokio::spawn(worker.keep_at_it());
@@ -146,6 +183,7 @@ impl Agent {
             conversation,
             work,
             shared,
+            previews,
         })
     }
 }
@@ -181,6 +219,8 @@ struct Shared {
     tasks: Mutex<Vec<JoinHandle<()>>>,
     /// Held by whoever writes versions, also when the work begins again.
     writing: Arc<tokio::sync::Mutex<()>>,
+    /// What reads Airflow's objects, for Previews.
+    objects: watch::Sender<Option<Objects>>,
 }
 
 #[derive(Clone)]
@@ -232,6 +272,7 @@ struct Start {
     wanted: watch::Receiver<Option<Arc<Wanted>>>,
     deployment: Option<DeploymentId>,
     user: WantedUser,
+    origin: Option<Arc<Origin>>,
     shared: Arc<Shared>,
 }
 
@@ -339,7 +380,11 @@ impl Start {
         Ok(Work::Process(Box::new(Converge {
             config: Arc::clone(&self.config),
             deliver: self.deliver(disk),
-            environments: Environments::new(&self.config, engines.clone()),
+            environments: Environments::new(
+                &self.config,
+                engines.clone(),
+                self.origin.as_ref().map(|origin| origin.lender.clone()),
+            ),
             engines,
             supervisor,
             worker,
@@ -347,6 +392,8 @@ impl Start {
             secrets,
             user: self.user.clone(),
             asked,
+            origin: self.origin.clone(),
+            objects: self.shared.objects.clone(),
             memory: Memory::default(),
         })))
     }
@@ -403,6 +450,8 @@ pub struct RunningAgent {
     conversation: Vec<JoinHandle<()>>,
     work: JoinHandle<()>,
     shared: Arc<Shared>,
+    /// None: it is a Preview's own, or somebody else runs Airflow.
+    previews: Option<RunningPreviews>,
 }
 
 impl Drop for RunningAgent {
@@ -455,8 +504,14 @@ impl RunningAgent {
         self.shared.let_go();
     }
 
-    /// Stops the agent. Airflow goes on; the next agent finds and adopts it.
+    /// Stops the agent, and those of Previews. Airflow goes on; the next agent finds
+    /// and adopts it.
     pub async fn stop_agent_only(mut self) {
+        let previews = self.previews.take().map(|previews| previews.stop(false));
+        join(self.end_only(), OptionFuture::from(previews)).await;
+    }
+
+    async fn end_only(mut self) {
         self.halt();
         let _ = (&mut self.work).await;
         blocking_ended(Duration::from_secs(10)).await;
@@ -470,8 +525,13 @@ impl RunningAgent {
         }
     }
 
-    /// Stops the agent and all of its Airflow, tasks included, within 15 s.
+    /// Stops the agent and all of its Airflow, tasks and Previews included, within 15 s.
     pub async fn stop_with_airflow(mut self) {
+        let previews = self.previews.take().map(|previews| previews.stop(true));
+        join(self.end_with_airflow(), OptionFuture::from(previews)).await;
+    }
+
+    async fn end_with_airflow(mut self) {
         self.halt();
         let _ = (&mut self.work).await;
         if let Some(made) = self.shared.made() {

@@ -18,6 +18,7 @@ use crate::environment;
 use crate::failpoint::failpoint;
 use crate::fetch::{Blobs, FetchError, Writing, blocking};
 use crate::files;
+use crate::previews::lending;
 use crate::prove;
 use crate::runtime::record::Record;
 use crate::socket::Asked;
@@ -158,18 +159,24 @@ impl Collect<'_> {
         remove(dir, doomed, writing, is_over)
             .await
             .map_err(|error| explain(&error))?;
-        let folder = self.disk.environments();
+        lending::give_back(self.disk, &environments).map_err(|error| error.to_string())?;
+        let disk = self.disk.clone();
         let remove = move || -> std::io::Result<()> {
-            for entry in std::fs::read_dir(&folder)?.flatten() {
-                let name = entry.file_name();
-                let digest = name.to_str().and_then(Digest::from_folder);
-                if digest.is_some_and(|digest| !environments.contains(&digest)) {
-                    tracing::info!(?name, "removing an environment that nothing holds");
-                    files::remove(&entry.path().join("complete"))?;
-                    files::remove(&entry.path())?;
+            let mut doomed = Vec::new();
+            lending::with_lent(&disk, |lent| {
+                for entry in std::fs::read_dir(disk.environments())?.flatten() {
+                    let name = entry.file_name();
+                    let digest = name.to_str().and_then(Digest::from_folder);
+                    let is_held = |it: &Digest| environments.contains(it) || lent.contains(it);
+                    if digest.is_some_and(|digest| !is_held(&digest)) {
+                        tracing::info!(?name, "removing an environment that nothing holds");
+                        files::remove(&entry.path().join("complete"))?;
+                        doomed.push(entry.path());
+                    }
                 }
-            }
-            Ok(())
+                std::io::Result::Ok(())
+            })?;
+            doomed.iter().try_for_each(|folder| files::remove(folder))
         };
         let writing = writing.clone();
         blocking(move || {

@@ -18,6 +18,8 @@ pub struct AgentConfig {
     pub host: String,
     /// Where Airflow's API server listens, on loopback.
     pub airflow_port: u16,
+    /// The address under which people reach that; `None` is the one on loopback.
+    pub airflow_url: Option<String>,
     /// Who Airflow runs as, when the agent is root: a name, `UID` or `UID:GID`.
     pub airflow_user: Option<String>,
     /// Airflow's metadata database; `None` is SQLite in Airflow's home.
@@ -36,6 +38,12 @@ pub struct AgentConfig {
     /// How long tasks may take to end when what they run in is replaced.
     pub drain_timeout: Duration,
     pub external: Option<ExternalConfig>,
+    /// How many Previews the agent runs beside its own Airflow.
+    pub previews: u32,
+    /// Who their Airflows run as; `None` is who its own does.
+    pub preview_user: Option<String>,
+    /// The address of a Preview's Airflow, with `{port}` in it; `None` is loopback.
+    pub preview_url: Option<String>,
 }
 
 impl AgentConfig {
@@ -53,6 +61,7 @@ impl AgentConfig {
             token,
             host,
             airflow_port: 8080,
+            airflow_url: None,
             airflow_user: None,
             metadata_db_url: None,
             pass_environment: Vec::new(),
@@ -61,7 +70,22 @@ impl AgentConfig {
             engine_socket: None,
             drain_timeout: Self::DRAIN_TIMEOUT,
             external: None,
+            previews: 0,
+            preview_user: None,
+            preview_url: None,
         })
+    }
+
+    /// The folder of tools and caches.
+    pub(crate) fn tools(&self) -> PathBuf {
+        let own = || self.root.join("tools");
+        self.tools.clone().unwrap_or_else(own)
+    }
+
+    /// Where people reach its Airflow.
+    pub(crate) fn shown_url(&self) -> String {
+        let local = || format!("http://127.0.0.1:{}", self.airflow_port);
+        self.airflow_url.clone().unwrap_or_else(local)
     }
 
     /// The same with full paths: processes of Airflow start in a folder of their

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use updraft_api::agent::{DagIdsReport, Problem, Report, Wanted};
 use updraft_api::{Client, ClientError, ErrorCode};
 use updraft_image::Image;
-use updraft_model::{AgentId, DeploymentId};
+use updraft_model::{AgentId, DeploymentId, Runtime};
 
 use crate::config::TokenSource;
 use crate::disk::{Disk, remember_deployment};
@@ -185,12 +185,20 @@ async fn told_otherwise(told: &mut watch::Receiver<i64>, generation: i64) {
     }
 }
 
+/// Whether an agent that sees this is refused by the control plane.
+pub(crate) fn refuses(observed: &Observed) -> bool {
+    let problem = observed.problem.as_ref();
+    problem.is_some_and(|problem| problem.message.starts_with(REFUSED))
+}
+
 /// Tells the control plane what is so: at once on a change, and often enough to
 /// keep the lease.
 pub(crate) struct Reporter {
     pub(crate) control: ControlPlane,
     pub(crate) agent: AgentId,
     pub(crate) host: String,
+    /// How many Previews it runs at most, unless somebody else runs Airflow.
+    pub(crate) preview_places: u32,
     pub(crate) board: Board,
     pub(crate) wanted: watch::Receiver<Option<Arc<Wanted>>>,
     pub(crate) told: watch::Sender<i64>,
@@ -258,6 +266,15 @@ impl Reporter {
         }
     }
 
+    fn preview_places(&self) -> u32 {
+        let wanted = self.wanted.borrow();
+        let runtime = wanted.as_ref().map(|wanted| wanted.runtime);
+        if runtime == Some(Runtime::External) {
+            return 0;
+        }
+        self.preview_places
+    }
+
     fn report(&self, observed: &Observed) -> Report {
         Report {
             agent: self.agent,
@@ -277,7 +294,7 @@ impl Reporter {
             names: observed.names.clone(),
             dag_ids: observed.dag_ids.as_ref().map(|known| known.digest),
             runs: observed.runs.clone(),
-            preview_places: 0,
+            preview_places: self.preview_places(),
         }
     }
 }

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use updraft_api::agent::{AirflowView, ComponentView, Target, Wanted};
 use updraft_model::{
@@ -25,6 +26,7 @@ use updraft_model::{
 };
 
 use crate::airflow::components::{self, CELERY_WORKER, Common, DAG_PROCESSOR, SCHEDULER};
+use crate::airflow::preview;
 use crate::airflow::rest::{AirflowRest, AirflowRestError};
 use crate::airflow::secrets::Secrets;
 use crate::airflow::settings::{self, AskedFor, Dags, SettingsFor, Variables};
@@ -40,6 +42,7 @@ use crate::failpoint::failpoint;
 use crate::fetch::blocking;
 use crate::files;
 use crate::observed::KnownDagIds;
+use crate::previews::values::{Objects, Origin};
 use crate::prove::{self, ProveAsk, ProveError};
 use crate::runtime::container;
 use crate::runtime::logs::{self, Hidden};
@@ -141,6 +144,10 @@ pub(crate) struct Converge {
     pub(crate) secrets: Secrets,
     pub(crate) user: WantedUser,
     pub(crate) asked: Asked,
+    /// What it is a Preview of.
+    pub(crate) origin: Option<Arc<Origin>>,
+    /// Where it says how Airflow's objects are read.
+    pub(crate) objects: watch::Sender<Option<Objects>>,
     pub(crate) memory: Memory,
 }
 
@@ -548,7 +555,10 @@ impl Converge {
                 release: &live.release,
                 view_url: &wanted.view_url,
             },
-            executor: &wanted.executor,
+            executor: match self.origin {
+                Some(_) => preview::EXECUTOR,
+                None => &wanted.executor,
+            },
             own: &wanted.environment,
             secrets: &self.secrets,
             port: self.config.airflow_port,
@@ -557,6 +567,7 @@ impl Converge {
             parse_again: settings::parse_again_after(files),
             pass: &self.config.pass_environment,
             ours: &ours,
+            preview: self.origin.as_ref().map(|origin| origin.values),
         };
         let (variables, hidden) = (settings::variables(&settings), settings::hidden(&settings));
         let asked = settings::asked(&settings);
@@ -587,6 +598,9 @@ impl Converge {
         // Its imports take seconds, so they overlap with everything else.
         self.worker.want(common.worker());
         self.migrate(&common).await?;
+        self.offer_objects(&common);
+        // Before anything parses: code may ask for variables when it is imported.
+        let values_note = self.give_values(&common, live).await?;
         let specs = common.components();
         let first = !self
             .supervisor()
@@ -599,18 +613,50 @@ impl Converge {
                 .busy(format!("starting Airflow {}", environment.airflow_version));
         }
         self.supervisor().want(&specs);
+        let notes = [environment.note.clone(), values_note];
+        let notes: Vec<String> = notes.into_iter().flatten().collect();
+        let isolation = self.isolation_text(isolation, environment);
         self.deliver.board.change(|observed| {
-            observed.isolation.clone_from(&isolation.text);
+            observed.isolation = isolation;
             let components = self.supervisor().views();
             observed.airflow = Some(AirflowView {
                 version: environment.airflow_version.clone(),
                 python: environment.python_version.clone(),
-                note: environment.note.clone(),
-                url: Some(format!("http://127.0.0.1:{}", self.config.airflow_port)),
+                note: (!notes.is_empty()).then(|| notes.join("; ")),
+                url: Some(self.config.shown_url()),
                 components,
             });
         });
         Ok(())
+    }
+
+    /// What `status` says of who Airflow runs as.
+    fn isolation_text(&self, isolation: &Isolation, environment: &Environment) -> String {
+        let origin = self.origin.as_ref();
+        match origin.filter(|it| it.shares_user && environment.image().is_none()) {
+            None => isolation.text.clone(),
+            Some(origin) => format!(
+                "{}; the Airflow of `{}` runs as the same user, so DAG code of this Preview can read that one's files; see `--preview-user`",
+                isolation.text, origin.name
+            ),
+        }
+    }
+
+    /// Says how this Airflow's objects are read, for Previews.
+    fn offer_objects(&self, common: &Common<'_>) {
+        let spec = common.objects();
+        self.objects.send_if_modified(|offered| {
+            if offered.as_ref().is_some_and(|offered| offered.spec == spec) {
+                return false;
+            }
+            let asking = offered.take().map(|offered| offered.asking);
+            *offered = Some(Objects {
+                launcher: self.launcher.clone(),
+                spec,
+                asking: asking.unwrap_or_default(),
+            });
+            true
+        });
     }
 
     pub(crate) fn supervisor(&self) -> std::sync::MutexGuard<'_, Supervisor> {

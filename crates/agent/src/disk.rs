@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <root>/agent.lock, agent.json                 one agent for each root; who it is
+//! <root>/previews/<preview>/                    the root of a Preview's own agent, see `previews`
 //! <root>/<deployment>/
 //!   live -> releases/rel_…                      the switch: one rename for all bundles
 //!   releases/rel_…/release.json                 the whole Release, and those before it

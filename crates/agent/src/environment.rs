@@ -29,6 +29,7 @@ use crate::failpoint::failpoint;
 use crate::fetch::{self, Blobs, FetchError, blocking};
 use crate::files;
 use crate::observed::Board;
+use crate::previews::lending::Lender;
 use crate::runtime::container::Mount;
 
 /// An environment that is completely on disk.
@@ -164,17 +165,16 @@ pub(crate) struct Environments {
     tools: PathBuf,
     token: TokenSource,
     engines: Engines,
+    lender: Option<Lender>,
 }
 
 impl Environments {
-    pub(crate) fn new(config: &AgentConfig, engines: Engines) -> Self {
+    pub(crate) fn new(config: &AgentConfig, engines: Engines, lender: Option<Lender>) -> Self {
         Self {
             token: config.token.clone(),
             engines,
-            tools: config
-                .tools
-                .clone()
-                .unwrap_or_else(|| config.root.join("tools")),
+            tools: config.tools(),
+            lender,
         }
     }
 
@@ -224,6 +224,7 @@ impl Environments {
 
         let (tools, environments, board) = (self.tools.clone(), disk.environments(), board.clone());
         let before = made(disk).filter(|made| made.image == image);
+        let lender = self.lender.clone();
         // An agent that stops must not leave an installation to the next one.
         let ending = StopOnDrop::default();
         let stop = ending.stop();
@@ -237,7 +238,11 @@ impl Environments {
                 run_as,
                 say: &say,
             };
+            let lent = |key| lender.as_ref()?.lend(key, run_as);
             let make = || {
+                if let Some(lent) = lent(realised_key(config)) {
+                    return Ok(lent);
+                }
                 let uv =
                     Uv::find_or_install(&tools, &stop, &say).map_err(|error| uv_failed(&error))?;
                 let realised = match realise(&uv, &ask(run_as)) {
@@ -250,7 +255,10 @@ impl Environments {
                 };
                 realised.map_err(|error| realise_failed(&error))
             };
-            let kept = || before.and_then(|made| reopen(&environments, made.environment, run_as));
+            let kept = || {
+                let key = before?.environment;
+                reopen(&environments, key, run_as).or_else(|| lent(key))
+            };
             let realised = kept_or_made(airflow_runs, kept, make)?;
             Ok(Environment {
                 digest: image,
@@ -416,7 +424,7 @@ impl Engines {
         }
     }
 
-    async fn engine(&self) -> Result<Engine, EngineError> {
+    pub(crate) async fn engine(&self) -> Result<Engine, EngineError> {
         let mut found = self.found.lock().await;
         if let Some(engine) = &*found {
             return Ok(engine.clone());

@@ -25,6 +25,7 @@ mod folder;
 mod local;
 mod migrate;
 mod observed;
+mod previews;
 mod prove;
 mod rest_proof;
 mod runtime;
@@ -42,5 +43,6 @@ pub use local::{
     LocalPackages, LocalRun, LocalState, ObjectKind,
 };
 pub use observed::Observed;
+pub use previews::folder::{KeptPreview, kept_previews};
 pub use runtime::exec::{ExecError, exec_component};
 pub use runtime::user::{UserError, airflow_user};

@@ -525,8 +525,11 @@ impl Client {
         preview: DeploymentId,
         ask: &TakePreview,
     ) -> Result<TakenPreview, ClientError> {
-        self.post(&format!("/api/v1/agent/previews/{preview}/take"), ask)
-            .await
+        let path = format!("/api/v1/agent/previews/{preview}/take");
+        // No retry here: the agent's loop is the retry.
+        let request = self.request(Method::POST, &path).json(ask);
+        let response = self.answer(request, LONG).await?;
+        self.parse(response).await
     }
 
     /// Lets what was rolled back come back; lifting twice is as good as once.

@@ -126,6 +126,10 @@ impl Airflow {
         self.api(&Method::POST, path, Some(body))
     }
 
+    pub fn patch(&self, path: &str, body: &Value) -> Result<Value> {
+        self.api(&Method::PATCH, path, Some(body))
+    }
+
     /// The task ids of a DAG's newest version.
     pub fn tasks(&self, dag: &str) -> Result<Vec<String>> {
         let answer = self.get(&format!("/dags/{dag}/tasks"))?;

@@ -357,12 +357,48 @@ impl Installation {
     }
 
     pub fn updraft(&self, arguments: &[&str]) -> Result<Output> {
-        let output = self.command(arguments).output()?;
+        Self::outcome(&mut self.command(arguments))
+    }
+
+    fn outcome(command: &mut Command) -> Result<Output> {
+        let output = command.output()?;
         Ok(Output {
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout)?,
             stderr: String::from_utf8(output.stderr)?,
         })
+    }
+
+    /// The same in the pipeline of a pull request.
+    pub fn in_pull_request(&self, number: u64, arguments: &[&str]) -> Result<Output> {
+        let event = self.root.join("event.json");
+        let text = json!({ "pull_request": {
+            "number": number, "head": { "repo": { "full_name": "acme/shop" } },
+        }});
+        std::fs::write(&event, text.to_string())?;
+        let mut command = self.command(arguments);
+        command
+            .env_remove("UPDRAFT_DEPLOYMENT")
+            .envs([
+                ("GITHUB_ACTIONS", "true"),
+                ("GITHUB_REPOSITORY", "acme/shop"),
+                ("GITHUB_EVENT_NAME", "pull_request"),
+                ("GITHUB_BASE_REF", "main"),
+                ("GITHUB_HEAD_REF", "feature"),
+            ])
+            .env("GITHUB_REF", format!("refs/pull/{number}/merge"))
+            .env("GITHUB_EVENT_PATH", event);
+        Self::outcome(&mut command)
+    }
+
+    /// The folders of the Previews that the agent runs.
+    pub fn preview_folders(&self) -> Result<Vec<PathBuf>> {
+        let previews = self.agent_root().join("previews");
+        if !previews.is_dir() {
+            return Ok(Vec::new());
+        }
+        let entries = std::fs::read_dir(previews)?.flatten();
+        Ok(entries.map(|entry| entry.path()).collect())
     }
 
     /// `updraft deploy --dags`, with more arguments, its outcome as JSON.
@@ -562,14 +598,18 @@ impl Installation {
             let url = format!("http://127.0.0.1:{}", others.port);
             return Airflow::sign_in(&url, "admin", OTHERS_PASSWORD);
         }
-        let output = self.updraft(&[
-            "agent",
-            "airflow",
-            "--root",
-            path(&self.agent_root())?,
-            "-o",
-            "json",
-        ])?;
+        self.sign_in(&[])
+    }
+
+    /// Signs in to the Airflow of a Preview that the agent runs.
+    pub fn airflow_of_preview(&self, name: &str) -> Result<Airflow> {
+        self.sign_in(&["--preview", name])
+    }
+
+    fn sign_in(&self, which: &[&str]) -> Result<Airflow> {
+        let root = self.agent_root();
+        let arguments = ["agent", "airflow", "-o", "json", "--root", path(&root)?];
+        let output = self.updraft(&[&arguments, which].concat())?;
         let access = output.expect_code(0)?.json()?;
         let text = |key: &str| {
             access[key]

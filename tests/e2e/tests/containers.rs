@@ -147,6 +147,7 @@ fn an_airflow_runs_in_containers_of_podman() {
     world.passes(|world| {
         let airflow = dags_run_in_the_image(world)?;
         the_next_agent_adopts(world)?;
+        a_pull_request_has_one_of_its_own(world)?;
         world.deploy_image("two")?;
         ensure!(World::quick(&airflow)? == "two");
         all_of_it_is_stopped(world)
@@ -313,6 +314,43 @@ fn from_an_image_to_an_environment_and_back(world: &World, airflow: &Airflow) ->
     world.deploy_image("four")?;
     ensure!(World::quick(airflow)? == "four");
     Ok(())
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "how long it takes is looked at, not judged"
+)]
+fn a_pull_request_has_one_of_its_own(world: &World) -> Result<()> {
+    let (installation, project) = (&world.installation, &world.installation.project);
+    let settings = std::fs::read_to_string(project.root().join("updraft.toml"))?;
+    let with_previews = format!("{settings}\n[preview]\nfrom = \"{DEPLOYMENT}\"\n");
+    project.write("updraft.toml", &with_previews)?;
+    let before = installation.engine().containers()?.len();
+    let begun = std::time::Instant::now();
+    let printed = installation
+        .in_pull_request(7, &["deploy", "--dags", "-o", "json"])?
+        .expect_code(0)?
+        .json()?;
+    let name = printed["preview"]["name"].as_str();
+    let name = name.with_context(|| format!("no Preview: {printed:#}"))?;
+    eprintln!(
+        "a Preview was live {:.1} s after `updraft deploy`",
+        begun.elapsed().as_secs_f64()
+    );
+    let airflow = installation.airflow_of_preview(name)?;
+    ensure!(World::quick(&airflow)? == "one");
+    installation
+        .in_pull_request(7, &["preview", "close"])?
+        .expect_code(0)?;
+    wait_for("the Preview to be gone", PATIENCE, || {
+        Ok(installation.preview_folders()?.is_empty().then_some(()))
+    })?;
+    // What read the Deployment's connections has ended, and goes when the agent cleans up.
+    wait_for("its containers to be gone", PATIENCE, || {
+        let left = installation.engine().containers()?;
+        Ok((left.len() <= before).then_some(()))
+    })?;
+    project.write("updraft.toml", &settings)
 }
 
 fn all_of_it_is_stopped(world: &mut World) -> Result<()> {

@@ -2,6 +2,8 @@
 //! ask it something.
 
 pub(crate) mod components;
+pub(crate) mod objects;
+pub(crate) mod preview;
 pub(crate) mod rest;
 pub(crate) mod secrets;
 pub(crate) mod settings;

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::json;
-use updraft_model::{BundleName, Digest, Release};
+use updraft_model::{BundleName, Digest, PreviewValues, Release};
 
+use super::preview;
 use super::secrets::Secrets;
 use crate::disk::Disk;
 use crate::environment::{Environment, Packages};
@@ -83,6 +84,8 @@ pub(crate) struct SettingsFor<'a> {
     pub(crate) pass: &'a [String],
     /// The agent's own environment.
     pub(crate) ours: &'a [(String, String)],
+    /// What a Preview has of the Deployment that it is made from; none: it is no Preview.
+    pub(crate) preview: Option<PreviewValues>,
 }
 
 /// Where the DAGs are.
@@ -181,12 +184,17 @@ pub(crate) fn variables(ask: &SettingsFor<'_>) -> Variables {
         None => passed(ask.ours.iter().cloned(), ask.apart, ask.pass),
         Some(_) => passed_to_image(ask.ours.iter().cloned(), ask.pass),
     };
+    let left_out = |name: &String| {
+        let values = ask.preview;
+        values.is_some_and(|values| preview::leaves_out(name, values))
+    };
+    variables.retain(|name, _| !left_out(name));
     // What the Deployment says may replace a default of ours …
     variables.extend(defaults(ask));
     if let Some(image) = ask.environment.image() {
         // Each image sets some of what is ours, and nobody meant anything by it.
         let theirs = image.variables.iter();
-        let theirs = theirs.filter(|(name, _)| !is_reserved(name));
+        let theirs = theirs.filter(|(name, _)| !is_reserved(name) && !left_out(name));
         variables.extend(theirs.map(|(name, value)| (name.clone(), value.clone())));
         for (name, value) in [("PATH", SYSTEM_PATH), ("LANG", "C.UTF-8")] {
             variables.entry(name.into()).or_insert_with(|| value.into());
@@ -198,7 +206,7 @@ pub(crate) fn variables(ask: &SettingsFor<'_>) -> Variables {
                 variable = name,
                 "the agent sets this variable itself; the Deployment's is left out"
             );
-        } else {
+        } else if !left_out(name) {
             variables.insert(name.clone(), value.clone());
         }
     }
@@ -220,6 +228,9 @@ pub(crate) fn variables(ask: &SettingsFor<'_>) -> Variables {
         variables.insert(name.into(), joined);
     }
     variables.extend(fixed(ask));
+    if ask.preview.is_some() {
+        variables.extend(own(preview::FIXED.map(|(name, value)| (name, value.into()))));
+    }
     if ask.environment.is_airflow_2() {
         // Airflow 2 lets one process at a time write to SQLite.
         let sqlite = uses_sqlite(&variables);

@@ -252,6 +252,7 @@ impl LocalAirflow {
             parse_again: parse_again_after(&dags),
             pass: &[],
             ours: &ours,
+            preview: None,
         };
         let (variables, hidden) = (settings::variables(&ask), settings::hidden(&ask));
         let asked = settings::asked(&ask);

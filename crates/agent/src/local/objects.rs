@@ -1,19 +1,11 @@
 //! Connections, variables and pools of a local Airflow.
 
-use std::io;
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use updraft_project::AirflowObjects;
 
 use super::{LocalAirflow, LocalError, LocalRun};
-use crate::runtime::logs;
-use crate::runtime::supervisor::Spec;
-
-/// What reads and writes objects is done within this.
-const OBJECTS: Duration = Duration::from_secs(120);
+use crate::airflow::objects::{self, ObjectsError};
 
 /// What of Airflow is imported and exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,8 +50,6 @@ impl LocalAirflow {
         self.ask(run, &request).await
     }
 
-    /// Has Airflow's own models do it, in a process that is told by its standard
-    /// input: command lines and variables are for others to see.
     async fn ask<T: serde::de::DeserializeOwned>(
         &self,
         run: &LocalRun,
@@ -68,37 +58,18 @@ impl LocalAirflow {
         self.reach_engine_of(run).await?;
         let setup = self.setup(run);
         let spec = setup.common(&self.disk).objects();
-        let offset = std::fs::metadata(self.log(spec.component)).map_or(0, |it| it.len());
-        let answered = tokio::time::timeout(OBJECTS, self.answer(&spec, request)).await;
-        let text = answered
-            .map_err(|_| LocalError::Objects("Airflow's database did not answer in time".into()))?
-            .map_err(|source| self.failed(source))?;
+        let answered = objects::ask(&self.launcher, &spec, request).await;
         self.remove_ended(run).await;
-        let answer: Value = serde_json::from_slice(&text).map_err(|_| LocalError::Step {
-            what: "asking Airflow for its objects".into(),
-            said: logs::tail(&self.log(spec.component), offset, 20, &setup.hidden),
+        let answer = answered.map_err(|error| match error {
+            ObjectsError::Late | ObjectsError::Refused(_) => LocalError::Objects(error.to_string()),
+            ObjectsError::NotStarted(source) => self.failed(source),
+            ObjectsError::NoAnswer(said) => LocalError::Step {
+                what: "asking Airflow for its objects".into(),
+                said,
+            },
         })?;
-        if let Some(error) = answer["error"].as_str() {
-            return Err(LocalError::Objects(error.to_owned()));
-        }
         // An error of serde's would quote what it read.
         serde_json::from_value(answer)
             .map_err(|_| LocalError::Objects("Airflow's answer makes no sense".into()))
-    }
-
-    async fn answer(&self, spec: &Spec, request: &Value) -> io::Result<Vec<u8>> {
-        let mut child = self.launcher.spawn(spec, true).await?;
-        if let Some(mut input) = child.stdin.take() {
-            // One that ends before it has read it says why.
-            let _ = input.write_all(format!("{request}\n").as_bytes()).await;
-        }
-        let mut text = Vec::new();
-        if let Some(output) = &mut child.stdout {
-            output.read_to_end(&mut text).await?;
-        }
-        if child.wait().await?.found_another() {
-            return Err(io::Error::other("another import or export is under way"));
-        }
-        Ok(text)
     }
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::extract::{Path as UrlPath, Query, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -21,9 +21,11 @@ use tokio::sync::watch;
 use updraft_agent::{
     Agent, AgentConfig, ExternalConfig, RootError, RunningAgent, StartError, TokenSource,
 };
-use updraft_api::agent::{FetchBlobs, Report, ReportAnswer, Target, Wanted};
+use updraft_api::agent::{
+    FetchBlobs, Report, ReportAnswer, TakePreview, TakenPreview, Target, Wanted,
+};
 use updraft_api::client::Connect;
-use updraft_api::frames;
+use updraft_api::{ErrorBody, ErrorCode, frames};
 use updraft_bundle::{ScanOptions, scan};
 use updraft_model::{
     BundleRef, DeployId, DeploymentId, Digest, ImageRef, ProofOutcome, Release, ReleaseId, Runtime,
@@ -48,6 +50,12 @@ struct Shared {
     silent: Mutex<bool>,
     /// Agents switch as soon as they have staged.
     may_switch: Mutex<bool>,
+    /// Who takes a Preview is told that another agent has it, while set.
+    is_taken: Mutex<bool>,
+    /// Takes of Previews that were granted, in order.
+    takes: Mutex<Vec<DeploymentId>>,
+    /// What Previews' own agents reported last.
+    previews: watch::Sender<BTreeMap<DeploymentId, Report>>,
 }
 
 #[derive(Deserialize)]
@@ -81,11 +89,15 @@ impl ControlPlane {
             down: Mutex::new(false),
             silent: Mutex::new(false),
             may_switch: Mutex::new(true),
+            is_taken: Mutex::default(),
+            takes: Mutex::default(),
+            previews: watch::Sender::default(),
         });
         let routes = Router::new()
             .route("/api/v1/agent/wanted", get(wanted_answer))
             .route("/api/v1/agent/report", post(take_report))
             .route("/api/v1/agent/blobs", post(send_blobs))
+            .route("/api/v1/agent/previews/{id}/take", post(take_preview))
             .with_state(Arc::clone(&shared));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -102,6 +114,28 @@ impl ControlPlane {
             change(wanted);
             wanted.generation += 1;
         });
+    }
+
+    /// Makes it so that another agent has every Preview, or none has.
+    pub fn set_taken(&self, taken: bool) {
+        *self.shared.is_taken.lock().unwrap() = taken;
+    }
+
+    pub fn takes(&self) -> Vec<DeploymentId> {
+        self.shared.takes.lock().unwrap().clone()
+    }
+
+    /// Waits for a report of a Preview's own agent.
+    pub async fn preview_reported(&self, preview: DeploymentId, limit: Duration) -> Report {
+        let mut reports = self.shared.previews.subscribe();
+        let found = reports.wait_for(|reports| reports.contains_key(&preview));
+        let found = tokio::time::timeout(limit, found).await;
+        let reports = found.expect("the Preview's agent reported").unwrap();
+        reports[&preview].clone()
+    }
+
+    pub fn forget_preview_reports(&self) {
+        self.shared.previews.send_replace(BTreeMap::new());
     }
 
     pub fn put(&self, bytes: impl Into<Bytes>) -> Digest {
@@ -245,9 +279,48 @@ impl ControlPlane {
     }
 }
 
-async fn wanted_answer(State(shared): State<Arc<Shared>>, Query(poll): Query<Poll>) -> Response {
+/// The Preview that a token was given for.
+fn preview_of(headers: &HeaderMap) -> Option<DeploymentId> {
+    let authorization = headers.get("authorization")?.to_str().ok()?;
+    authorization.strip_prefix("Bearer preview-")?.parse().ok()
+}
+
+async fn take_preview(
+    State(shared): State<Arc<Shared>>,
+    UrlPath(preview): UrlPath<DeploymentId>,
+    Json(_): Json<TakePreview>,
+) -> Response {
+    if *shared.is_taken.lock().unwrap() {
+        let taken = ErrorBody {
+            code: ErrorCode::PreviewTaken,
+            message: "another agent runs it".into(),
+            help: None,
+            request_id: String::new(),
+        };
+        return (StatusCode::CONFLICT, Json(taken)).into_response();
+    }
+    shared.takes.lock().unwrap().push(preview);
+    let secret = format!("preview-{preview}");
+    Json(TakenPreview { secret }).into_response()
+}
+
+async fn wanted_answer(
+    State(shared): State<Arc<Shared>>,
+    Query(poll): Query<Poll>,
+    headers: HeaderMap,
+) -> Response {
     if *shared.down.lock().unwrap() {
         return StatusCode::BAD_GATEWAY.into_response();
+    }
+    if let Some(preview) = preview_of(&headers) {
+        if poll.generation > 0 {
+            tokio::time::sleep(Duration::from_secs(poll.wait_s)).await;
+            return StatusCode::NO_CONTENT.into_response();
+        }
+        let mut wanted = shared.wanted.borrow().clone();
+        wanted.deployment = preview;
+        wanted.previews.clear();
+        return Json(wanted).into_response();
     }
     let mut wanted = shared.wanted.subscribe();
     let newer = wanted.wait_for(|wanted| wanted.generation > poll.generation);
@@ -257,12 +330,22 @@ async fn wanted_answer(State(shared): State<Arc<Shared>>, Query(poll): Query<Pol
     }
 }
 
-async fn take_report(State(shared): State<Arc<Shared>>, Json(report): Json<Report>) -> Response {
+async fn take_report(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    Json(report): Json<Report>,
+) -> Response {
     if *shared.down.lock().unwrap() {
         return StatusCode::BAD_GATEWAY.into_response();
     }
-    shared.all.lock().unwrap().push(report.clone());
-    shared.reports.send_replace(Some(report));
+    if let Some(preview) = preview_of(&headers) {
+        shared.previews.send_modify(|reports| {
+            reports.insert(preview, report.clone());
+        });
+    } else {
+        shared.all.lock().unwrap().push(report.clone());
+        shared.reports.send_replace(Some(report));
+    }
     let generation = shared.wanted.borrow().generation;
     Json(ReportAnswer {
         lacks_dag_ids: false,

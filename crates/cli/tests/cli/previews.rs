@@ -179,3 +179,29 @@ fn a_preview_that_nobody_would_run_is_8() {
         assert_eq!(is_told, exit == 8, "{printed}");
     }
 }
+
+#[test]
+fn an_agent_that_runs_no_such_preview_says_which_it_runs() {
+    let world = World::new();
+    let root = world.sandbox.path("agent");
+    let root = root.to_str().unwrap();
+    let ask = ["agent", "airflow", "--root", root, "--preview", "shop-pr-7"];
+    let none = world.run(&ask).ended_with(6);
+    assert!(none.stderr.contains("it runs none"), "{none}");
+    let kept = json!({ "name": "shop-pr-8", "port": 8081, "url": "http://127.0.0.1:8081" });
+    let folder = "agent/previews/dep_019e8a2f6c7b7d3e9f10a1b2c3d4e5f6";
+    world
+        .sandbox
+        .write(&format!("{folder}/preview.json"), &kept.to_string());
+    let other = world.run(&ask).ended_with(6);
+    assert!(other.stderr.contains("it runs `shop-pr-8`"), "{other}");
+    let url = [
+        "agent",
+        "--root",
+        root,
+        "--preview-url",
+        "https://a.example",
+    ];
+    let refused = world.run(&url).ended_with(2);
+    assert!(refused.stderr.contains("it has no `{port}`"), "{refused}");
+}

@@ -11,6 +11,7 @@ mod deploys;
 mod external;
 mod halves;
 mod kill;
+mod previews;
 mod processes;
 mod releases;
 mod runs;
@@ -112,6 +113,13 @@ const GROUPS: &[Group] = &[
         ]],
     },
     Group {
+        name: "previews",
+        start: || Installation::start("3.3.2"),
+        scenarios: &[scenarios![
+            previews::a_pull_request_has_an_airflow_of_its_own_until_it_is_closed,
+        ]],
+    },
+    Group {
         name: "killed",
         start: start_on_postgres,
         scenarios: &[scenarios![
@@ -157,6 +165,7 @@ const GROUPS: &[Group] = &[
         scenarios: &[
             ON_EACH_RELEASE,
             scenarios![
+                previews::a_pull_request_has_an_airflow_of_its_own_until_it_is_closed,
                 releases::an_upgrade_is_tried_before_it_is_made,
                 halves::a_task_runs_on_across_an_image_deploy,
             ],

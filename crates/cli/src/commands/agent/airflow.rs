@@ -1,8 +1,9 @@
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use updraft_model::DeploymentName;
 
 use super::enroll::RootArgs;
 use crate::cli::OutputArgs;
@@ -16,6 +17,10 @@ use crate::files::write_private;
 pub(crate) struct AirflowArgs {
     #[command(flatten)]
     root: RootArgs,
+
+    /// The Airflow of this Preview, which the agent here runs
+    #[arg(long, value_name = "NAME")]
+    preview: Option<DeploymentName>,
 
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -54,11 +59,17 @@ fn kept_address(root: &Path) -> Result<Option<Address>> {
 }
 
 pub(crate) fn run(args: &AirflowArgs, out: &mut Console) -> Result<Exit> {
-    let root = &args.root.root;
-    let password =
-        updraft_agent::admin_password(root).map_err(|error| Failure::file("read", root, &error))?;
-    let password = password.ok_or_else(|| nothing_here(root))?;
-    let address = kept_address(root)?.ok_or_else(|| nothing_here(root))?;
+    let (root, address) = match &args.preview {
+        None => (args.root.root.clone(), kept_address(&args.root.root)?),
+        Some(name) => {
+            let (root, url) = kept_preview(&args.root.root, name)?;
+            (root, Some(Address { url }))
+        }
+    };
+    let password = updraft_agent::admin_password(&root)
+        .map_err(|error| Failure::file("read", &root, &error))?;
+    let password = password.ok_or_else(|| nothing_here(&root))?;
+    let address = address.ok_or_else(|| nothing_here(&root))?;
     if out.is_json() {
         out.json(&json!({ "url": address.url, "user": USER, "password": password }))?;
         return Ok(Exit::Success);
@@ -68,6 +79,31 @@ pub(crate) fn run(args: &AirflowArgs, out: &mut Console) -> Result<Exit> {
     writeln!(data, "user      {USER}")?;
     writeln!(data, "password  {password}")?;
     Ok(Exit::Success)
+}
+
+/// The folder of a Preview that the agent here runs, and its Airflow's address.
+fn kept_preview(root: &Path, name: &DeploymentName) -> Result<(PathBuf, String)> {
+    let all =
+        updraft_agent::kept_previews(root).map_err(|error| Failure::file("read", root, &error))?;
+    let names: Vec<String> = all
+        .iter()
+        .map(|(_, kept)| format!("`{}`", kept.name))
+        .collect();
+    let found = all.into_iter().find(|(_, kept)| kept.name == *name);
+    found
+        .map(|(folder, kept)| (folder, kept.url))
+        .ok_or_else(|| {
+            let here = match names.as_slice() {
+                [] => "it runs none".to_owned(),
+                names => format!("it runs {}", names.join(", ")),
+            };
+            let folder = root.display();
+            Failure::new(
+                Exit::NotFound,
+                format!("the agent in `{folder}` runs no Preview `{name}`; {here}"),
+            )
+            .help("`updraft preview list` shows all of them; another agent may run it")
+        })
 }
 
 fn nothing_here(root: &Path) -> Failure {

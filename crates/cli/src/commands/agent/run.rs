@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use updraft_agent::{Agent, AgentConfig, ExternalAirflow, ExternalConfig, StartError, TokenSource};
 use updraft_api::client::Connect;
+use url::Url;
 
 use super::airflow;
 use super::enroll::{Enrolled, RootArgs, enrolled_file, token_file};
@@ -51,6 +52,29 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     stop_airflow: bool,
 
+    /// How many Previews of pull requests this agent runs beside its own Airflow; each needs the memory of an Airflow
+    #[arg(
+        long,
+        env = "UPDRAFT_AGENT_PREVIEWS",
+        value_name = "N",
+        default_value_t = 2,
+        help_heading = "Previews"
+    )]
+    previews: u32,
+
+    /// Who their Airflows run as when the agent is root (default: who its own Airflow runs as, whose files they can then read)
+    #[arg(
+        long,
+        env = "UPDRAFT_AGENT_PREVIEW_USER",
+        value_name = "USER",
+        help_heading = "Previews"
+    )]
+    preview_user: Option<String>,
+
+    /// The address under which people reach a Preview's Airflow, with `{port}` in it (default: `http://127.0.0.1:{port}`)
+    #[arg(long, env = "UPDRAFT_AGENT_PREVIEW_URL", value_name = "TEMPLATE", value_parser = url_template, help_heading = "Previews")]
+    preview_url: Option<String>,
+
     /// Deliver to this link for an Airflow that somebody else runs
     #[arg(long, value_name = "LINK", help_heading = "External Airflow")]
     external_folder: Option<PathBuf>,
@@ -95,6 +119,9 @@ pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Resu
     config.engine_socket.clone_from(&args.engine_socket);
     config.drain_timeout = args.drain_timeout;
     config.external = external(args)?;
+    config.previews = args.previews;
+    config.preview_user.clone_from(&args.preview_user);
+    config.preview_url.clone_from(&args.preview_url);
 
     // What listens there may be the Airflow of the agent before this one.
     let is_ours = updraft_agent::listens(root, config.airflow_port);
@@ -119,6 +146,21 @@ pub(crate) async fn run(args: &RunArgs, cx: &Context, out: &mut Console) -> Resu
         agent.stop_agent_only().await;
     }
     Ok(Exit::Success)
+}
+
+/// An address that a port can be put into.
+fn url_template(text: &str) -> std::result::Result<String, String> {
+    const PORT: &str = "{port}";
+    if !text.contains(PORT) {
+        return Err(format!(
+            "it has no `{PORT}`, and several Previews cannot share one address"
+        ));
+    }
+    let url = Url::parse(&text.replace(PORT, "8081")).map_err(|error| error.to_string())?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("it begins with neither `https://` nor `http://`".into());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
 }
 
 /// The control plane that was enrolled with, reached as it was then, unless
@@ -199,6 +241,31 @@ impl From<StartError> for Failure {
         Self {
             help,
             ..Self::from_error(exit, &error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_of_a_preview_has_a_place_for_its_port() {
+        for good in [
+            "http://127.0.0.1:{port}",
+            "https://preview-{port}.example.org/",
+        ] {
+            let taken = url_template(good).unwrap();
+            assert_eq!(taken, good.trim_end_matches('/'));
+        }
+        for (bad, why) in [
+            ("https://preview.example.org", "{port}"),
+            ("ftp://example.org:{port}", "https://"),
+            ("example.org:{port}", "https://"),
+            ("http://{port}:x", "port"),
+        ] {
+            let refused = url_template(bad).unwrap_err();
+            assert!(refused.contains(why), "{bad}: {refused}");
         }
     }
 }
