@@ -92,7 +92,8 @@ pub(crate) fn start(app: &App) {
         expire_uploads(&app).await
     });
     every(app, "expire Previews", EXPIRE_PREVIEWS, |app| async move {
-        preview::expire(&app).await
+        preview::expire(&app).await?;
+        preview::let_go(&app).await
     });
     every(app, "collect garbage", COLLECT_GARBAGE, |app| async move {
         collect_garbage(&app, Young::USUAL).await.map(drop)

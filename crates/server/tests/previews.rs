@@ -312,6 +312,27 @@ async fn one_agent_runs_it_for_as_long_as_it_is_connected() {
 }
 
 #[tokio::test]
+async fn what_a_lost_agent_ran_is_for_others_to_take() {
+    let mut world = World::new().await;
+    let opened = world.open(&ask(7)).await.unwrap();
+    world.take(&opened).await;
+    world.server.advance_clock(Duration::minutes(30));
+    // The job looks at once when a server starts.
+    world.server.restart().await;
+    let second = world.server.agent(&world.shop, "node-2").await;
+    world.agent = second;
+    for _ in 0..600 {
+        world.wanted().await;
+        let wanted = world.agent.wanted.as_ref().unwrap();
+        if wanted.previews[0].agent.is_none() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("{:?}", world.agent.wanted.as_ref().map(|it| &it.previews));
+}
+
+#[tokio::test]
 async fn a_token_for_a_deployment_is_for_its_previews_too() {
     let world = World::new().await;
     let opened = world.open(&ask(1)).await.unwrap();

@@ -1,3 +1,4 @@
+use chrono::Duration;
 use updraft_model::DeploymentName;
 use updraft_store::{Deployment, Write};
 
@@ -5,6 +6,9 @@ use super::PreviewError;
 use super::show::find;
 use crate::app::App;
 use crate::auth::Caller;
+
+/// How long an agent may be away before others run its Previews, which begin anew there.
+const AWAY: Duration = Duration::minutes(10);
 
 /// Removes a Preview with its history. The agent that runs it stops its Airflow and
 /// removes its files, now or when it is back.
@@ -37,6 +41,37 @@ pub(crate) async fn expire(app: &App) -> Result<(), PreviewError> {
             remove(app, tx, still).await?;
             tracing::info!(preview = %expired.name, "Preview expired");
         }
+    }
+    Ok(())
+}
+
+/// Has others run the Previews of agents that are gone for a while.
+pub(crate) async fn let_go(app: &App) -> Result<(), PreviewError> {
+    let all = app.store.read().await?.deployments().await?;
+    let taken = all.into_iter().filter_map(|deployment| {
+        let preview = deployment.preview?;
+        preview.facts.agent.map(|_| (deployment.id, preview.of))
+    });
+    for (id, of) in taken {
+        let mut tx = app.store.begin().await?;
+        let origin = tx.lock_deployment(of).await?;
+        let preview = tx.deployment(id).await?.and_then(|it| it.preview);
+        let (Some(mut origin), Some(mut preview)) = (origin, preview) else {
+            continue;
+        };
+        let agents = tx.agents(of).await?;
+        let counts = |agent| app.leases.until(agent) + AWAY > app.now();
+        let is_there = |id| agents.iter().any(|agent| agent.id == id && counts(agent));
+        if preview.facts.agent.is_none_or(is_there) {
+            continue;
+        }
+        preview.facts.agent = None;
+        tx.set_preview(id, &preview).await?;
+        origin.generation += 1;
+        tx.update_deployment(&origin, app.now()).await?;
+        tx.commit().await?;
+        app.announce(of);
+        tracing::info!(preview = %id, "the agent that ran this Preview is gone");
     }
     Ok(())
 }

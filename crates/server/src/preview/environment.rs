@@ -8,6 +8,9 @@ use url::Url;
 
 const MASK: &str = "***";
 
+/// Where connections and variables are kept outside of Airflow, secrets and all.
+const VAULT: &str = "AIRFLOW__SECRETS__";
+
 /// Settings that lead to the Deployment's own database, queue, keys or vault. What else
 /// a Preview shares with it would be what it changes there.
 const NEVER: &[&str] = &[
@@ -49,6 +52,9 @@ pub(super) fn of_preview(
 
 /// A setting keeps its value, a connection where it leads, everything else its name.
 fn masked(name: &str, value: &str) -> Option<String> {
+    if name.starts_with(VAULT) {
+        return None;
+    }
     if name.starts_with("AIRFLOW_CONN_") {
         return Some(connection(value));
     }
@@ -59,7 +65,7 @@ fn masked(name: &str, value: &str) -> Option<String> {
 }
 
 fn is_setting(name: &str) -> bool {
-    name.starts_with("AIRFLOW__") && !name.starts_with("AIRFLOW__SECRETS__")
+    name.starts_with("AIRFLOW__") && !name.starts_with(VAULT)
 }
 
 fn is_secret(name: &str) -> bool {
@@ -85,12 +91,12 @@ fn connection(value: &str) -> String {
     };
     address.set_query(None);
     address.set_fragment(None);
-    let is_plain = address.set_username("").is_ok() && address.set_password(None).is_ok();
-    let has_nobody = address.username().is_empty() && address.password().is_none();
-    if is_plain || (has_nobody && !value.contains('@')) {
+    // Without a host, all of it may be somebody's name and password.
+    let has_host = address.host().is_some();
+    if has_host && address.set_username("").is_ok() && address.set_password(None).is_ok() {
         return address.into();
     }
-    format!("{}://", address.scheme())
+    "generic://".into()
 }
 
 #[cfg(test)]
@@ -157,7 +163,6 @@ mod tests {
             ("AIRFLOW_CONN_ODD", "generic://"),
             ("AIRFLOW_VAR_KEY", "***"),
             ("AIRFLOW__CORE__PARALLELISM", "4"),
-            ("AIRFLOW__SECRETS__BACKEND_KWARGS", "***"),
             ("STRIPE_KEY", "***"),
         ];
         for ((name, value), (wanted, text)) in masked.iter().zip(expected) {

@@ -17,7 +17,7 @@ use crate::deploy::DeployError;
 use crate::deployment::DeploymentError;
 use crate::error::{Problem, answers};
 
-pub(crate) use close::{close, expire};
+pub(crate) use close::{close, expire, let_go};
 pub(crate) use open::open;
 pub(crate) use show::{list, show};
 pub(crate) use take::take;
