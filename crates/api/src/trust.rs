@@ -33,7 +33,7 @@ pub struct CreateTrust {
     /// Claims that stay what they are at the first exchange, where they come.
     #[serde(default)]
     pub pin: Vec<String>,
-    /// What the identity is exchanged for may do: viewer or deployer.
+    /// What the identity is exchanged for may do: viewer, previewer or deployer.
     pub role: Role,
     /// The Deployment that it is for; or a Workspace, by name.
     #[serde(default)]

@@ -115,6 +115,8 @@ pub struct Github {
     /// A file of `.github/workflows`.
     pub workflow: Option<String>,
     pub events: Vec<String>,
+    /// Pull requests of the repository's own branches, and nothing else.
+    pub pull_requests: bool,
     pub repository_id: Option<String>,
     pub owner_id: Option<String>,
     /// Of a GitHub Enterprise Server; none: github.com.
@@ -142,13 +144,23 @@ pub fn github(ask: &Github, audience: Option<String>) -> Result<Trusted, String>
             ask.repository
         ));
     }
-    if ask.reference.is_none() && ask.environment.is_none() {
-        return Err("name a ref or an environment: otherwise every branch may deploy".into());
+    check_branches(
+        ask.pull_requests,
+        ask.reference.as_ref(),
+        ask.environment.as_ref(),
+    )?;
+    if ask.pull_requests && !ask.events.is_empty() {
+        return Err("pull requests are an event: leave out `--event`".into());
     }
     let of_others = |event: &&String| EVENTS_OF_OTHERS.iter().any(|it| event.starts_with(it));
     if let Some(event) = ask.events.iter().find(of_others) {
         return Err(format!(
-            "`{event}` cannot be trusted: its identity does not say whose code it runs"
+            "`{event}` cannot be trusted: its identity does not say whose code it runs{}",
+            if event == "pull_request" {
+                "; `--pull-requests` trusts those of the repository's own branches with Previews"
+            } else {
+                ""
+            }
         ));
     }
     let mut claims = Claims::default();
@@ -169,7 +181,9 @@ pub fn github(ask: &Github, audience: Option<String>) -> Result<Trusted, String>
         let file = format!("{}/.github/workflows/{file}", ask.repository);
         claims.expect("workflow_ref", Expected::File(file));
     }
-    if ask.events.is_empty() {
+    if ask.pull_requests {
+        claims.is("event_name", "pull_request");
+    } else if ask.events.is_empty() {
         claims.one_of("event_name", GITHUB_EVENTS);
     } else {
         claims.expect("event_name", Expected::OneOf(ask.events.clone()));
@@ -179,12 +193,29 @@ pub fn github(ask: &Github, audience: Option<String>) -> Result<Trusted, String>
     Ok(claims.of(TrustProvider::Github, issuer, audience))
 }
 
+/// Which branches are meant has to be said; those of pull requests are all of them.
+fn check_branches(
+    pull_requests: bool,
+    reference: Option<&Reference>,
+    environment: Option<&String>,
+) -> Result<(), String> {
+    match (pull_requests, reference) {
+        (true, Some(_)) => Err("every branch may have a pull request: leave out `--ref`".into()),
+        (false, None) if environment.is_none() => {
+            Err("name a ref or an environment: otherwise every branch may deploy".into())
+        }
+        (true | false, _) => Ok(()),
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 pub struct Gitlab {
     pub project: String,
     pub reference: Option<Reference>,
     pub environment: Option<String>,
     pub is_protected: bool,
+    /// Merge requests of the project's own branches, and nothing else.
+    pub pull_requests: bool,
     pub project_id: Option<String>,
     pub namespace_id: Option<String>,
     /// Its address; none: gitlab.com.
@@ -202,8 +233,15 @@ pub fn gitlab(ask: &Gitlab, audience: Option<String>) -> Result<Trusted, String>
             ask.project
         ));
     }
-    if ask.reference.is_none() && ask.environment.is_none() {
-        return Err("name a ref or an environment: otherwise every branch may deploy".into());
+    check_branches(
+        ask.pull_requests,
+        ask.reference.as_ref(),
+        ask.environment.as_ref(),
+    )?;
+    if ask.pull_requests && ask.is_protected {
+        return Err(
+            "a merge request's branch is hardly ever protected: leave out `--protected`".into(),
+        );
     }
     let mut claims = Claims::default();
     claims.is("project_path", &ask.project);
@@ -213,14 +251,18 @@ pub fn gitlab(ask: &Gitlab, audience: Option<String>) -> Result<Trusted, String>
         claims.expect("ref_path", reference.expected());
     }
     claims.may_be("environment", ask.environment.as_deref());
-    if ask.reference.is_none() {
+    if ask.reference.is_none() && !ask.pull_requests {
         // Anybody who may push names an environment in his own branch.
         claims.is("environment_protected", "true");
     }
     if ask.is_protected {
         claims.is("ref_protected", "true");
     }
-    claims.one_of("pipeline_source", GITLAB_SOURCES);
+    if ask.pull_requests {
+        claims.is("pipeline_source", "merge_request_event");
+    } else {
+        claims.one_of("pipeline_source", GITLAB_SOURCES);
+    }
     let issuer = ask.issuer.as_deref().unwrap_or("https://gitlab.com");
     let issuer = issuer.trim_end_matches('/').to_owned();
     Ok(claims.of(TrustProvider::Gitlab, issuer, audience))
@@ -385,6 +427,49 @@ mod tests {
         for wrong in ["main", "refs/heads/", "heads/main", ""] {
             assert!(wrong.parse::<Reference>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn pull_requests_are_trusted_alone() {
+        let requests = Github {
+            reference: None,
+            pull_requests: true,
+            ..sales()
+        };
+        let trusted = github(&requests, None).unwrap();
+        assert_eq!(
+            trusted.claims["event_name"],
+            Expected::Is("pull_request".into())
+        );
+        assert_eq!(trusted.pin, ["repository_id", "repository_owner_id"]);
+        let of_a_branch = Github {
+            pull_requests: true,
+            ..sales()
+        };
+        let of_pushes = Github {
+            events: vec!["push".into()],
+            ..requests
+        };
+        for wrong in [of_a_branch, of_pushes] {
+            assert!(github(&wrong, None).is_err(), "{wrong:?}");
+        }
+
+        let requests = Gitlab {
+            project: "acme/sales".into(),
+            pull_requests: true,
+            ..Gitlab::default()
+        };
+        let trusted = gitlab(&requests, None).unwrap();
+        assert_eq!(
+            trusted.claims["pipeline_source"],
+            Expected::Is("merge_request_event".into())
+        );
+        assert!(!trusted.claims.contains_key("environment_protected"));
+        let of_protected = Gitlab {
+            is_protected: true,
+            ..requests
+        };
+        assert!(gitlab(&of_protected, None).is_err());
     }
 
     #[test]

@@ -8,12 +8,14 @@ use utoipa::ToSchema;
 
 use crate::{DeploymentId, WorkspaceId};
 
-/// What a token may do. Each of the first three includes the ones before it;
+/// What a token may do. Each of the first four includes the ones before it;
 /// `agent` stands apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     Viewer,
+    /// Opens, deploys to and closes Previews, and brings nothing to any other Deployment.
+    Previewer,
     Deployer,
     Admin,
     /// Reads what one Deployment should run and reports what it does.
@@ -24,6 +26,7 @@ impl Role {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",
+            Self::Previewer => "previewer",
             Self::Deployer => "deployer",
             Self::Admin => "admin",
             Self::Agent => "agent",
@@ -35,12 +38,14 @@ impl Role {
         match (self, needed) {
             (Self::Agent, Self::Agent)
             | (Self::Viewer, Self::Viewer)
-            | (Self::Deployer, Self::Viewer | Self::Deployer)
-            | (Self::Admin, Self::Viewer | Self::Deployer | Self::Admin) => true,
-            (Self::Viewer, Self::Deployer | Self::Admin | Self::Agent)
+            | (Self::Previewer, Self::Viewer | Self::Previewer)
+            | (Self::Deployer, Self::Viewer | Self::Previewer | Self::Deployer)
+            | (Self::Admin, Self::Viewer | Self::Previewer | Self::Deployer | Self::Admin) => true,
+            (Self::Viewer, Self::Previewer | Self::Deployer | Self::Admin | Self::Agent)
+            | (Self::Previewer, Self::Deployer | Self::Admin | Self::Agent)
             | (Self::Deployer, Self::Admin | Self::Agent)
             | (Self::Admin, Self::Agent)
-            | (Self::Agent, Self::Viewer | Self::Deployer | Self::Admin) => false,
+            | (Self::Agent, Self::Viewer | Self::Previewer | Self::Deployer | Self::Admin) => false,
         }
     }
 }
@@ -57,11 +62,12 @@ impl FromStr for Role {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "viewer" => Ok(Self::Viewer),
+            "previewer" => Ok(Self::Previewer),
             "deployer" => Ok(Self::Deployer),
             "admin" => Ok(Self::Admin),
             "agent" => Ok(Self::Agent),
             other => Err(format!(
-                "`{other}` is not a role: use viewer, deployer, admin or agent"
+                "`{other}` is not a role: use viewer, previewer, deployer, admin or agent"
             )),
         }
     }
@@ -100,6 +106,8 @@ mod tests {
     fn an_agent_is_no_viewer_and_an_admin_no_agent() {
         assert!(Role::Admin.includes(Role::Viewer));
         assert!(!Role::Deployer.includes(Role::Admin));
+        assert!(Role::Deployer.includes(Role::Previewer));
+        assert!(!Role::Previewer.includes(Role::Deployer));
         assert!(!Role::Agent.includes(Role::Viewer));
         assert!(!Role::Admin.includes(Role::Agent));
     }

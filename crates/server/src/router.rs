@@ -127,7 +127,8 @@ fn routes(app: &App) -> Routes {
     use Needs::{AnyToken, Nothing};
     use Takes::{Long, Short};
     const VIEWER: Needs = Needs::Role(Role::Viewer);
-    const DEPLOYER: Needs = Needs::Role(Role::Deployer);
+    // Of a deploy: the operation lets a previewer pass for a Preview alone.
+    const PREVIEWER: Needs = Needs::Role(Role::Previewer);
     const ADMIN: Needs = Needs::Role(Role::Admin);
     const AGENT: Needs = Needs::Role(Role::Agent);
 
@@ -167,21 +168,21 @@ fn routes(app: &App) -> Routes {
     all.add(VIEWER, Short, routes!(deployment::http::dag_ids));
     all.add(ADMIN, Short, routes!(auth::http::create_code));
 
-    all.add(DEPLOYER, Short, routes!(preview::http::open));
+    all.add(PREVIEWER, Short, routes!(preview::http::open));
     all.add(VIEWER, Short, routes!(preview::http::list));
     all.add(VIEWER, Short, routes!(preview::http::show));
-    all.add(DEPLOYER, Short, routes!(preview::http::close));
+    all.add(PREVIEWER, Short, routes!(preview::http::close));
 
     all.add(VIEWER, Short, routes!(deploy::http::plan));
-    all.add(DEPLOYER, Short, routes!(deploy::http::create));
+    all.add(PREVIEWER, Short, routes!(deploy::http::create));
     all.add(VIEWER, Short, routes!(deploy::http::history));
-    all.add(DEPLOYER, Short, routes!(deploy::http::rollback));
+    all.add(PREVIEWER, Short, routes!(deploy::http::rollback));
     all.add(VIEWER, Short, routes!(deploy::http::plan_promotion));
-    all.add(DEPLOYER, Short, routes!(deploy::http::promote));
-    all.add(DEPLOYER, Short, routes!(deploy::http::lift_hold));
-    all.add_of_deploy(DEPLOYER, Long, routes!(deploy::http::upload));
-    all.add_of_deploy(DEPLOYER, Long, routes!(deploy::http::accept));
-    all.add_of_deploy(DEPLOYER, Short, routes!(deploy::http::withdraw));
+    all.add(PREVIEWER, Short, routes!(deploy::http::promote));
+    all.add(PREVIEWER, Short, routes!(deploy::http::lift_hold));
+    all.add_of_deploy(PREVIEWER, Long, routes!(deploy::http::upload));
+    all.add_of_deploy(PREVIEWER, Long, routes!(deploy::http::accept));
+    all.add_of_deploy(PREVIEWER, Short, routes!(deploy::http::withdraw));
     all.add_of_deploy(VIEWER, Long, routes!(deploy::http::show));
     all.add(VIEWER, Short, routes!(deploy::http::diff));
     all.add(VIEWER, Long, routes!(deploy::http::blob));

@@ -374,7 +374,13 @@ async fn every_route_refuses_a_role_that_is_too_little() {
         let Needs::Role(needed) = route.needs else {
             continue;
         };
-        for role in [Role::Viewer, Role::Deployer, Role::Admin, Role::Agent] {
+        for role in [
+            Role::Viewer,
+            Role::Previewer,
+            Role::Deployer,
+            Role::Admin,
+            Role::Agent,
+        ] {
             if role.includes(needed) {
                 continue;
             }

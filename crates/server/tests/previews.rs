@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 
 use chrono::Duration;
 use updraft_api::agent::TakePreview;
+use updraft_api::deploy::{
+    Comparison, CreateDeploy, PromoteRequest, PromotedHalves, PromotionSource, RollbackRequest,
+};
 use updraft_api::deployment::DeploymentSettings;
 use updraft_api::preview::{OpenPreview, OpenedPreview, PreviewOf};
 use updraft_api::{Client, ClientError, ErrorCode};
 use updraft_model::{
-    AgentId, DeployKind, DeploymentName, PreviewValues, ProofOutcome, Role, Runtime,
+    AgentId, DeployId, DeployKind, DeploymentName, PreviewValues, ProofOutcome, Role, Runtime,
 };
-use updraft_testkit::{TestAgent, TestServer, Tree, environment};
+use updraft_testkit::{TestAgent, TestServer, Tree, environment, parts};
 
 /// A server with a live Deployment, whose agent has places for two Previews.
 struct World {
@@ -368,6 +371,152 @@ async fn a_token_for_a_deployment_is_for_its_previews_too() {
         ErrorCode::Forbidden
     );
     own.close_preview(name).await.unwrap();
+}
+
+/// A deploy of these DAGs, begun.
+async fn begin(
+    client: &Client,
+    name: &DeploymentName,
+    dags: &Tree,
+) -> Result<Comparison, ClientError> {
+    let ask = CreateDeploy {
+        parts: parts(Some(dags), None),
+        description: String::new(),
+        git: None,
+        ci: None,
+        allow_downgrade: false,
+        force: false,
+        key: DeployId::new().to_string(),
+    };
+    client.create_deploy(name, &ask).await
+}
+
+fn rollback() -> RollbackRequest {
+    RollbackRequest {
+        to: None,
+        description: String::new(),
+        allow_downgrade: false,
+        key: DeployId::new().to_string(),
+    }
+}
+
+fn promotion(from: &DeploymentName) -> PromoteRequest {
+    PromoteRequest {
+        source: PromotionSource {
+            from: from.clone(),
+            halves: PromotedHalves::Both,
+            allow_unproven: true,
+        },
+        description: String::new(),
+        allow_downgrade: false,
+        force: false,
+        key: DeployId::new().to_string(),
+    }
+}
+
+/// What the registry answers to the beginning of a push.
+async fn push(world: &World, token: &str, deployment: &DeploymentName) -> u16 {
+    let url = format!(
+        "{}/v2/{deployment}/airflow/blobs/uploads/",
+        world.server.url()
+    );
+    let request = reqwest::Client::new().post(url).bearer_auth(token);
+    request.send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn a_previewer_deploys_to_previews_and_to_nothing_else() {
+    let world = World::new().await;
+    let token = world.server.token(Role::Previewer, Some(&world.shop)).await;
+    let previewer = world.server.with_token(Some(token.clone()));
+    let mine = previewer.open_preview(&world.shop, &ask(1)).await.unwrap();
+    let name = mine.preview.name.clone();
+    let mut agent = world.take(&mine).await;
+    agent.converge().await;
+
+    // All that a deploy of the Preview takes.
+    let tree = Tree::of([("a.py", "two")]);
+    let begun = begin(&previewer, &name, &tree).await.unwrap();
+    let id = begun.deploy.unwrap().id;
+    let blobs = tree.pick(&begun.missing);
+    previewer.upload_blobs(id, &blobs).await.unwrap();
+    previewer.accept_deploy(id, None).await.unwrap();
+    agent.converge().await;
+    let seen = previewer.deploy(id).await.unwrap();
+    assert_eq!(seen.state.name(), "live");
+    previewer.roll_back(&name, &rollback()).await.unwrap();
+    previewer.lift_hold(&name).await.unwrap();
+    previewer
+        .promote(&name, &promotion(&world.shop))
+        .await
+        .unwrap();
+    let other = begin(&previewer, &name, &Tree::of([("a.py", "three")])).await;
+    let other = other.unwrap().deploy.unwrap().id;
+    previewer.withdraw_deploy(other, None).await.unwrap();
+    assert_eq!(push(&world, &token, &name).await, 202);
+
+    // None of it for the Deployment itself, whoever began it: but it may look.
+    previewer.status(&world.shop).await.unwrap();
+    let tree = Tree::of([("a.py", "four")]);
+    let begun = begin(&world.admin(), &world.shop, &tree).await.unwrap();
+    let theirs = begun.deploy.unwrap().id;
+    let blobs = tree.pick(&begun.missing);
+    for refused in [
+        begin(&previewer, &world.shop, &tree).await.err().unwrap(),
+        previewer.upload_blobs(theirs, &blobs).await.unwrap_err(),
+        previewer.accept_deploy(theirs, None).await.err().unwrap(),
+        previewer.withdraw_deploy(theirs, None).await.err().unwrap(),
+        previewer
+            .roll_back(&world.shop, &rollback())
+            .await
+            .err()
+            .unwrap(),
+        previewer.lift_hold(&world.shop).await.err().unwrap(),
+        previewer
+            .promote(&world.shop, &promotion(&name))
+            .await
+            .err()
+            .unwrap(),
+    ] {
+        assert_eq!(code(&refused), ErrorCode::Forbidden, "{refused}");
+        assert!(refused.to_string().contains("Previews alone"), "{refused}");
+        assert!(refused.help().is_some());
+    }
+    assert_eq!(push(&world, &token, &world.shop).await, 403);
+    for refused in [
+        previewer.close_preview(&world.shop).await.unwrap_err(),
+        previewer.tokens().await.err().unwrap(),
+        previewer.delete_deployment(&name, false).await.unwrap_err(),
+    ] {
+        let code = code(&refused);
+        assert!(
+            [ErrorCode::Forbidden, ErrorCode::PreviewNotFound].contains(&code),
+            "{refused}"
+        );
+    }
+    let shop = world.admin().status(&world.shop).await.unwrap();
+    assert_eq!(shop.wanted_deploy.unwrap().kind, DeployKind::Deploy);
+    assert_eq!(
+        world.admin().deploy(theirs).await.unwrap().state.name(),
+        "uploading"
+    );
+
+    // One of another Deployment is somebody else's.
+    let office = world.server.deployment("office").await.name;
+    let stranger = world.server.token(Role::Previewer, Some(&office)).await;
+    let stranger = world.server.with_token(Some(stranger));
+    for refused in [
+        stranger
+            .open_preview(&world.shop, &ask(1))
+            .await
+            .err()
+            .unwrap(),
+        begin(&stranger, &name, &tree).await.err().unwrap(),
+        stranger.close_preview(&name).await.unwrap_err(),
+    ] {
+        assert_eq!(code(&refused), ErrorCode::Forbidden, "{refused}");
+    }
+    previewer.close_preview(&name).await.unwrap();
 }
 
 #[tokio::test]

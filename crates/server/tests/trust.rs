@@ -568,6 +568,140 @@ async fn one_pipeline_may_be_trusted_by_several_deployments_and_names_one() {
     assert_eq!(refused.code(), Some(ErrorCode::Forbidden));
 }
 
+/// A trust of pull requests for the Deployment, in place of the one of a branch.
+async fn of_pull_requests(world: &World, claims: Value) -> TrustView {
+    let admin = world.server.as_admin();
+    let pin = match claims.get("project_path") {
+        Some(_) => ["project_id", "namespace_id"],
+        None => ["repository_id", "repository_owner_id"],
+    };
+    let trust = CreateTrust {
+        role: Role::Previewer,
+        claims: serde_json::from_value(claims).unwrap(),
+        pin: pin.map(str::to_owned).to_vec(),
+        ..trusted(&world.issuer)
+    };
+    let trust = admin.create_trust(&trust).await.unwrap();
+    admin.delete_trust(world.trust.id).await.unwrap();
+    trust
+}
+
+#[tokio::test]
+async fn a_pull_requests_job_is_trusted_with_previews_and_others_are_not() {
+    let world = World::new().await;
+    // What GitHub says of one; of a branch is what is trusted yet.
+    let request = json!({
+        "sub": "repo:acme/sales:pull_request", "ref": "refs/pull/7/merge",
+        "event_name": "pull_request", "head_ref": "feature", "base_ref": "main",
+    });
+    let said = world.refused_but(&request).await;
+    assert!(said.contains("`event_name` is `pull_request`"), "{said}");
+
+    of_pull_requests(
+        &world,
+        json!({ "repository": { "is": "acme/sales" }, "event_name": { "is": "pull_request" } }),
+    )
+    .await;
+    let new = world
+        .exchange(&world.issuer.sign(&world.but(&request)))
+        .await;
+    let new = new.unwrap();
+    assert_eq!(new.token.role, Role::Previewer);
+    let client = world.server.with_token(Some(new.access_token));
+    let refused = begin(&client, &world.shop, &dags("one"))
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(refused.code(), Some(ErrorCode::Forbidden));
+    client.deployment(&world.shop).await.unwrap();
+    // After it was merged, to close the Preview.
+    let merged = json!({ "event_name": "pull_request", "ref": "refs/heads/main" });
+    world
+        .exchange(&world.issuer.sign(&world.but(&merged)))
+        .await
+        .unwrap();
+
+    for (changes, claim) in [
+        (json!({}), "event_name"),
+        (json!({ "event_name": "pull_request_target" }), "event_name"),
+        (json!({ "event_name": "pull_request_review" }), "event_name"),
+        (json!({ "event_name": "workflow_run" }), "event_name"),
+        (json!({ "event_name": "issue_comment" }), "event_name"),
+        (json!({ "event_name": null }), "event_name"),
+        (json!({ "event_name": ["pull_request"] }), "event_name"),
+        (
+            json!({ "event_name": "pull_request", "repository": "eve/sales" }),
+            "repository",
+        ),
+        (
+            json!({ "event_name": "pull_request", "repository_id": "43" }),
+            "repository_id",
+        ),
+    ] {
+        let said = world.refused_but(&changes).await;
+        assert!(said.contains(&format!("`{claim}` is")), "{changes}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_merge_request_is_trusted_where_its_branch_is_the_projects_own() {
+    let world = World::new().await;
+    // What GitLab says of one.
+    let request = json!({
+        "sub": "project_path:acme/sales:ref_type:branch:ref:feature", "repository": null,
+        "repository_id": null, "repository_owner_id": null, "event_name": null,
+        "project_path": "acme/sales", "project_id": "42", "namespace_id": "7",
+        "job_project_path": "acme/sales", "job_project_id": "42", "ref": "feature",
+        "ref_type": "branch", "ref_path": "refs/heads/feature",
+        "pipeline_source": "merge_request_event", "pipeline_id": "9", "user_login": "ada",
+    });
+    let but = |changes: &Value| {
+        let mut all = request.clone();
+        for (name, value) in changes.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        all
+    };
+    of_pull_requests(
+        &world,
+        json!({
+            "project_path": { "is": "acme/sales" },
+            "pipeline_source": { "is": "merge_request_event" },
+        }),
+    )
+    .await;
+    let newest = json!({ "source_project_id": "42", "source_project_path": "acme/sales" });
+    for good in [&request, &but(&newest)] {
+        let new = world.exchange(&world.issuer.sign(&world.but(good))).await;
+        assert_eq!(new.unwrap().token.role, Role::Previewer);
+    }
+    for (changes, claim) in [
+        (json!({ "pipeline_source": "push" }), "pipeline_source"),
+        (json!({ "pipeline_source": null }), "pipeline_source"),
+        // A fork's: of its own pipelines, and of those that a member has run in the project.
+        (
+            json!({ "project_path": "eve/sales", "project_id": "66", "job_project_id": "66" }),
+            "project_path",
+        ),
+        (
+            json!({ "project_path": "eve/sales", "project_id": "66" }),
+            "project_path",
+        ),
+        (json!({ "source_project_id": "66" }), "source_project_id"),
+        (json!({ "job_project_id": "66" }), "job_project_id"),
+        // An older GitLab, which says the same of a fork's.
+        (json!({ "job_project_id": null }), "job_project_id"),
+        (json!({ "project_id": null }), "project_id"),
+        (
+            json!({ "project_id": null, "job_project_id": null }),
+            "job_project_id",
+        ),
+    ] {
+        let said = world.refused_but(&but(&changes)).await;
+        assert!(said.contains(&format!("`{claim}` is")), "{changes}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn what_would_trust_anybody_is_not_trusted() {
     let world = World::new().await;
@@ -589,6 +723,8 @@ async fn what_would_trust_anybody_is_not_trusted() {
         json!({ "claims": { "sub": { "is": " " } } }),
         json!({ "claims": { "sub": { "is": "x" }, "aud": { "is": "x" } } }),
         json!({ "claims": { "sub": { "is": "x" }, "ref": { "like": "[" } } }),
+        json!({ "claims": { "repository": { "is": "acme/sales" }, "event_name": { "is": "pull_request" } } }),
+        json!({ "claims": { "project_path": { "is": "acme/sales" }, "pipeline_source": { "is": "merge_request_event" } } }),
         json!({ "pin": ["repository"] }),
         json!({ "deployment": null }),
         json!({ "workspace": "default" }),

@@ -117,6 +117,10 @@ pub enum AccessError {
         "the Deployment `{deployment}` takes deploys from trusted pipelines alone, and the token `{token}` is of none"
     )]
     CiOnly { deployment: String, token: String },
+    #[error(
+        "the token `{token}` has the role previewer, which brings something to Previews alone, and the Deployment `{deployment}` is none"
+    )]
+    PreviewsOnly { deployment: String, token: String },
     #[error("could not read the database")]
     Store(#[from] StoreError),
 }
@@ -132,7 +136,9 @@ impl Problem for AccessError {
         match self {
             Self::DeploymentNotFound { .. } => ErrorCode::DeploymentNotFound,
             Self::DeployNotFound(_) | Self::VersionNotFound { .. } => ErrorCode::DeployNotFound,
-            Self::Scope { .. } | Self::CiOnly { .. } => ErrorCode::Forbidden,
+            Self::Scope { .. } | Self::CiOnly { .. } | Self::PreviewsOnly { .. } => {
+                ErrorCode::Forbidden
+            }
             Self::Store(error) => error.code(),
         }
     }
@@ -146,6 +152,9 @@ impl Problem for AccessError {
                 Some("see `updraft history`".into())
             }
             Self::Scope { .. } => Some("use a token whose scope covers it".into()),
+            Self::PreviewsOnly { .. } => Some(
+                "have the pipeline of a pull request deploy with `[preview]` in updraft.toml, or use a token with the role deployer".into(),
+            ),
             Self::CiOnly { deployment, .. } => Some(format!(
                 "have the pipeline deploy, without UPDRAFT_TOKEN (`updraft trust list` shows which are trusted); \
                  an admin lifts it with `updraft deployment update {deployment} --ci-only=false`"
@@ -191,8 +200,21 @@ impl Caller {
         })
     }
 
+    /// Whether this token may begin, feed or end a deploy of the Deployment, whoever
+    /// began it.
+    pub(crate) fn check_deploys_to(&self, deployment: &Deployment) -> Result<(), AccessError> {
+        if self.token.role == Role::Previewer && deployment.preview.is_none() {
+            return Err(AccessError::PreviewsOnly {
+                deployment: deployment.name.to_string(),
+                token: self.token.name.clone(),
+            });
+        }
+        Ok(())
+    }
+
     /// Whether what comes with this token may become what the Deployment runs.
     pub(crate) fn check_brings(&self, deployment: &Deployment) -> Result<(), AccessError> {
+        self.check_deploys_to(deployment)?;
         if deployment.settings.ci_only && self.token.trust.is_none() {
             return Err(AccessError::CiOnly {
                 deployment: deployment.name.to_string(),

@@ -43,6 +43,7 @@ pub(crate) async fn accept(
     // recorded, and goes on doing so until it is wanted.
     let mut read = app.store.read().await?;
     let (deployment, deploy) = caller.deploy(&mut read, id).await?;
+    caller.check_deploys_to(&deployment)?;
     if !may_be_accepted(&deploy)? {
         let agents = agents_now(app, &read.agents(deployment.id).await?);
         return Ok(view(deploy, &deployment, &agents));

@@ -18,6 +18,7 @@ pub(crate) async fn lift_hold(
     let mut tx = app.store.begin().await?;
     let id = caller.deployment(&mut tx, name).await?.id;
     let mut deployment = lock(&mut tx, id, name).await?;
+    caller.check_deploys_to(&deployment)?;
     let hold = deployment.hold.take().map(|hold| *hold);
     if hold.is_some() {
         tx.update_deployment(&deployment, app.now()).await?;

@@ -33,6 +33,7 @@ pub(crate) async fn rollback(
     let mut tx = app.store.begin().await?;
     let id = caller.deployment(&mut tx, name).await?.id;
     let mut deployment = lock(&mut tx, id, name).await?;
+    caller.check_deploys_to(&deployment)?;
     let agents = agents_now(app, &tx.agents(id).await?);
     if let Some(earlier) = tx.deploy_by_key(id, &ask.key).await? {
         return Ok(view(earlier, &deployment, &agents));

@@ -42,6 +42,7 @@ pub(crate) async fn upload(
 ) -> Result<(), DeployError> {
     let mut read = app.store.read().await?;
     let (deployment, deploy) = caller.deploy(&mut read, id).await?;
+    caller.check_deploys_to(&deployment)?;
     if deploy.ended_at.is_some() && deploy.release.is_none() {
         return Err(DeployError::State {
             id,

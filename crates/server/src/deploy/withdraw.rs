@@ -21,6 +21,7 @@ pub(crate) async fn withdraw(
     let now = app.now();
     let mut tx = app.store.begin().await?;
     let (deployment, _) = caller.deploy(&mut tx, id).await?;
+    caller.check_deploys_to(&deployment)?;
     let deployment = lock(&mut tx, deployment.id, &deployment.name).await?;
     // Read again, now that nobody else can accept it.
     let (_, mut deploy) = caller.deploy(&mut tx, id).await?;

@@ -72,7 +72,7 @@ impl Action {
     const fn is_for(self, role: Role) -> bool {
         match self {
             Self::Pull => role.includes(Role::Viewer) || role.includes(Role::Agent),
-            Self::Push => role.includes(Role::Deployer),
+            Self::Push => role.includes(Role::Previewer),
             Self::Delete => role.includes(Role::Admin),
         }
     }
@@ -106,7 +106,11 @@ impl Visitor {
             .filter(|deployment| self.caller.sees(deployment))
             .ok_or_else(|| RegistryError::NameUnknown(repository.clone()))?;
         let token = &self.caller.token;
-        if !action.is_for(token.role) {
+        let is_allowed = match action {
+            Action::Push => self.caller.check_deploys_to(&deployment).is_ok(),
+            Action::Pull | Action::Delete => true,
+        };
+        if !action.is_for(token.role) || !is_allowed {
             return Err(RegistryError::Denied {
                 token: token.name.clone(),
                 role: token.role,

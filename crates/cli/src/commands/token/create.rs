@@ -17,7 +17,7 @@ pub(crate) struct CreateArgs {
     /// What it is for, as it will show in histories
     name: String,
 
-    /// What it may do: viewer, deployer or admin
+    /// What it may do: viewer, previewer, deployer or admin
     #[arg(long, default_value = "deployer")]
     role: Role,
 

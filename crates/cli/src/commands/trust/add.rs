@@ -43,9 +43,9 @@ struct GivesArgs {
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "default", conflicts_with = "deployment")]
     workspace: Option<String>,
 
-    /// What it may do: viewer or deployer
-    #[arg(long, default_value = "deployer")]
-    role: Role,
+    /// What it may do: viewer, previewer or deployer (default: deployer; of pull requests: previewer)
+    #[arg(long)]
+    role: Option<Role>,
 
     /// Whom the identity has to be for (default: the control plane's address, where the provider lets a job ask for that)
     #[arg(long, value_name = "TEXT")]
@@ -57,7 +57,8 @@ struct GivesArgs {
 
 /// GitHub Actions
 ///
-/// The job needs `permissions: id-token: write`. Pull requests are never trusted.
+/// The job needs `permissions: id-token: write`. Pull requests are trusted with Previews alone, by `--pull-requests`;
+/// GitHub gives jobs of forks no identity, unless the repository's settings send them write tokens: leave that off.
 #[derive(Debug, clap::Args)]
 struct GithubArgs {
     /// The repository, as OWNER/NAME
@@ -80,6 +81,10 @@ struct GithubArgs {
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     event: Vec<String>,
 
+    /// Trust the pull requests of the repository's own branches, with the role previewer
+    #[arg(long)]
+    pull_requests: bool,
+
     /// The repository's numeric id, instead of the one that comes first
     #[arg(long, value_name = "ID")]
     repo_id: Option<String>,
@@ -98,7 +103,8 @@ struct GithubArgs {
 
 /// GitLab CI
 ///
-/// The job needs `id_tokens: UPDRAFT_ID_TOKEN: aud: ADDRESS`. Merge requests are never trusted.
+/// The job needs `id_tokens: UPDRAFT_ID_TOKEN: aud: ADDRESS`. Merge requests are trusted with Previews alone, by
+/// `--pull-requests`, where the identity says that the branch is the project's own.
 #[derive(Debug, clap::Args)]
 struct GitlabArgs {
     /// The project, as GROUP/NAME
@@ -116,6 +122,10 @@ struct GitlabArgs {
     /// Only where the ref is protected
     #[arg(long)]
     protected: bool,
+
+    /// Trust the merge requests of the project's own branches, with the role previewer
+    #[arg(long)]
+    pull_requests: bool,
 
     /// The project's numeric id, instead of the one that comes first
     #[arg(long, value_name = "ID")]
@@ -264,6 +274,25 @@ impl AddArgs {
         self.gives().output.output
     }
 
+    fn role(&self) -> Result<Role, String> {
+        let of_requests = match &self.provider {
+            Provider::Github(args) => args.pull_requests,
+            Provider::Gitlab(args) => args.pull_requests,
+            Provider::Circleci(_)
+            | Provider::Buildkite(_)
+            | Provider::Bitbucket(_)
+            | Provider::Azure(_)
+            | Provider::Oidc(_) => false,
+        };
+        match (of_requests, self.gives().role) {
+            (true, None | Some(Role::Previewer)) => Ok(Role::Previewer),
+            (true, Some(role)) => Err(format!(
+                "what a pull request brings nobody has merged, so its pipeline's role is previewer, not {role}"
+            )),
+            (false, role) => Ok(role.unwrap_or(Role::Deployer)),
+        }
+    }
+
     fn trusted(&self) -> Result<Trusted, String> {
         let audience = self.gives().audience.clone();
         match &self.provider {
@@ -274,6 +303,7 @@ impl AddArgs {
                     environment: args.environment.clone(),
                     workflow: args.workflow.clone(),
                     events: args.event.clone(),
+                    pull_requests: args.pull_requests,
                     repository_id: args.repo_id.clone(),
                     owner_id: args.owner_id.clone(),
                     issuer: args.issuer.clone(),
@@ -286,6 +316,7 @@ impl AddArgs {
                     reference: args.reference.clone(),
                     environment: args.environment.clone(),
                     is_protected: args.protected,
+                    pull_requests: args.pull_requests,
                     project_id: args.project_id.clone(),
                     namespace_id: args.namespace_id.clone(),
                     issuer: args.issuer.clone(),
@@ -319,9 +350,9 @@ impl AddArgs {
 }
 
 pub(crate) async fn run(args: &AddArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    let trusted = args
-        .trusted()
-        .map_err(|why| Failure::new(Exit::Usage, why).help("see `updraft trust add --help`"))?;
+    let wrong = |why| Failure::new(Exit::Usage, why).help("see `updraft trust add --help`");
+    let trusted = args.trusted().map_err(wrong)?;
+    let role = args.role().map_err(wrong)?;
     let gives = args.gives();
     let deployment = match &gives.workspace {
         Some(_) => None,
@@ -333,7 +364,7 @@ pub(crate) async fn run(args: &AddArgs, cx: &Context, out: &mut Console) -> Resu
         audience: trusted.audience,
         claims: trusted.claims,
         pin: trusted.pin,
-        role: gives.role,
+        role,
         deployment,
         workspace: gives.workspace.clone(),
     };

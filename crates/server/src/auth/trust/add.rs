@@ -9,6 +9,7 @@ use updraft_model::{Expected, Role, Scope, TrustId};
 use updraft_store::{Read, Trust, TrustContent};
 
 use super::TrustError;
+use super::claims::trusts_pull_requests;
 use super::issuers::address;
 use crate::app::App;
 use crate::auth::Caller;
@@ -101,9 +102,15 @@ pub(crate) async fn remove(app: &App, caller: &Caller, id: TrustId) -> Result<()
 
 fn check(ask: &CreateTrust) -> Result<(), TrustError> {
     let invalid = |why: String| Err(TrustError::Invalid(why));
-    if !matches!(ask.role, Role::Viewer | Role::Deployer) {
+    if !matches!(ask.role, Role::Viewer | Role::Previewer | Role::Deployer) {
         return invalid(format!(
-            "a pipeline's role is viewer or deployer, not {}",
+            "a pipeline's role is viewer, previewer or deployer, not {}",
+            ask.role
+        ));
+    }
+    if trusts_pull_requests(&ask.claims) && ask.role != Role::Previewer {
+        return invalid(format!(
+            "what a pull request brings nobody has merged, so its pipeline's role is previewer, not {}",
             ask.role
         ));
     }

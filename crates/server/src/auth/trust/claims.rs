@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use globset::GlobBuilder;
 use serde_json::{Map, Value};
-use updraft_model::{EVENTS_OF_OTHERS, Expected, Identity};
+use updraft_model::{EVENTS_OF_OTHERS, Expected, Identity, Role};
 use updraft_store::Trust;
 
 /// What an issuer says of a pipeline, with a signature that was checked.
@@ -38,6 +38,11 @@ const RUNS: &[&str] = &[
     "pipelineUuid",
 ];
 const ACTORS: &[&str] = &["actor", "user_login"];
+/// What says that a run is of a pull request of the repository itself, or may be.
+const PULL_REQUESTS: [(&str, &str); 2] = [
+    ("event_name", "pull_request"),
+    ("pipeline_source", "merge_request_event"),
+];
 /// Claims that say whose an identity is.
 const OWNERS: &[&str] = &[
     "sub",
@@ -142,7 +147,12 @@ pub(super) fn judge(
             });
         }
     }
-    let of_others = of_others(claims);
+    let content = &trust.content;
+    let of_others = if content.role == Role::Previewer && trusts_pull_requests(&content.claims) {
+        of_fork(claims)
+    } else {
+        of_others(claims)
+    };
     mismatches.extend(of_others.filter(|of| !mismatches.iter().any(|it| it.claim == of.claim)));
     let mut pinned = trust.pinned.clone();
     for claim in &trust.content.pin {
@@ -198,6 +208,33 @@ fn of_others(claims: &Claims) -> Option<Mismatch> {
             found: Some(found),
             expected: "what only the repository's own people cause".into(),
         })
+    })
+}
+
+/// Whether claims are those of pull requests, and nothing else.
+pub(super) fn trusts_pull_requests(claims: &BTreeMap<String, Expected>) -> bool {
+    PULL_REQUESTS.iter().any(|(claim, event)| {
+        matches!(claims.get(*claim), Some(Expected::Is(expected)) if expected == event)
+    })
+}
+
+/// A merge request that brings another project's branch. GitLab names that project in
+/// `project_id` and the one where the job runs in `job_project_id`; one that names no
+/// second may have run a fork's code under its own name. On GitHub no claim tells, and
+/// jobs of forks get no identity.
+fn of_fork(claims: &Claims) -> Option<Mismatch> {
+    claims.text("pipeline_source")?;
+    let project = claims.text("project_id").unwrap_or_default();
+    // Newer ones name the branch's project once more.
+    let named = ["job_project_id", "source_project_id"].map(|claim| (claim, claims.text(claim)));
+    let other = named.into_iter().find(|(claim, found)| {
+        let is_missing = *claim == "source_project_id" && found.is_none();
+        !is_missing && (project.is_empty() || found.as_ref() != Some(&project))
+    });
+    other.map(|(claim, found)| Mismatch {
+        claim: claim.to_owned(),
+        found,
+        expected: format!("`{project}`, as `project_id`: forks are not trusted"),
     })
 }
 
@@ -262,7 +299,7 @@ impl Unfit {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use updraft_model::{Role, Scope, Timestamp, TrustId, TrustProvider};
+    use updraft_model::{Scope, Timestamp, TrustId, TrustProvider};
     use updraft_store::TrustContent;
 
     use super::*;

@@ -87,7 +87,9 @@ async fn believed(app: &App, ask: &ExchangeToken) -> Result<Given, TrustError> {
         // One that is not there and one that trusts nobody look the same.
         let mut look = app.store.look().await?;
         let found = look.deployment_named(name).await?.ok_or_else(no_trust)?;
-        trusts.retain(|it| it.scope.covers(found.workspace, found.id));
+        let of = found.preview.as_ref().map(|preview| preview.of);
+        let covers = |it: &Trust, id| it.scope.covers(found.workspace, id);
+        trusts.retain(|it| covers(it, found.id) || of.is_some_and(|of| covers(it, of)));
         deployment = Some((found.id, found.name));
     }
     if trusts.is_empty() {
@@ -176,7 +178,9 @@ fn seconds_until(end: Timestamp, now: Timestamp) -> u64 {
 fn best<'a>(fitting: &[&'a Trust]) -> Option<&'a Trust> {
     fitting.iter().copied().max_by_key(|trust| {
         let is_narrow = matches!(trust.scope, Scope::Deployment { .. });
-        (trust.content.role.includes(Role::Deployer), is_narrow)
+        let role = trust.content.role;
+        let gives = [Role::Deployer, Role::Previewer].map(|it| role.includes(it));
+        (gives, is_narrow)
     })
 }
 
