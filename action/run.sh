@@ -35,6 +35,12 @@ echo "$sha256  $bin/updraft" | sha256sum --check --quiet - ||
     refuse "the control plane serves another binary than sha256 pins: updraft ci init says which"
 chmod +x "$bin/updraft"
 
+if is close-preview "$INPUT_CLOSE_PREVIEW"; then
+    closed=0
+    "$bin/updraft" preview close || closed=$?
+    exit "$closed"
+fi
+
 deployment=()
 if [ -n "$INPUT_DEPLOYMENT" ]; then deployment=("$INPUT_DEPLOYMENT"); fi
 

@@ -170,8 +170,11 @@ fn is_preview(step: &Value) -> bool {
 
 fn gitlab(file: &Value, document: &Document<'_>) -> Vec<Finding> {
     let jobs = file.as_object().into_iter().flatten();
+    // Who tells forks apart means a Preview.
+    let is_preview = |job: &Value| has_text(&job["rules"], "CI_MERGE_REQUEST_SOURCE_PROJECT_ID");
     let is_bad = |job: &Value| {
         deploys_in(&job["script"])
+            && !is_preview(job)
             && (has_text(&job["rules"], "merge_request")
                 || has_text(&job["only"], "merge_requests"))
     };

@@ -23,6 +23,8 @@ struct Filled<'a> {
     image: &'static str,
     check: String,
     deploy: String,
+    preview: String,
+    close: String,
 }
 
 macro_rules! templates {
@@ -57,6 +59,23 @@ impl Filled<'_> {
     fn builds_image(&self) -> bool {
         self.pipeline.strategy == Strategy::CustomImage
     }
+
+    /// What has the jobs of a pull request's Preview wait for each other.
+    fn preview_group(&self) -> String {
+        let project = self.project_in_name();
+        format!("updraft-preview{project}-${{{{ github.event.number }}}}")
+    }
+
+    fn preview_environment(&self) -> String {
+        let project = self.project_in_name();
+        format!("updraft-preview{project}/$CI_MERGE_REQUEST_IID")
+    }
+
+    fn project_in_name(&self) -> String {
+        let project = self.pipeline.project.as_ref();
+        let project = project.map(|it| format!("-{}", it.as_str().replace('/', "-")));
+        project.unwrap_or_default()
+    }
 }
 
 impl Pipeline {
@@ -68,6 +87,8 @@ impl Pipeline {
             image: IMAGE,
             check: script::check(self),
             deploy: script::deploy(self),
+            preview: script::preview(self),
+            close: script::close(self),
         };
         let it = &it;
         let file = |path: &str, text: String| PipelineFile {

@@ -20,6 +20,8 @@ pub struct Pipeline {
     pub branch: Plain,
     /// The project's folder, where that is not the repository's.
     pub project: Option<Plain>,
+    /// Pull requests get a Preview, besides being checked.
+    pub previews: bool,
     /// The address is plain http, and is to be used.
     pub insecure_http: bool,
 }
@@ -62,6 +64,12 @@ pub enum Refused {
     ImageOfDags,
     #[error("{0} gives its jobs no identity token")]
     NoIdentity(Tool),
+    #[error("{0} begins to build a branch before it has a pull request")]
+    NoPullRequests(Tool),
+    #[error("{0} does not say whether a pull request comes from a fork, which gets no Preview")]
+    NoForks(Tool),
+    #[error("there is no pipeline with Previews for {0} yet")]
+    NoPreviews(Tool),
 }
 
 impl Refused {
@@ -69,6 +77,10 @@ impl Refused {
         match self {
             Self::ImageOfDags => {
                 "use `--strategy one-branch` or `multi-branch` here, and `custom-image` in the repository with the image"
+            }
+            Self::NoPullRequests(_) | Self::NoForks(_) => "leave out `--previews`",
+            Self::NoPreviews(_) => {
+                "leave out `--previews`, and add `updraft deploy` to the job of pull requests: docs/previews.md"
             }
             Self::NoIdentity(_) => "leave out `--oidc`, and keep a token as a secret of the tool",
         }
@@ -160,6 +172,16 @@ impl Tool {
         match self {
             Self::Github | Self::Gitlab | Self::Circleci | Self::Bitbucket | Self::Azure => true,
             Self::Jenkins | Self::Codebuild | Self::Drone => false,
+        }
+    }
+
+    /// Whether its pull requests can have Previews.
+    pub const fn check_previews(self) -> Result<(), Refused> {
+        match self {
+            Self::Github | Self::Gitlab => Ok(()),
+            Self::Circleci => Err(Refused::NoPullRequests(self)),
+            Self::Codebuild | Self::Drone => Err(Refused::NoForks(self)),
+            Self::Jenkins | Self::Bitbucket | Self::Azure => Err(Refused::NoPreviews(self)),
         }
     }
 

@@ -17,6 +17,18 @@ chmod +x "$bin/updraft""#;
 /// Where a machine outlives its jobs.
 const CLEAN: &str = r#"trap 'rm -rf "$bin"' EXIT"#;
 
+/// Superseded is no failure. Of what failed the deploy's exit code counts.
+const PREVIEW: &str = r#"ended=0
+"$bin/updraft" deploy || ended=$?
+if [ "$ended" -eq 12 ]; then
+  echo "superseded: a later deploy took the place of this one before it was proven"
+  ended=0
+fi
+commented=0
+"$bin/updraft" deploy --plan --comment || commented=$?
+if [ "$ended" -eq 0 ]; then ended=$commented; fi
+exit "$ended""#;
+
 /// Builds images as root of a container that may do no more than others.
 const BUILDAH: &str = "apt-get update -qq
 apt-get install -qq -y --no-install-recommends buildah >/dev/null
@@ -46,6 +58,29 @@ pub(super) fn deploy(pipeline: &Pipeline) -> String {
         },
     ));
     lines.join("\n")
+}
+
+/// What runs for a pull request that gets a Preview: the comment says also how a deploy failed.
+pub(super) fn preview(pipeline: &Pipeline) -> String {
+    let mut lines = begin_preview(pipeline);
+    lines.push(PREVIEW.to_owned());
+    lines.join("\n")
+}
+
+/// What runs when a pull request is closed.
+pub(super) fn close(pipeline: &Pipeline) -> String {
+    let mut lines = begin_preview(pipeline);
+    lines.push(r#""$bin/updraft" preview close"#.to_owned());
+    lines.join("\n")
+}
+
+fn begin_preview(pipeline: &Pipeline) -> Vec<String> {
+    let mut lines = begin(pipeline);
+    if pipeline.tool == Tool::Gitlab && !pipeline.oidc {
+        // A variable of the project's wins over one of a job.
+        lines.push(r#"export UPDRAFT_TOKEN="$UPDRAFT_PREVIEW_TOKEN""#.to_owned());
+    }
+    lines
 }
 
 /// A step of a workflow that is not written by us, with these flags.

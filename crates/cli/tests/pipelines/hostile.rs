@@ -51,7 +51,12 @@ pub(crate) fn every_pipeline(server: &str, checksum: &str) -> Vec<Pipeline> {
                     if Pipeline::is_meaningful(tool, layout, strategy, oidc).is_err() {
                         continue;
                     }
-                    all.push(Pipeline {
+                    let previews = [false, true];
+                    let previews = previews
+                        .into_iter()
+                        .filter(|previews| !previews || tool.check_previews().is_ok());
+                    all.extend(previews.map(|previews| Pipeline {
+                        previews,
                         tool,
                         layout,
                         strategy,
@@ -61,7 +66,7 @@ pub(crate) fn every_pipeline(server: &str, checksum: &str) -> Vec<Pipeline> {
                         branch: plain("release/1.2"),
                         project: Some(plain("teams/sales")).filter(|_| oidc),
                         insecure_http: oidc,
-                    });
+                    }));
                 }
             }
         }

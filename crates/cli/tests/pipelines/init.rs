@@ -146,6 +146,51 @@ fn every_combination_is_written_or_refused_with_the_reason() {
 }
 
 #[test]
+fn pull_requests_get_previews_where_the_tool_can_tell_whose_they_are() {
+    let world = repository();
+    let settings = world.sandbox.path("here/updraft.toml");
+    for tool in Tool::ALL {
+        let printed = world.run(&init(&["--tool", tool.name(), "--previews", "--print"]));
+        if tool.check_previews().is_err() {
+            let printed = printed.ended_with(3);
+            assert!(printed.stderr.contains("--previews"), "{printed}");
+            continue;
+        }
+        let printed = printed.ended_with(0);
+        assert!(printed.stderr.contains("from = \"shop\""), "{printed}");
+        assert!(printed.stderr.contains("--role previewer"), "{printed}");
+        assert!(printed.stdout.contains("preview close"), "{printed}");
+        assert!(
+            printed.stdout.contains("deploy --plan --comment"),
+            "{printed}"
+        );
+        let identity = ["--tool", tool.name(), "--previews", "--print", "--oidc"];
+        let printed = world.run(&init(&identity)).ended_with(0);
+        assert!(!printed.stdout.contains("TOKEN\""), "{printed}");
+        assert!(printed.stderr.contains("--pull-requests"), "{printed}");
+    }
+    assert_eq!(std::fs::read_to_string(&settings).unwrap(), TARGETS);
+
+    let arguments = init(&["--tool", "github", "--previews"]);
+    let printed = world.run(&arguments).ended_with(0);
+    assert!(printed.stderr.contains("+ updraft.toml"), "{printed}");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    assert_eq!(text, format!("{TARGETS}\n[preview]\nfrom = \"shop\"\n"));
+    let file = world.sandbox.path("here/.github/workflows/updraft.yml");
+    let workflow = std::fs::read_to_string(file).unwrap();
+    assert!(
+        workflow.contains("head.repo.full_name == github.repository"),
+        "{workflow}"
+    );
+    // The second time it is there.
+    let json = world.run(&[&arguments[..], &["-o", "json"]].concat());
+    let json = json.ended_with(0).json();
+    assert_eq!(json["files"].as_array().unwrap().len(), 1, "{json:#}");
+    assert_eq!(json["files"][0]["outcome"], "unchanged");
+    assert_eq!(std::fs::read_to_string(&settings).unwrap(), text);
+}
+
+#[test]
 fn what_is_no_plain_text_gets_into_no_file() {
     let world = repository();
     let bad = init(&["--tool", "github", "--branch", "x$(touch pwned)"]);

@@ -45,9 +45,8 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "NAME")]
     branch: Option<String>,
 
-    /// Sign in with the pipeline's own identity instead of a token that is kept
-    #[arg(long)]
-    oidc: bool,
+    #[command(flatten)]
+    features: FeatureArgs,
 
     /// Write over files that are there and differ
     #[arg(long)]
@@ -59,6 +58,18 @@ pub(crate) struct InitArgs {
 
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// What the pipeline has besides.
+#[derive(Debug, clap::Args)]
+struct FeatureArgs {
+    /// Sign in with the pipeline's own identity instead of a token that is kept
+    #[arg(long)]
+    oidc: bool,
+
+    /// Give each pull request a Preview; writes `[preview]` into updraft.toml where that is missing
+    #[arg(long)]
+    previews: bool,
 }
 
 /// One of some values, by the names that flags and questions have for them.
@@ -80,6 +91,8 @@ struct Choices {
     layout: Layout,
     strategy: Strategy,
     oidc: bool,
+    /// What Previews are made from.
+    previews: Option<DeploymentName>,
 }
 
 #[derive(Debug, Serialize)]
@@ -88,6 +101,7 @@ struct Report {
     layout: &'static str,
     strategy: &'static str,
     oidc: bool,
+    previews: bool,
     server: String,
     sha256: String,
     root: PathBuf,
@@ -116,6 +130,7 @@ pub(crate) async fn run(args: &InitArgs, cx: &Context, out: &mut Console) -> Res
         layout: choices.layout,
         strategy: choices.strategy,
         oidc: choices.oidc,
+        previews: choices.previews.is_some(),
         server: Plain::new("address", &server)?,
         branch: Plain::new("branch", &branch(args, project))?,
         project: folder(project.root(), &root)?,
@@ -126,11 +141,26 @@ pub(crate) async fn run(args: &InitArgs, cx: &Context, out: &mut Console) -> Res
     let files = pipeline.files().map_err(|error| {
         Failure::new(Exit::Internal, "could not fill the template").cause(&error)
     })?;
-    let report = Report {
+    let lacks = match &choices.previews {
+        Some(from) if project.settings().preview.is_none() => Some(from),
+        _ => None,
+    };
+    let mut next = next(&pipeline, project, &server);
+    if let Some(from) = &choices.previews {
+        next.splice(0..0, next_of_previews(&pipeline, from));
+    }
+    if let Some(from) = lacks.filter(|_| args.print) {
+        next.insert(
+            0,
+            format!("write `[preview]` with `from = \"{from}\"` into {SETTINGS_FILE}"),
+        );
+    }
+    let mut report = Report {
         tool: choices.tool.name(),
         layout: choices.layout.name(),
         strategy: choices.strategy.name(),
         oidc: choices.oidc,
+        previews: choices.previews.is_some(),
         files: if args.print {
             files
                 .into_iter()
@@ -140,10 +170,13 @@ pub(crate) async fn run(args: &InitArgs, cx: &Context, out: &mut Console) -> Res
             write_all(&root, files, args.force)?
         },
         root,
-        next: next(&pipeline, project, &server),
+        next,
         sha256: pipeline.checksum.to_string(),
         server,
     };
+    if let Some(from) = lacks.filter(|_| !args.print) {
+        report.files.push(add_section(project, &report.root, from)?);
+    }
     if out.is_json() {
         out.json(&report)?;
     } else {
@@ -185,7 +218,7 @@ async fn choose(args: &InitArgs, project: &Project, root: &Path, asks: bool) -> 
         }
         (None, false) => by_targets,
     };
-    let mut oidc = args.oidc;
+    let mut oidc = args.features.oidc;
     if !oidc && asks && args.tool.is_none() && tool.has_identity() {
         let answers = ["token", "identity"];
         let question = "Sign in with a token that is kept, or the pipeline's own identity";
@@ -199,11 +232,59 @@ async fn choose(args: &InitArgs, project: &Project, root: &Path, asks: bool) -> 
     {
         return Err(every_branch_to(name));
     }
+    let previews = if args.features.previews {
+        tool.check_previews()?;
+        Some(previews_from(args, project)?)
+    } else {
+        None
+    };
     Ok(Choices {
         tool,
         layout,
         strategy,
         oidc,
+        previews,
+    })
+}
+
+/// The Deployment that the settings say, or that of the branch that is deployed.
+fn previews_from(args: &InitArgs, project: &Project) -> Result<DeploymentName> {
+    let settings = project.settings();
+    let given = settings.preview.as_ref().map(|it| it.from.clone());
+    let pushed = Pushed::Branch(branch(args, project));
+    let mapped = || target(&settings.targets, &pushed).map(|it| it.deployment.clone());
+    let from = given
+        .or_else(mapped)
+        .or_else(|| settings.deployment.clone());
+    from.ok_or_else(|| {
+        let message =
+            format!("{SETTINGS_FILE} names no Deployment that Previews could be made from");
+        Failure::new(Exit::Refused, message).help(
+            "write `[preview]` with `from = \"NAME\"` into it, or a `[[target]]` for the branch",
+        )
+    })
+}
+
+/// Adds `[preview]` at the end, where a section may always stand.
+fn add_section(project: &Project, root: &Path, from: &DeploymentName) -> Result<Written> {
+    let path = project.root().join(SETTINGS_FILE);
+    let there = match std::fs::read_to_string(&path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(Failure::file("read", &path, &error)),
+    };
+    let between = match there.as_str() {
+        "" => "",
+        text if text.ends_with('\n') => "\n",
+        _ => "\n\n",
+    };
+    let text = format!("{there}{between}[preview]\nfrom = \"{from}\"\n");
+    put(&path, &text).map_err(|error| Failure::file("write", &path, &error))?;
+    let below = path.strip_prefix(root).unwrap_or(&path);
+    Ok(Written {
+        path: below.display().to_string(),
+        outcome: "written",
+        text,
     })
 }
 
@@ -381,6 +462,31 @@ fn next(pipeline: &Pipeline, project: &Project, server: &str) -> Vec<String> {
         ));
     }
     next.push("commit what was written".to_owned());
+    next
+}
+
+fn next_of_previews(pipeline: &Pipeline, from: &DeploymentName) -> Vec<String> {
+    let signs_in = match (pipeline.tool, pipeline.oidc) {
+        (tool, true) => format!(
+            "trust its pull requests too: `updraft trust add {} --repo REPOSITORY --pull-requests --deployment {from}`",
+            tool.name()
+        ),
+        (Tool::Gitlab, false) => format!(
+            "keep a token as the CI/CD variable `UPDRAFT_PREVIEW_TOKEN`, masked and not protected; \
+             `updraft token create NAME --role previewer --deployment {from}` makes one"
+        ),
+        (_, false) => format!(
+            "keep a token as the repository's secret `UPDRAFT_PREVIEW_TOKEN`; \
+             `updraft token create NAME --role previewer --deployment {from}` makes one"
+        ),
+    };
+    let mut next = vec![signs_in];
+    if pipeline.tool == Tool::Gitlab {
+        next.push(
+            "keep an access token of the project's with the scope `api`, for comments, as the CI/CD variable `UPDRAFT_COMMENT_TOKEN`, masked and not protected"
+                .to_owned(),
+        );
+    }
     next
 }
 

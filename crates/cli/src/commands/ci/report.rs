@@ -96,6 +96,8 @@ fn outputs(told: &Value, server: Option<&str>) -> Vec<(&'static str, String)> {
         ("release", text(&told["deploy"]["release"]["id"])),
         ("deployment", deployment),
         ("deployment-url", url.unwrap_or_default()),
+        ("preview", text(&told["preview"]["name"])),
+        ("preview-url", text(&told["preview"]["url"])),
         ("changed", changed(told)),
     ]
 }
@@ -134,6 +136,7 @@ fn summary(told: &Value) -> String {
     if let Some(help) = told["error"]["help"].as_str() {
         let _ = writeln!(page, "{}\n", code(help));
     }
+    preview(&told["preview"], &mut page);
     for kind in ["added", "changed", "removed"] {
         list(&format!("Files {kind}"), &told["files"][kind], &mut page);
     }
@@ -175,6 +178,24 @@ fn summary(told: &Value) -> String {
         let _ = writeln!(page, "\n{}", code(id));
     }
     page
+}
+
+fn preview(preview: &Value, page: &mut String) {
+    let text = |key: &str| preview[key].as_str().unwrap_or_default();
+    if text("name").is_empty() {
+        return;
+    }
+    // Where its Airflow answers, once it was started.
+    let at = match text("url") {
+        "" => String::new(),
+        url => format!(" at {}", code(url)),
+    };
+    let _ = writeln!(
+        page,
+        "Preview {}{at}, kept until {}\n",
+        code(text("name")),
+        code(text("expires_at"))
+    );
 }
 
 fn proof(told: &Value, page: &mut String) {
