@@ -25,8 +25,7 @@ const WRITE_LEASES: Duration = Duration::from_secs(30);
 /// …or also by others on the same database.
 const WRITE_LEASES_SHARED: Duration = Duration::from_secs(5);
 const COUNT_AGENTS: Duration = Duration::from_secs(5);
-const EXPIRE_UPLOADS: Duration = Duration::from_secs(60);
-const EXPIRE_PREVIEWS: Duration = Duration::from_secs(60);
+const EXPIRE: Duration = Duration::from_secs(60);
 const COLLECT_GARBAGE: Duration = Duration::from_secs(3600);
 const OTHERS_NEWS: Duration = Duration::from_secs(1);
 const REMOVED_AT_ONCE: usize = 500;
@@ -85,13 +84,13 @@ pub(crate) fn start(app: &App) {
         app.metrics.agents(connected);
         Ok::<_, DeployError>(())
     });
-    let expiry = EXPIRE_UPLOADS.min(Duration::from_secs(
+    let expiry = EXPIRE.min(Duration::from_secs(
         u64::from(app.config.upload_expiry_s).max(1),
     ));
     every(app, "expire uploads", expiry, |app| async move {
         expire_uploads(&app).await
     });
-    every(app, "expire Previews", EXPIRE_PREVIEWS, |app| async move {
+    every(app, "expire Previews", expiry, |app| async move {
         preview::expire(&app).await?;
         preview::let_go(&app).await
     });

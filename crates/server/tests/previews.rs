@@ -41,7 +41,10 @@ fn code(error: &ClientError) -> ErrorCode {
 
 impl World {
     async fn with(settings: DeploymentSettings) -> Self {
-        let server = TestServer::start().await;
+        Self::on(TestServer::start().await, settings).await
+    }
+
+    async fn on(server: TestServer, settings: DeploymentSettings) -> Self {
         let shop = server.deployment_with("shop", settings).await.name;
         let mut agent = server.agent(&shop, "node-1").await;
         agent.report.preview_places = 2;
@@ -316,12 +319,12 @@ async fn one_agent_runs_it_for_as_long_as_it_is_connected() {
 
 #[tokio::test]
 async fn what_a_lost_agent_ran_is_for_others_to_take() {
-    let mut world = World::new().await;
+    // The job looks each second.
+    let server = TestServer::start_with(|config| config.upload_expiry_s = 1).await;
+    let mut world = World::on(server, DeploymentSettings::default()).await;
     let opened = world.open(&ask(7)).await.unwrap();
     world.take(&opened).await;
     world.server.advance_clock(Duration::minutes(30));
-    // The job looks at once when a server starts.
-    world.server.restart().await;
     let second = world.server.agent(&world.shop, "node-2").await;
     world.agent = second;
     for _ in 0..600 {
