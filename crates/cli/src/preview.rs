@@ -11,6 +11,8 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 
+const MOST_BRANCH: usize = 300;
+
 /// A pull request of a project that has previews.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
@@ -67,7 +69,11 @@ impl Request {
                     project: folder_in_repository(project.root()),
                     pull_request: request.number,
                 },
-                branch: request.from.clone(),
+                // It is only told; git itself would not have some of what a variable can.
+                branch: request.from.as_deref().map(|branch| {
+                    let plain = branch.chars().filter(|c| !c.is_control());
+                    plain.take(MOST_BRANCH).collect()
+                }),
                 expire_s: settings.expire.0.as_secs(),
             },
         })

@@ -10,13 +10,13 @@ use updraft_model::Digest;
 
 use crate::runner::{Event, HOSTILE, jobs};
 
-const STAND_IN: &str = "#!/bin/sh
+pub(crate) const STAND_IN: &str = "#!/bin/sh
 echo \"called: $*, token: $UPDRAFT_TOKEN\"
 case \"$1\" in deploy) exit \"$STAND_IN_ENDS_WITH\" ;; esac
 ";
 
 /// Serves the stand-in as a control plane serves its binary, for as long as the test runs.
-fn served() -> String {
+pub(crate) fn served() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -83,13 +83,13 @@ pub(crate) fn texts(pipeline: &Pipeline) -> Vec<(String, String)> {
 }
 
 /// A folder to run in, and a PATH on which nothing is installed in earnest.
-struct Place {
+pub(crate) struct Place {
     dir: tempfile::TempDir,
-    path: String,
+    pub(crate) path: String,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         use std::os::unix::fs::PermissionsExt as _;
 
         let dir = tempfile::tempdir().unwrap();
@@ -106,7 +106,7 @@ impl Place {
         Self { dir, path }
     }
 
-    fn checkout(&self) -> PathBuf {
+    pub(crate) fn checkout(&self) -> PathBuf {
         self.dir.path().join("checkout")
     }
 
@@ -120,7 +120,7 @@ impl Place {
             .is_some_and(|dir| std::fs::remove_dir_all(dir).is_ok())
     }
 
-    fn has_pwned(&self) -> bool {
+    pub(crate) fn has_pwned(&self) -> bool {
         let has = |dir: &Path| dir.join("pwned").exists();
         has(self.dir.path()) || has(&self.checkout())
     }

@@ -11,6 +11,7 @@ mod common;
 mod hostile;
 mod init;
 mod linters;
+mod previews;
 mod real;
 mod runner;
 mod theirs;

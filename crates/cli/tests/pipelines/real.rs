@@ -12,14 +12,14 @@ use crate::init::{TARGETS, repository};
 use crate::runner::{Event, HOSTILE, Job, jobs};
 
 /// A world whose repository is cloned by runners.
-struct Runners {
-    world: World,
+pub(crate) struct Runners {
+    pub(crate) world: World,
     uv: String,
     ruff: String,
 }
 
 impl Runners {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world = repository();
         let uv = world.sandbox.stand_in_uv();
         let ruff = world.sandbox.path("ruff").to_str().unwrap().to_owned();
@@ -28,6 +28,11 @@ impl Runners {
 
     /// The jobs that `ci init` writes.
     fn jobs(&self, tool: Tool, arguments: &[&str]) -> (Job, Job) {
+        jobs(tool, &self.written(tool, arguments))
+    }
+
+    /// The files that `ci init` writes.
+    pub(crate) fn written(&self, tool: Tool, arguments: &[&str]) -> Vec<(String, String)> {
         let init = ["ci", "init", "--print", "-o", "json", "--tool", tool.name()];
         let written = self
             .world
@@ -38,10 +43,10 @@ impl Runners {
             let text = |key: &str| file[key].as_str().unwrap().to_owned();
             (text("path"), text("text"))
         });
-        jobs(tool, &files.collect::<Vec<_>>())
+        files.collect()
     }
 
-    fn commit(&self) {
+    pub(crate) fn commit(&self) {
         self.world.git(&["add", "."]);
         // Who writes it may want something of the pipeline.
         self.world.git(&["commit", "-q", "-m", HOSTILE]);
@@ -68,11 +73,23 @@ impl Runners {
     }
 
     fn run(&self, job: &Job, tool: Tool, event: &Event<'_>, branch: &str) -> Output {
+        self.run_with(job, tool, event, branch, &[])
+    }
+
+    pub(crate) fn run_with(
+        &self,
+        job: &Job,
+        tool: Tool,
+        event: &Event<'_>,
+        branch: &str,
+        besides: &[(&str, &str)],
+    ) -> Output {
         let checkout = self.clone(branch);
-        let besides = [
+        let ours = [
             ("UPDRAFT_UV", self.uv.as_str()),
             ("UPDRAFT_RUFF", self.ruff.as_str()),
         ];
+        let besides = [&ours[..], besides].concat();
         let output = job.run(&checkout, tool, event, &self.world.token, &besides);
         for dir in [&checkout, checkout.parent().unwrap()] {
             assert!(!dir.join("pwned").exists(), "{job:?}");

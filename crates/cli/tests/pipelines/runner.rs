@@ -43,6 +43,17 @@ pub(crate) fn jobs(tool: Tool, files: &[(String, String)]) -> (Job, Job) {
     }
 }
 
+/// The jobs of a pull request's Preview: that of each push, and that of its end where
+/// the tool has one.
+pub(crate) fn preview_jobs(tool: Tool, files: &[(String, String)]) -> (Job, Option<Job>) {
+    let file = yaml(&files[0].1);
+    match tool {
+        Tool::Github => (github(&file, "preview"), Some(github(&file, "close"))),
+        Tool::Gitlab => (gitlab(&file, "preview"), Some(gitlab(&file, "close"))),
+        other => panic!("{other} has no Previews"),
+    }
+}
+
 fn both(read: impl Fn(&str) -> Job) -> (Job, Job) {
     (read("check"), read("deploy"))
 }
@@ -61,8 +72,14 @@ fn text(value: &Value) -> String {
 /// Variables of a map, secrets among them.
 fn variables(map: &Value) -> Vec<(String, String)> {
     let map = map.as_object().into_iter().flatten();
-    let is_secret =
-        |value: &str| ["${{ secrets.UPDRAFT_TOKEN }}", "$(UPDRAFT_TOKEN)"].contains(&value);
+    let is_secret = |value: &str| {
+        [
+            "${{ secrets.UPDRAFT_TOKEN }}",
+            "${{ secrets.UPDRAFT_PREVIEW_TOKEN }}",
+            "$(UPDRAFT_TOKEN)",
+        ]
+        .contains(&value)
+    };
     map.map(|(name, value)| {
         let value = match value.as_str() {
             Some(value) if !is_secret(value) => value.to_owned(),
