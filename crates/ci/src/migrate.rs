@@ -31,8 +31,8 @@ pub enum MigrateError {
     Unreadable,
     #[error("no step uses astronomer/deploy-action")]
     NothingToDo,
-    #[error("line {line}: the action's `{action}` has nothing that stands for it")]
-    Preview { line: usize, action: String },
+    #[error("line {line}: nothing is known of the action's `{action}`")]
+    Action { line: usize, action: String },
     #[error("line {line}: the step is not written as one item of a list, a key a line")]
     Layout { line: usize },
 }
@@ -138,10 +138,8 @@ fn rewrite(
 ) -> Result<String, MigrateError> {
     let with = &step["with"];
     let input = |name: &str| text_of(&with[name]);
-    let action = input("action");
-    if !["", "deploy"].contains(&action.as_str()) {
-        return Err(MigrateError::Preview { line, action });
-    }
+    let does = Does::of(&input("action"), line)?;
+    notes.extend(does.note(line));
     let mut variables = vec![
         ("UPDRAFT_SERVER", target.server.to_string()),
         ("UPDRAFT_SHA256", target.checksum.to_string()),
@@ -157,7 +155,9 @@ fn rewrite(
             flags.push_str(flag);
         }
     };
-    pass("UPDRAFT_DEPLOYMENT", input("deployment-name"), "");
+    // A Preview is found by its pull request.
+    let named = Some(input("deployment-name")).filter(|_| does == Does::Deploy);
+    pass("UPDRAFT_DEPLOYMENT", named.unwrap_or_default(), "");
     pass("UPDRAFT_PROJECT", input("root-folder"), "");
     pass(
         "DESCRIPTION",
@@ -204,7 +204,7 @@ fn rewrite(
         lines.push("  with:".to_owned());
         lines.push("    persist-credentials: false".to_owned());
     }
-    let name = step["name"].as_str().unwrap_or("Deploy");
+    let name = step["name"].as_str().unwrap_or(does.name());
     lines.push(format!("- name: {}", quoted(name)));
     for key in ["id", "if"] {
         let value = text_of(&step[key]);
@@ -225,9 +225,56 @@ fn rewrite(
         lines.push(format!("    {name}: {}", quoted(&value)));
     }
     lines.push("  run: |".to_owned());
-    let script = script::in_workflow(&flags);
+    let script = match does {
+        Does::Deploy | Does::Preview => script::in_workflow(&flags),
+        Does::Close => script::close_in_workflow(),
+    };
     lines.extend(script.lines().map(|line| format!("    {line}")));
     Ok(lines.join("\n"))
+}
+
+/// What a step of the action is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Does {
+    Deploy,
+    /// Makes the Preview of a pull request, or deploys to it: here that is one.
+    Preview,
+    Close,
+}
+
+impl Does {
+    fn of(action: &str, line: usize) -> Result<Self, MigrateError> {
+        match action {
+            "" | "deploy" => Ok(Self::Deploy),
+            "create-deployment-preview" | "deploy-deployment-preview" => Ok(Self::Preview),
+            "delete-deployment-preview" => Ok(Self::Close),
+            action => Err(MigrateError::Action {
+                line,
+                action: action.to_owned(),
+            }),
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Deploy | Self::Preview => "Deploy",
+            Self::Close => "Close the Preview",
+        }
+    }
+
+    /// What the workflow around the step has to be like.
+    fn note(self, line: usize) -> Option<String> {
+        let note = match self {
+            Self::Deploy => return None,
+            Self::Preview => {
+                "a Preview is of a pull request: run this `on: pull_request`, not when a branch is made, and name the Deployment in `[preview]` of updraft.toml"
+            }
+            Self::Close => {
+                "a Preview is of a pull request: run this `on: pull_request: types: [closed]`, not when a branch is deleted"
+            }
+        };
+        Some(format!("line {line}: {note}"))
+    }
 }
 
 /// What nothing here stands for.
@@ -367,15 +414,42 @@ jobs:
     }
 
     #[test]
-    fn what_cannot_be_taken_over_is_refused() {
-        let preview = WORKFLOW.replace("pytest: true", "action: create-deployment-preview");
-        let error = migrate(&preview, &target()).unwrap_err();
+    fn previews_are_those_of_pull_requests() {
+        let action = |action: &str| {
+            let workflow = WORKFLOW.replace("pytest: true", &format!("action: {action}"));
+            migrate(&workflow, &target()).unwrap()
+        };
+        for name in ["create-deployment-preview", "deploy-deployment-preview"] {
+            let migrated = action(name);
+            assert!(
+                migrated.text.contains("/updraft\" deploy "),
+                "{}",
+                migrated.text
+            );
+            let notes = migrated.notes.join("\n");
+            assert!(notes.contains("`[preview]` of updraft.toml"), "{notes}");
+        }
+        let closed = action("delete-deployment-preview");
         assert!(
-            error
-                .to_string()
-                .starts_with("line 13: the action's `create-"),
-            "{error}"
+            closed.text.contains("/updraft\" preview close"),
+            "{}",
+            closed.text
         );
+        assert!(
+            !closed.text.contains("/updraft\" deploy"),
+            "{}",
+            closed.text
+        );
+        let notes = closed.notes.join("\n");
+        assert!(notes.contains("types: [closed]"), "{notes}");
+    }
+
+    #[test]
+    fn what_cannot_be_taken_over_is_refused() {
+        let other = WORKFLOW.replace("pytest: true", "action: wake-up");
+        let error = migrate(&other, &target()).unwrap_err();
+        let action = "wake-up".to_owned();
+        assert_eq!(error, MigrateError::Action { line: 13, action });
         let flow = "jobs: {a: {steps: [{uses: astronomer/deploy-action@v1}]}}\n";
         let error = migrate(flow, &target()).unwrap_err();
         assert_eq!(error, MigrateError::Layout { line: 1 });

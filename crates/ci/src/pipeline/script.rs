@@ -17,6 +17,8 @@ chmod +x "$bin/updraft""#;
 /// Where a machine outlives its jobs.
 const CLEAN: &str = r#"trap 'rm -rf "$bin"' EXIT"#;
 
+const CLOSE: &str = r#""$bin/updraft" preview close"#;
+
 /// Superseded is no failure. Of what failed the deploy's exit code counts.
 const PREVIEW: &str = r#"ended=0
 "$bin/updraft" deploy || ended=$?
@@ -70,7 +72,7 @@ pub(super) fn preview(pipeline: &Pipeline) -> String {
 /// What runs when a pull request is closed.
 pub(super) fn close(pipeline: &Pipeline) -> String {
     let mut lines = begin_preview(pipeline);
-    lines.push(r#""$bin/updraft" preview close"#.to_owned());
+    lines.push(CLOSE.to_owned());
     lines.join("\n")
 }
 
@@ -87,6 +89,11 @@ fn begin_preview(pipeline: &Pipeline) -> Vec<String> {
 pub(crate) fn in_workflow(flags: &str) -> String {
     let deploy = deploy_with(Tool::Github, flags);
     ["set -eu", INSTALL, CLEAN, &deploy].join("\n")
+}
+
+/// A step of a workflow that is not written by us, for the end of a pull request.
+pub(crate) fn close_in_workflow() -> String {
+    ["set -eu", INSTALL, CLEAN, CLOSE].join("\n")
 }
 
 fn deploy_with(tool: Tool, flags: &str) -> String {

@@ -79,9 +79,7 @@ fn refused(name: &str, error: &MigrateError) -> Failure {
         MigrateError::NothingToDo => {
             "`updraft ci init` writes a pipeline, `updraft ci lint` reads one"
         }
-        MigrateError::Preview { .. } => {
-            "take the step out: pull requests are checked, and `updraft deploy --plan` shows what they change"
-        }
+        MigrateError::Action { .. } => "take the step out, or write it by hand",
         MigrateError::Layout { .. } => "write `- uses: …` and its keys on lines of their own",
     };
     Failure::new(
