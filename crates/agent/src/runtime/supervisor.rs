@@ -1079,7 +1079,17 @@ mod tests {
     }
 
     /// Ends when it was told and its task has ended.
-    const HAS_A_TASK: &str = "trap 'touch told' TERM; while [ ! -e done ]; do sleep 0.02; done";
+    const HAS_A_TASK: &str =
+        "trap 'touch told' TERM; touch heeds; while [ ! -e done ]; do sleep 0.02; done";
+
+    impl Place {
+        /// What has a task and would heed a request to end.
+        async fn has_a_task(&self, supervisor: &Supervisor) -> Record {
+            let record = self.running(supervisor).await;
+            becomes("it heeds", || self.folder.path().join("heeds").exists()).await;
+            record
+        }
+    }
 
     async fn becomes(what: &str, check: impl Fn() -> bool) {
         for _ in 0..1500 {
@@ -1096,7 +1106,7 @@ mod tests {
         let place = Place::new();
         let mut first = with_tasks(&place, HOUR);
         first.want(&[place.spec(HAS_A_TASK)]);
-        let old = place.running(&first).await;
+        let old = place.has_a_task(&first).await;
         first.want(&[place.spec("sleep 100")]);
         let new = place.running(&first).await;
         assert_ne!(new.process, old.process);
@@ -1136,11 +1146,10 @@ mod tests {
         let place = Place::new();
         let mut supervisor = with_tasks(&place, Duration::from_millis(300));
         supervisor.want(&[place.spec(HAS_A_TASK)]);
-        let old = place.running(&supervisor).await;
+        let old = place.has_a_task(&supervisor).await;
         supervisor.want(&[]);
         becomes("it was ended", || !old.process.is_alive()).await;
         becomes("that is seen", || supervisor.draining().is_empty()).await;
-        assert!(place.folder.path().join("told").exists());
         stop_all(&place.launcher, &["part"], &place.sign()).await;
     }
 }

@@ -107,7 +107,7 @@ fn a_wrong_command_line_ends_with_2_and_says_what_there_is() {
         assert_snapshot!(sandbox.run(&["token", "create", "ci", "--role", "king"]), @r#"
         exit code 2
         --- stderr
-        error: invalid value 'king' for '--role <ROLE>': `king` is not a role: use viewer, deployer, admin or agent
+        error: invalid value 'king' for '--role <ROLE>': `king` is not a role: use viewer, previewer, deployer, admin or agent
 
         For more information, try '--help'.
         "#);
