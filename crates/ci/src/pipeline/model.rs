@@ -68,8 +68,6 @@ pub enum Refused {
     NoPullRequests(Tool),
     #[error("{0} does not say whether a pull request comes from a fork, which gets no Preview")]
     NoForks(Tool),
-    #[error("there is no pipeline with Previews for {0} yet")]
-    NoPreviews(Tool),
 }
 
 impl Refused {
@@ -79,9 +77,6 @@ impl Refused {
                 "use `--strategy one-branch` or `multi-branch` here, and `custom-image` in the repository with the image"
             }
             Self::NoPullRequests(_) | Self::NoForks(_) => "leave out `--previews`",
-            Self::NoPreviews(_) => {
-                "leave out `--previews`, and add `updraft deploy` to the job of pull requests: docs/previews.md"
-            }
             Self::NoIdentity(_) => "leave out `--oidc`, and keep a token as a secret of the tool",
         }
     }
@@ -178,11 +173,15 @@ impl Tool {
     /// Whether its pull requests can have Previews.
     pub const fn check_previews(self) -> Result<(), Refused> {
         match self {
-            Self::Github | Self::Gitlab => Ok(()),
+            Self::Github | Self::Gitlab | Self::Jenkins | Self::Bitbucket | Self::Azure => Ok(()),
             Self::Circleci => Err(Refused::NoPullRequests(self)),
             Self::Codebuild | Self::Drone => Err(Refused::NoForks(self)),
-            Self::Jenkins | Self::Bitbucket | Self::Azure => Err(Refused::NoPreviews(self)),
         }
+    }
+
+    /// Whether something runs when a pull request is closed; elsewhere its Preview expires.
+    pub const fn closes_previews(self) -> bool {
+        matches!(self, Self::Github | Self::Gitlab)
     }
 
     /// Where the token is kept, for whoever sets the pipeline up.
@@ -202,6 +201,42 @@ impl Tool {
             Self::Azure => "as the pipeline's secret variable `UPDRAFT_TOKEN`",
             Self::Codebuild => "as the SecureString `/updraft/token` in the Parameter Store",
             Self::Drone => "as the repository's secret `updraft_token`, not for pull requests",
+        }
+    }
+
+    /// Where the token of Previews is kept.
+    pub const fn keeps_preview_token(self) -> &'static str {
+        match self {
+            Self::Gitlab => {
+                "as the CI/CD variable `UPDRAFT_PREVIEW_TOKEN`, masked and not protected"
+            }
+            Self::Jenkins => {
+                "as a credential of the kind `Secret text` with the id `updraft-preview-token`"
+            }
+            Self::Bitbucket => "as the secured repository variable `UPDRAFT_PREVIEW_TOKEN`",
+            Self::Azure => "as the pipeline's secret variable `UPDRAFT_PREVIEW_TOKEN`",
+            Self::Github | Self::Circleci | Self::Codebuild | Self::Drone => {
+                "as the repository's secret `UPDRAFT_PREVIEW_TOKEN`"
+            }
+        }
+    }
+
+    /// What lets a pull request's job write its comment, where that takes more than the file.
+    pub const fn needs_to_comment(self) -> Option<&'static str> {
+        match self {
+            Self::Gitlab => Some(
+                "keep an access token of the project's with the scope `api`, for comments, as the CI/CD variable `UPDRAFT_COMMENT_TOKEN`, masked and not protected",
+            ),
+            Self::Jenkins => Some(
+                "keep a token that may comment on pull requests where the repository is as a credential of the kind `Secret text` with the id `updraft-comment-token`; elsewhere than on GitHub, GitLab, Bitbucket Cloud and Azure Repos take `--comment` and that credential out",
+            ),
+            Self::Bitbucket => Some(
+                "keep a repository access token with the scope `pullrequest:write`, for comments, as the secured repository variable `UPDRAFT_COMMENT_TOKEN`",
+            ),
+            Self::Azure => Some(
+                "let the project's build service contribute to pull requests, for comments (Project settings, Repositories, Security)",
+            ),
+            Self::Github | Self::Circleci | Self::Codebuild | Self::Drone => None,
         }
     }
 

@@ -78,8 +78,8 @@ pub(super) fn close(pipeline: &Pipeline) -> String {
 
 fn begin_preview(pipeline: &Pipeline) -> Vec<String> {
     let mut lines = begin(pipeline);
-    if pipeline.tool == Tool::Gitlab && !pipeline.oidc {
-        // A variable of the project's wins over one of a job.
+    if matches!(pipeline.tool, Tool::Gitlab | Tool::Bitbucket) && !pipeline.oidc {
+        // Every job has the project's variables, which win over its own.
         lines.push(r#"export UPDRAFT_TOKEN="$UPDRAFT_PREVIEW_TOKEN""#.to_owned());
     }
     lines

@@ -12,7 +12,7 @@ use updraft_ci::pipeline::Tool;
 use updraft_testkit::{repository, skipped};
 
 use crate::hostile::{every_pipeline, texts};
-use crate::runner::jobs;
+use crate::runner::{jobs, preview_jobs};
 
 const SERVER: &str = "https://updraft.example.com";
 const CHECKSUM: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -183,8 +183,15 @@ fn every_step_passes_shellcheck() {
     let dir = tempfile::tempdir().unwrap();
     let mut scripts = BTreeSet::new();
     for pipeline in every_pipeline(SERVER, CHECKSUM) {
-        let (check, deploy) = jobs(pipeline.tool, &texts(&pipeline));
-        for script in [check.script, deploy.script] {
+        let files = texts(&pipeline);
+        let (check, deploy) = jobs(pipeline.tool, &files);
+        let mut all = vec![check, deploy];
+        if pipeline.previews {
+            let (preview, close) = preview_jobs(pipeline.tool, &files);
+            all.push(preview);
+            all.extend(close);
+        }
+        for script in all.into_iter().map(|it| it.script) {
             // What a tool would fill in before there is a shell.
             assert!(!script.contains("${") && !script.contains("{{"), "{script}");
             scripts.insert(script);

@@ -63,12 +63,24 @@ impl Runners {
             .arg(&clone)
             .status();
         assert!(cloned.unwrap().success());
-        let detached = Command::new("git")
-            .arg("-C")
-            .arg(&clone)
-            .args(["checkout", "-q", "--detach"])
-            .status();
-        assert!(detached.unwrap().success());
+        let there = [
+            ["checkout", "-q", "--detach"].as_slice(),
+            // Where it would be if this were no test.
+            &[
+                "remote",
+                "set-url",
+                "origin",
+                "https://github.com/acme/shop.git",
+            ],
+        ];
+        for arguments in there {
+            let git = Command::new("git")
+                .arg("-C")
+                .arg(&clone)
+                .args(arguments)
+                .status();
+            assert!(git.unwrap().success());
+        }
         clone
     }
 

@@ -32,7 +32,7 @@ pub(crate) fn jobs(tool: Tool, files: &[(String, String)]) -> (Job, Job) {
         Tool::Github => both(|job| github(&yaml(text), job)),
         Tool::Gitlab => both(|job| gitlab(&yaml(text), job)),
         Tool::Circleci => both(|job| circleci(&yaml(text), job)),
-        Tool::Jenkins => jenkins(text),
+        Tool::Jenkins => both(|job| jenkins(text, job)),
         Tool::Bitbucket => both(|job| bitbucket(&yaml(text), job)),
         Tool::Azure => both(|job| azure(&yaml(text), job)),
         Tool::Codebuild => (codebuild(&yaml(&files[1].1)), codebuild(&yaml(text))),
@@ -46,10 +46,14 @@ pub(crate) fn jobs(tool: Tool, files: &[(String, String)]) -> (Job, Job) {
 /// The jobs of a pull request's Preview: that of each push, and that of its end where
 /// the tool has one.
 pub(crate) fn preview_jobs(tool: Tool, files: &[(String, String)]) -> (Job, Option<Job>) {
-    let file = yaml(&files[0].1);
+    let text = &files[0].1;
+    let with_close = |read: &dyn Fn(&str) -> Job| (read("preview"), Some(read("close")));
     match tool {
-        Tool::Github => (github(&file, "preview"), Some(github(&file, "close"))),
-        Tool::Gitlab => (gitlab(&file, "preview"), Some(gitlab(&file, "close"))),
+        Tool::Github => with_close(&|job| github(&yaml(text), job)),
+        Tool::Gitlab => with_close(&|job| gitlab(&yaml(text), job)),
+        Tool::Jenkins => (jenkins(text, "preview"), None),
+        Tool::Bitbucket => (bitbucket(&yaml(text), "preview"), None),
+        Tool::Azure => (azure(&yaml(text), "preview"), None),
         other => panic!("{other} has no Previews"),
     }
 }
@@ -77,6 +81,7 @@ fn variables(map: &Value) -> Vec<(String, String)> {
             "${{ secrets.UPDRAFT_TOKEN }}",
             "${{ secrets.UPDRAFT_PREVIEW_TOKEN }}",
             "$(UPDRAFT_TOKEN)",
+            "$(UPDRAFT_PREVIEW_TOKEN)",
         ]
         .contains(&value)
     };
@@ -116,31 +121,39 @@ fn circleci(file: &Value, job: &str) -> Job {
     }
 }
 
-/// Not YAML: what stands between three quotes.
-fn jenkins(text: &str) -> (Job, Job) {
-    let scripts: Vec<&str> = text.split("'''").skip(1).step_by(2).collect();
-    let variables: Vec<_> = text
-        .lines()
-        .filter_map(|line| {
-            let (name, value) = line.trim().split_once(" = '")?;
-            Some((name.to_owned(), value.strip_suffix('\'')?.to_owned()))
-        })
-        .collect();
-    let job = |script: &str, variables| Job {
-        script: script.to_owned(),
-        variables,
-        shell: &["sh", "-xe"],
+/// Not YAML: what stands between three quotes in a stage, and between one where a name is set.
+fn jenkins(text: &str, job: &str) -> Job {
+    let (before, stages) = text.split_once("stages {").unwrap();
+    let stage = stages
+        .split("stage('")
+        .find(|it| it.to_lowercase().starts_with(&format!("{job}'")))
+        .unwrap();
+    let set = |line: &str| {
+        let (name, value) = line.trim().split_once(" = ")?;
+        let name = name.to_owned();
+        if value.starts_with("credentials('updraft-") {
+            return Some((name, SECRET.to_owned()));
+        }
+        let value = value.strip_prefix('\'')?.strip_suffix('\'')?;
+        Some((name, value.to_owned()))
     };
-    let secret = ("UPDRAFT_TOKEN".to_owned(), SECRET.to_owned());
-    assert!(text.contains("UPDRAFT_TOKEN = credentials('updraft-token')"));
-    let with_secret = [variables.clone(), vec![secret]].concat();
-    (job(scripts[0], variables), job(scripts[1], with_secret))
+    Job {
+        script: stage.split("'''").nth(1).unwrap().to_owned(),
+        variables: before
+            .lines()
+            .chain(stage.lines())
+            .filter_map(set)
+            .collect(),
+        shell: &["sh", "-xe"],
+    }
 }
 
 fn bitbucket(file: &Value, job: &str) -> Job {
-    let at = usize::from(job == "deploy");
+    let steps = file["definitions"]["steps"].as_array().unwrap();
+    let mut steps = steps.iter().map(|it| &it["step"]);
+    let step = steps.find(|it| text(&it["name"]).to_lowercase() == job);
     Job {
-        script: text(&file["definitions"]["steps"][at]["step"]["script"][0]),
+        script: text(&step.unwrap()["script"][0]),
         variables: Vec::new(),
         shell: &["bash", "-e"],
     }

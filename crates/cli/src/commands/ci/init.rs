@@ -466,26 +466,30 @@ fn next(pipeline: &Pipeline, project: &Project, server: &str) -> Vec<String> {
 }
 
 fn next_of_previews(pipeline: &Pipeline, from: &DeploymentName) -> Vec<String> {
-    let signs_in = match (pipeline.tool, pipeline.oidc) {
+    let tool = pipeline.tool;
+    let signs_in = match (tool, pipeline.oidc) {
+        (Tool::Bitbucket, true) => format!(
+            "trust its branches too: `updraft trust add bitbucket … --ref 'refs/heads/**' --role previewer --deployment {from}`"
+        ),
+        (Tool::Azure, true) => format!(
+            "make another service connection, keep its id as the pipeline's variable `UPDRAFT_PREVIEW_SERVICE_CONNECTION_ID`, \
+             and trust it: `updraft trust add azure … --role previewer --deployment {from}`"
+        ),
         (tool, true) => format!(
             "trust its pull requests too: `updraft trust add {} --repo REPOSITORY --pull-requests --deployment {from}`",
             tool.name()
         ),
-        (Tool::Gitlab, false) => format!(
-            "keep a token as the CI/CD variable `UPDRAFT_PREVIEW_TOKEN`, masked and not protected; \
-             `updraft token create NAME --role previewer --deployment {from}` makes one"
-        ),
-        (_, false) => format!(
-            "keep a token as the repository's secret `UPDRAFT_PREVIEW_TOKEN`; \
-             `updraft token create NAME --role previewer --deployment {from}` makes one"
+        (tool, false) => format!(
+            "keep a token {}; `updraft token create NAME --role previewer --deployment {from}` makes one",
+            tool.keeps_preview_token()
         ),
     };
     let mut next = vec![signs_in];
-    if pipeline.tool == Tool::Gitlab {
-        next.push(
-            "keep an access token of the project's with the scope `api`, for comments, as the CI/CD variable `UPDRAFT_COMMENT_TOKEN`, masked and not protected"
-                .to_owned(),
-        );
+    next.extend(tool.needs_to_comment().map(str::to_owned));
+    if !tool.closes_previews() {
+        next.push(format!(
+            "{tool} runs nothing when a pull request is closed: `expire` in `[preview]` says how long after the last push a Preview ends"
+        ));
     }
     next
 }
