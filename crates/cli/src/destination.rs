@@ -4,6 +4,7 @@
 //! argument → UPDRAFT_DEPLOYMENT → [[target]] for what was pushed → [preview] for a pull request → `deployment` of a file
 //! ```
 
+use updraft_api::Client;
 use updraft_model::{CiRun, DeploymentName};
 use updraft_project::{Project, Pushed, git_head, target};
 
@@ -85,8 +86,32 @@ impl Context {
         })
     }
 
-    /// The same for commands that only look or belong to no push: an unmapped
-    /// branch leaves the Deployment that a file names.
+    /// A Deployment, and who is signed in for it; without a name, in the pipeline of a
+    /// pull request, its Preview.
+    pub(crate) async fn client_and_deployment(
+        &self,
+        argument: Option<&DeploymentName>,
+    ) -> Result<(Client, DeploymentName)> {
+        let client = self.client_to(&self.deployment(argument)?).await?;
+        let name = self.deployment_of(&client, argument).await?;
+        Ok((client, name))
+    }
+
+    /// The same for who is signed in already.
+    pub(crate) async fn deployment_of(
+        &self,
+        client: &Client,
+        argument: Option<&DeploymentName>,
+    ) -> Result<DeploymentName> {
+        let Destination::Preview(request) = self.destination(argument)? else {
+            return self.deployment(argument);
+        };
+        let preview = request.find(client).await?;
+        Ok(preview.ok_or_else(|| no_preview(&request))?.name)
+    }
+
+    /// The Deployment that this belongs to, with its checks and its trusts: an unmapped
+    /// branch leaves the one that a file names, a pull request that of its Preview.
     pub(crate) fn deployment(&self, argument: Option<&DeploymentName>) -> Result<DeploymentName> {
         match self.destination(argument)? {
             Destination::Named(name) | Destination::Mapped(name, _) => Ok(name),
@@ -155,6 +180,19 @@ pub(crate) fn fork() -> Failure {
     )
     .code("not_mapped")
     .help("push the branch to the repository itself once somebody has read it; with `--if-mapped` this is no error")
+}
+
+fn no_preview(request: &Request) -> Failure {
+    Failure::new(
+        Exit::NotFound,
+        format!(
+            "{} has no Preview of `{}` yet",
+            request.pushed(),
+            request.from
+        ),
+    )
+    .code("preview_not_found")
+    .help("`updraft deploy` makes it; to mean another Deployment, name it as the argument")
 }
 
 fn missing() -> Failure {

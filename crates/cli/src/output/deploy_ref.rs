@@ -50,13 +50,13 @@ impl DeployRef {
     pub(crate) async fn resolve(
         &self,
         client: &Client,
-        deployment: impl FnOnce() -> Result<DeploymentName>,
+        deployment: impl AsyncFnOnce() -> Result<DeploymentName>,
     ) -> Result<DeployId> {
         let beginning = match self {
             Self::Id(id) => return Ok(*id),
             Self::Beginning(beginning) => beginning,
         };
-        let deployment = deployment()?;
+        let deployment = deployment().await?;
         let history = client.history(&deployment, 200, None).await?;
         let mut found = history
             .deploys

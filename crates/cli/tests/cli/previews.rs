@@ -114,6 +114,39 @@ fn a_pull_request_has_a_preview_until_it_is_closed() {
 }
 
 #[test]
+fn without_a_name_commands_are_about_the_preview() {
+    let forge = TestForge::start();
+    let (world, _agent) = requested(&forge, Answer::Proven);
+    let printed = world.run(&["rollback"]).ended_with(6);
+    assert!(
+        printed
+            .stderr
+            .contains("pull request 7 has no Preview of `shop` yet"),
+        "{printed}"
+    );
+    let source = || {
+        let history = world.run(&["history", "shop", "-o", "json"]).ended_with(0);
+        history.json()["deploys"].as_array().unwrap().len()
+    };
+    let before = source();
+    let told = world.run(&["deploy", "-o", "json"]).ended_with(0).json();
+    let id = told["deploy"]["id"].as_str().unwrap();
+    let shown = world.run(&["show", &id[..20]]).ended_with(0);
+    assert!(shown.stdout.contains("shop-pr-7"), "{shown}");
+    world.run(&["diff", &id[..20]]).ended_with(0);
+    let printed = world.run(&["rollback"]).ended_with(0);
+    assert!(printed.stderr.contains("`shop-pr-7`"), "{printed}");
+    for command in [["status"].as_slice(), &["hold", "show"], &["hold", "lift"]] {
+        let printed = world.run(command).ended_with(0);
+        let said = format!("{}{}", printed.stdout, printed.stderr);
+        assert!(said.contains("shop-pr-7"), "{printed}");
+    }
+    let newest = world.run(&["history", "-o", "json"]).ended_with(0).json();
+    assert_eq!(newest["deploys"][0]["deployment_name"], "shop-pr-7");
+    assert_eq!(source(), before, "the Deployment itself was left alone");
+}
+
+#[test]
 fn what_fails_in_a_preview_is_told_in_the_comment() {
     let forge = TestForge::start();
     let (world, agent) = requested(&forge, Answer::Proven);

@@ -225,6 +225,19 @@ fn a_projects_settings_are_checked() {
             .contains("may look at `shop` and not deploy to it"),
         "{printed}"
     );
+    // To make Previews takes less than to deploy.
+    let previews = "[project]\nname = \"shop\"\n\n[preview]\nfrom = \"shop\"\n";
+    world.sandbox.write("here/updraft.toml", previews);
+    let printed = world.run(&["config", "check"]).ended_with(3);
+    assert!(
+        printed.stderr.contains("one with the role previewer"),
+        "{printed}"
+    );
+    world.sandbox.set("UPDRAFT_TOKEN", &ours);
+    let create = ["token", "create", "pull-requests", "--role", "previewer"];
+    let token = world.run(&create).ended_with(0).stdout;
+    world.sandbox.set("UPDRAFT_TOKEN", token.trim());
+    world.run(&["config", "check"]).ended_with(0);
     world.sandbox.set("UPDRAFT_TOKEN", &ours);
 
     // One that another hides.

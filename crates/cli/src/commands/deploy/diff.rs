@@ -30,10 +30,10 @@ pub(crate) struct DiffArgs {
 
 pub(crate) async fn run(args: &DiffArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let client = cx.client().await?;
-    let deployment = || cx.deployment(args.deployment.as_ref());
-    let from = args.from.resolve(&client, deployment).await?;
+    let deployment = async || cx.deployment_of(&client, args.deployment.as_ref()).await;
+    let from = args.from.resolve(&client, &deployment).await?;
     let to = match &args.to {
-        Some(to) => Some(to.resolve(&client, deployment).await?),
+        Some(to) => Some(to.resolve(&client, &deployment).await?),
         None => None,
     };
     let diff = client.diff(from, to).await?;

@@ -38,10 +38,10 @@ pub(crate) struct HistoryArgs {
 }
 
 pub(crate) async fn run(args: &HistoryArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    let name = cx.deployment(args.deployment.as_ref())?;
-    let client = cx.client_to(&name).await?;
+    let signed_in = cx.client_and_deployment(args.deployment.as_ref());
+    let (client, name) = signed_in.await?;
     let before = match &args.before {
-        Some(before) => Some(before.resolve(&client, || Ok(name.clone())).await?),
+        Some(before) => Some(before.resolve(&client, async || Ok(name.clone())).await?),
         None => None,
     };
     let history = read(&client, &name, args.limit, before).await?;

@@ -55,11 +55,11 @@ pub(crate) struct RollbackArgs {
 pub(crate) async fn run(args: &RollbackArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let started = Instant::now();
     let interrupt = Interrupt::listen()?;
-    let name = cx.deployment(args.deployment.as_ref())?;
-    let client = interrupt.ends(cx.client_to(&name)).await?;
+    let signed_in = cx.client_and_deployment(args.deployment.as_ref());
+    let (client, name) = interrupt.ends(signed_in).await?;
     let to = match &args.to {
         Some(to) => {
-            let to = to.resolve(&client, || Ok(name.clone()));
+            let to = to.resolve(&client, async || Ok(name.clone()));
             Some(interrupt.ends(to).await?)
         }
         None => None,

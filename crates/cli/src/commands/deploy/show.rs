@@ -30,11 +30,11 @@ pub(crate) struct ShowArgs {
 
 pub(crate) async fn run(args: &ShowArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
     let client = cx.client().await?;
-    let deployment = || cx.deployment(args.deployment.as_ref());
+    let deployment = async || cx.deployment_of(&client, args.deployment.as_ref()).await;
     let id = if let Some(deploy) = &args.deploy {
         deploy.resolve(&client, deployment).await?
     } else {
-        let name = deployment()?;
+        let name = deployment().await?;
         let newest = client.history(&name, 1, None).await?.deploys;
         let newest = newest.first().map(|deploy| deploy.id);
         newest.ok_or_else(|| {

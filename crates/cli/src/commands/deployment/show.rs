@@ -21,8 +21,9 @@ pub(crate) struct ShowArgs {
 }
 
 pub(crate) async fn run(args: &ShowArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    let name = cx.deployment(args.deployment.as_ref())?;
-    let deployment = cx.client().await?.deployment(&name).await?;
+    let signed_in = cx.client_and_deployment(args.deployment.as_ref());
+    let (client, name) = signed_in.await?;
+    let deployment = client.deployment(&name).await?;
     if out.is_json() {
         out.json(&deployment)?;
         return Ok(Exit::Success);

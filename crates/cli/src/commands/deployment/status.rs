@@ -26,8 +26,9 @@ pub(crate) struct StatusArgs {
 }
 
 pub(crate) async fn run(args: &StatusArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    let name = cx.deployment(args.deployment.as_ref())?;
-    let status = cx.client_to(&name).await?.status(&name).await?;
+    let signed_in = cx.client_and_deployment(args.deployment.as_ref());
+    let (client, name) = signed_in.await?;
+    let status = client.status(&name).await?;
     if out.is_json() {
         out.json(&status)?;
         return Ok(Exit::Success);

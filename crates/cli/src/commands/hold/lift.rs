@@ -22,8 +22,9 @@ pub(crate) struct LiftArgs {
 }
 
 pub(crate) async fn run(args: &LiftArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    let name = cx.deployment(args.deployment.as_ref())?;
-    let lifted = cx.client_to(&name).await?.lift_hold(&name).await?;
+    let signed_in = cx.client_and_deployment(args.deployment.as_ref());
+    let (client, name) = signed_in.await?;
+    let lifted = client.lift_hold(&name).await?;
     match &lifted.hold {
         None => writeln!(out.status(), "`{name}` was not on hold")?,
         Some(hold) => {

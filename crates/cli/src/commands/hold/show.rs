@@ -22,8 +22,9 @@ pub(crate) struct ShowArgs {
 }
 
 pub(crate) async fn run(args: &ShowArgs, cx: &Context, out: &mut Console) -> Result<Exit> {
-    let name = cx.deployment(args.deployment.as_ref())?;
-    let hold = cx.client_to(&name).await?.deployment(&name).await?.hold;
+    let signed_in = cx.client_and_deployment(args.deployment.as_ref());
+    let (client, name) = signed_in.await?;
+    let hold = client.deployment(&name).await?.hold;
     if out.is_json() {
         out.json(&json!({ "hold": hold }))?;
         return Ok(Exit::Success);

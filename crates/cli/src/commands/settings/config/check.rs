@@ -63,7 +63,7 @@ struct Problem {
 /// What may be deployed to, as far as whoever asks may see.
 struct Known {
     deployments: Vec<DeploymentName>,
-    can_deploy: bool,
+    role: Role,
     who: String,
 }
 
@@ -81,16 +81,16 @@ pub(crate) async fn run(args: &CheckArgs, cx: &Context, out: &mut Console) -> Re
         let named = settings
             .targets
             .iter()
-            .map(|it| (&it.deployment, Some(it.line)));
-        let others = [
-            settings.deployment.as_ref(),
-            settings.preview.as_ref().map(|it| &it.from),
-        ];
-        let others = others.into_iter().flatten().map(|name| (name, None));
+            .map(|it| (&it.deployment, Some(it.line), Role::Deployer));
+        let deployment = settings.deployment.iter();
+        let deployment = deployment.map(|name| (name, None, Role::Deployer));
+        let preview = settings.preview.iter();
+        let preview = preview.map(|it| (&it.from, None, Role::Previewer));
         problems.extend(
             named
-                .chain(others)
-                .filter_map(|(name, line)| known.problem(name, line)),
+                .chain(deployment)
+                .chain(preview)
+                .filter_map(|(name, line, needs)| known.problem(name, line, needs)),
         );
     }
     let report = Report {
@@ -129,13 +129,13 @@ async fn ask(cx: &Context) -> Result<Known> {
             .into_iter()
             .map(|it| it.name)
             .collect(),
-        can_deploy: who.token.role.includes(Role::Deployer),
+        role: who.token.role,
         who: who.token.name,
     })
 }
 
 impl Known {
-    fn problem(&self, name: &DeploymentName, line: Option<usize>) -> Option<Problem> {
+    fn problem(&self, name: &DeploymentName, line: Option<usize>, needs: Role) -> Option<Problem> {
         let message = if !self.deployments.contains(name) {
             let names = self.deployments.iter().map(DeploymentName::as_str);
             let meant = nearest(name.as_str(), names);
@@ -147,9 +147,13 @@ impl Known {
                  `updraft deployment list` shows those that are there",
                 self.who
             )
-        } else if !self.can_deploy {
+        } else if !self.role.includes(needs) {
+            let what = match needs {
+                Role::Previewer => "make no Previews of it",
+                _ => "not deploy to it",
+            };
             format!(
-                "the token `{}` may look at `{name}` and not deploy to it; ask an admin for one with the role deployer",
+                "the token `{}` may look at `{name}` and {what}; ask an admin for one with the role {needs}",
                 self.who
             )
         } else {
