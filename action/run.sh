@@ -41,6 +41,8 @@ if is close-preview "$INPUT_CLOSE_PREVIEW"; then
     exit "$closed"
 fi
 
+# Set for a deploy that may go to a Preview.
+comments=false
 deployment=()
 if [ -n "$INPUT_DEPLOYMENT" ]; then deployment=("$INPUT_DEPLOYMENT"); fi
 
@@ -76,12 +78,19 @@ else
     *) refuse "parse is true, false or empty" ;;
     esac
     if is pytest "$INPUT_PYTEST"; then command+=(--pytest); fi
+    if [ "${GITHUB_EVENT_NAME:-}" = pull_request ] && [ -n "$UPDRAFT_COMMENT_TOKEN" ]; then comments=true; fi
     command+=(-- "${deployment[@]}")
 fi
 
 ended=0
 "$bin/updraft" "${command[@]}" >"$bin/result.json" || ended=$?
 "$bin/updraft" ci report "$bin/result.json" || echo "::warning::The outputs and the summary could not be written"
+
+# The comment has the Preview's address, and says also how a deploy failed.
+if "$comments"; then
+    "$bin/updraft" deploy --plan --comment "${halves[@]}" -- "${deployment[@]}" ||
+        echo "::warning::The pull request has no comment"
+fi
 
 case "$ended" in
 10)

@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
-use updraft_testkit::repository as source;
+use serde_json::{Value, json};
+use updraft_testkit::{TestForge, repository as source};
 
-use crate::common::stand_in::Answer;
+use crate::common::stand_in::{Answer, PREVIEW_URL};
 use crate::common::world::World;
-use crate::init::repository;
+use crate::init::{TARGETS, repository};
 use crate::runner::{HOSTILE, yaml};
 
 /// A workflow's step that uses the action, and what is left of it.
@@ -34,8 +34,17 @@ impl Step {
         Self { world, home }
     }
 
-    /// Inputs have the values of `with`, else their defaults, as GitHub fills them in.
     fn run(&self, with: &[(&str, &str)]) -> Ended {
+        let push = [
+            ("GITHUB_EVENT_NAME", "push"),
+            ("GITHUB_REF_TYPE", "branch"),
+            ("GITHUB_REF_NAME", "main"),
+        ];
+        self.run_on(&push, with)
+    }
+
+    /// Inputs have the values of `with`, else their defaults, as GitHub fills them in.
+    fn run_on(&self, event: &[(&str, &str)], with: &[(&str, &str)]) -> Ended {
         let action = yaml(&std::fs::read_to_string(source().join("action.yml")).unwrap());
         let given = |name: &str| {
             with.iter()
@@ -73,10 +82,9 @@ impl Step {
             .envs(env)
             .env("GITHUB_ACTION_PATH", source())
             .env("GITHUB_ACTIONS", "true")
-            .env("GITHUB_EVENT_NAME", "push")
-            .env("GITHUB_REF_TYPE", "branch")
-            .env("GITHUB_REF_NAME", "main")
+            .env("GITHUB_REPOSITORY", "acme/shop")
             .env("GITHUB_HEAD_REF", HOSTILE)
+            .envs(event.iter().copied())
             .env("GITHUB_OUTPUT", self.home.join("outputs"))
             .env("GITHUB_STEP_SUMMARY", self.home.join("summary"));
         self.ended(command.output().unwrap())
@@ -209,6 +217,60 @@ fn the_action_deploys_and_says_what_came_of_it() {
 }
 
 #[test]
+fn the_action_gives_a_pull_request_its_preview() {
+    let step = Step::new();
+    let agent = step.world.agent(Answer::Proven);
+    step.run(&[]).with(0);
+    step.world
+        .sandbox
+        .write("here/updraft.toml", &previews_of_shop());
+    step.world.write_dag("refunds", "# new\n");
+    let forge = TestForge::start();
+    let event = json!({ "pull_request": {
+        "number": 7, "head": { "repo": { "full_name": "acme/shop" } },
+    }});
+    step.world.sandbox.write("event.json", &event.to_string());
+    let event = step.world.sandbox.path("event.json");
+    let request = [
+        ("GITHUB_EVENT_NAME", "pull_request"),
+        ("GITHUB_REF", "refs/pull/7/merge"),
+        ("GITHUB_BASE_REF", "main"),
+        ("GITHUB_EVENT_PATH", event.to_str().unwrap()),
+        ("GITHUB_API_URL", forge.url()),
+    ];
+    let comments = ("comment-token", TestForge::TOKEN);
+    let ended = step.run_on(&request, &[comments]).with(0);
+    assert_eq!(ended.output("outcome"), "live");
+    assert_eq!(ended.output("deployment"), "shop-pr-7");
+    assert_eq!(ended.output("preview"), "shop-pr-7");
+    assert_eq!(ended.output("preview-url"), PREVIEW_URL);
+    let body = forge.comments()[0].body.clone();
+    assert!(body.contains(PREVIEW_URL), "{body}");
+
+    // What goes back is the Preview, and not what it was made from.
+    step.world.write_dag("refunds", "# second\n");
+    agent.answer(Answer::ImportError);
+    let source = step.newest();
+    step.run_on(&request, &[comments, ("rollback-on-failure", "true")])
+        .with(10);
+    let of_preview = ["history", "shop-pr-7", "-o", "json"];
+    let of_preview = step.world.run(&of_preview).ended_with(0).json();
+    assert_eq!(of_preview["deploys"][0]["kind"], "rollback");
+    assert_eq!(step.newest(), source);
+
+    let closed = step.run_on(&request, &[("close-preview", "true")]).with(0);
+    assert!(
+        closed.said.contains("Closed the Preview `shop-pr-7`"),
+        "{}",
+        closed.said
+    );
+}
+
+fn previews_of_shop() -> String {
+    format!("{TARGETS}\n[preview]\nfrom = \"shop\"\n")
+}
+
+#[test]
 fn no_input_of_the_action_is_executed() {
     let step = Step::new();
     let hostile = [
@@ -221,6 +283,7 @@ fn no_input_of_the_action_is_executed() {
         "wait-time",
         "plan",
         "promote-from",
+        "close-preview",
         "rollback-on-failure",
         "sha256",
         "insecure-http",
@@ -305,6 +368,7 @@ fn the_component_checks_and_deploys() {
         command
             .envs(variables)
             .env("GITLAB_CI", "true")
+            .env("CI_PROJECT_PATH", "acme/shop")
             .env("CI_COMMIT_MESSAGE", HOSTILE);
         command.current_dir(folder);
         command
@@ -334,4 +398,38 @@ fn the_component_checks_and_deploys() {
         .env("CI_COMMIT_BRANCH", HOSTILE)
         .env("UPDRAFT_TOKEN", &step.world.token);
     step.ended(other.output().unwrap()).with(0);
+
+    // A merge request of the project's own.
+    step.world
+        .sandbox
+        .write("here/updraft.toml", &previews_of_shop());
+    step.world.write_dag("refunds", "# new\n");
+    let forge = TestForge::start();
+    let of_request = |job: &str| {
+        let rule = jobs[job]["rules"][0]["if"].as_str().unwrap();
+        assert!(rule.starts_with("\"$[[ inputs.previews ]]\" == \"true\""));
+        let mut command = run(job, &here);
+        command
+            .env("CI_MERGE_REQUEST_IID", "7")
+            .env("CI_MERGE_REQUEST_PROJECT_ID", "1")
+            .env("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "1")
+            .env("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", HOSTILE)
+            .env("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "main")
+            .env("CI_API_V4_URL", forge.url())
+            .env("UPDRAFT_DEPLOYMENT", "of-another-project")
+            .env("UPDRAFT_COMMENT_TOKEN", TestForge::TOKEN)
+            .env("UPDRAFT_PREVIEW_TOKEN", &step.world.token);
+        step.ended(command.output().unwrap()).with(0)
+    };
+    of_request("updraft-preview");
+    let told = std::fs::read_to_string(here.join("updraft.env")).unwrap();
+    assert!(told.contains("UPDRAFT_PREVIEW=shop-pr-7\n"), "{told}");
+    let body = forge.comments()[0].body.clone();
+    assert!(body.contains(PREVIEW_URL), "{body}");
+    let closed = of_request("updraft-close");
+    assert!(
+        closed.said.contains("Closed the Preview `shop-pr-7`"),
+        "{}",
+        closed.said
+    );
 }
