@@ -1,7 +1,7 @@
 //! The GitHub Action and the GitLab component of this repository, run as their
 //! tools run them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
@@ -318,115 +318,133 @@ fn sha256(url: &str) -> String {
     String::from_utf8(output.unwrap().stdout).unwrap()[..64].to_owned()
 }
 
-#[test]
-fn the_component_checks_and_deploys() {
-    let step = Step::new();
-    let _agent = step.world.agent(Answer::Proven);
-    let text = std::fs::read_to_string(source().join("templates/deploy.yml")).unwrap();
-    let (spec, jobs) = text.split_once("\n---\n").unwrap();
-    let (spec, jobs) = (yaml(spec), yaml(jobs));
-    let checksum = sha256(&step.world.url);
-    let given = [
-        ("server", step.world.url.as_str()),
-        ("sha256", checksum.as_str()),
-        ("description", HOSTILE),
-    ];
-    let inputs = spec["spec"]["inputs"].as_object().unwrap();
-    let fill = |text: &str| match text.strip_prefix("$[[ inputs.") {
-        Some(rest) => {
-            let name = rest.strip_suffix(" ]]").unwrap();
-            let default = &inputs[name]["default"];
-            let given = given.iter().find(|(given, _)| *given == name);
-            given.map_or_else(
-                || {
-                    default
-                        .as_str()
-                        .map_or_else(|| default.to_string(), str::to_owned)
-                },
-                |(_, value)| (*value).to_owned(),
-            )
+/// The component of GitLab, with its inputs filled in.
+struct Component {
+    step: Step,
+    inputs: Value,
+    jobs: Value,
+    given: Vec<(&'static str, String)>,
+}
+
+impl Component {
+    fn new() -> Self {
+        let step = Step::new();
+        let text = std::fs::read_to_string(source().join("templates/deploy.yml")).unwrap();
+        let (spec, jobs) = text.split_once("\n---\n").unwrap();
+        let given = vec![
+            ("server", step.world.url.clone()),
+            ("sha256", sha256(&step.world.url)),
+            ("description", HOSTILE.to_owned()),
+        ];
+        Self {
+            inputs: yaml(spec)["spec"]["inputs"].clone(),
+            jobs: yaml(jobs),
+            given,
+            step,
         }
-        None => text.to_owned(),
-    };
-    let common = &jobs[".updraft"];
-    let run = |job: &str, folder: &Path| {
+    }
+
+    fn fill(&self, text: &str) -> String {
+        let Some(rest) = text.strip_prefix("$[[ inputs.") else {
+            return text.to_owned();
+        };
+        let name = rest.strip_suffix(" ]]").unwrap();
+        let given = self.given.iter().find(|(given, _)| *given == name);
+        let default = &self.inputs[name]["default"];
+        given.map_or_else(
+            || {
+                let text = default.as_str().map(str::to_owned);
+                text.unwrap_or_else(|| default.to_string())
+            },
+            |(_, value)| value.clone(),
+        )
+    }
+
+    #[track_caller]
+    fn run(&self, job: &str, besides: &[(&str, &str)]) -> Ended {
+        let common = &self.jobs[".updraft"];
         let before = common["before_script"][0].as_str().unwrap();
-        let script = jobs[job]["script"][0].as_str().unwrap();
+        let script = self.jobs[job]["script"][0].as_str().unwrap();
         assert!(
             !format!("{before}{script}").contains("$[["),
             "no input is part of a script"
         );
-        let variables = common["variables"]
-            .as_object()
-            .unwrap()
-            .iter()
-            .map(|(name, value)| {
-                assert_eq!(value["expand"], false, "{name}");
-                (name.clone(), fill(value["value"].as_str().unwrap()))
-            });
-        let mut command = step.runner(&format!("{before}\n{script}"));
+        let variables = common["variables"].as_object().unwrap().iter();
+        let variables = variables.map(|(name, value)| {
+            assert_eq!(value["expand"], false, "{name}");
+            (name.clone(), self.fill(value["value"].as_str().unwrap()))
+        });
+        let mut command = self.step.runner(&format!("{before}\n{script}"));
         command
             .envs(variables)
             .env("GITLAB_CI", "true")
             .env("CI_PROJECT_PATH", "acme/shop")
-            .env("CI_COMMIT_MESSAGE", HOSTILE);
-        command.current_dir(folder);
-        command
-    };
-    let here = step.world.sandbox.here();
-    step.ended(run("updraft-check", &here).output().unwrap())
-        .with(0);
-    let mut deploy = run("updraft-deploy", &here);
-    deploy
-        .env("CI_COMMIT_BRANCH", "main")
-        .env("UPDRAFT_TOKEN", &step.world.token);
-    step.ended(deploy.output().unwrap()).with(0);
+            .env("CI_COMMIT_MESSAGE", HOSTILE)
+            .envs(besides.iter().copied());
+        self.step.ended(command.output().unwrap()).with(0)
+    }
+
+    /// What later jobs have as variables.
+    fn told(&self) -> String {
+        let path = self.step.world.sandbox.path("here/updraft.env");
+        std::fs::read_to_string(path).unwrap()
+    }
+}
+
+#[test]
+fn the_component_checks_and_deploys() {
+    let component = Component::new();
+    let step = &component.step;
+    let _agent = step.world.agent(Answer::Proven);
+    component.run("updraft-check", &[]);
+    let token = ("UPDRAFT_TOKEN", step.world.token.as_str());
+    component.run("updraft-deploy", &[("CI_COMMIT_BRANCH", "main"), token]);
     assert_eq!(step.newest()["description"], HOSTILE);
     assert_eq!(step.newest()["ci"]["provider"], "gitlab");
-    let told = std::fs::read_to_string(here.join("updraft.env")).unwrap();
+    let told = component.told();
     assert!(told.contains("UPDRAFT_OUTCOME=live\n"), "{told}");
+    let id = step.newest()["id"].as_str().unwrap().to_owned();
     assert!(
-        told.contains(&format!(
-            "UPDRAFT_DEPLOY_ID={}\n",
-            step.newest()["id"].as_str().unwrap()
-        )),
+        told.contains(&format!("UPDRAFT_DEPLOY_ID={id}\n")),
         "{told}"
     );
     // Of a branch that no target is for, and of one that was never merged.
-    let mut other = run("updraft-deploy", &here);
-    other
-        .env("CI_COMMIT_BRANCH", HOSTILE)
-        .env("UPDRAFT_TOKEN", &step.world.token);
-    step.ended(other.output().unwrap()).with(0);
+    component.run("updraft-deploy", &[("CI_COMMIT_BRANCH", HOSTILE), token]);
+}
 
-    // A merge request of the project's own.
-    step.world
+#[test]
+fn the_component_gives_a_merge_request_its_preview() {
+    let component = Component::new();
+    let world = &component.step.world;
+    let _agent = world.agent(Answer::Proven);
+    world.run(&["deploy", "shop"]).ended_with(0);
+    world
         .sandbox
         .write("here/updraft.toml", &previews_of_shop());
-    step.world.write_dag("refunds", "# new\n");
+    world.write_dag("refunds", "# new\n");
     let forge = TestForge::start();
-    let of_request = |job: &str| {
-        let rule = jobs[job]["rules"][0]["if"].as_str().unwrap();
-        assert!(rule.starts_with("\"$[[ inputs.previews ]]\" == \"true\""));
-        let mut command = run(job, &here);
-        command
-            .env("CI_MERGE_REQUEST_IID", "7")
-            .env("CI_MERGE_REQUEST_PROJECT_ID", "1")
-            .env("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "1")
-            .env("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", HOSTILE)
-            .env("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "main")
-            .env("CI_API_V4_URL", forge.url())
-            .env("UPDRAFT_DEPLOYMENT", "of-another-project")
-            .env("UPDRAFT_COMMENT_TOKEN", TestForge::TOKEN)
-            .env("UPDRAFT_PREVIEW_TOKEN", &step.world.token);
-        step.ended(command.output().unwrap()).with(0)
-    };
-    of_request("updraft-preview");
-    let told = std::fs::read_to_string(here.join("updraft.env")).unwrap();
+    let request = [
+        ("CI_MERGE_REQUEST_IID", "7"),
+        ("CI_MERGE_REQUEST_PROJECT_ID", "1"),
+        ("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "1"),
+        ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", HOSTILE),
+        ("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "main"),
+        ("CI_API_V4_URL", forge.url()),
+        // Where the default branch goes.
+        ("UPDRAFT_DEPLOYMENT", "shop"),
+        ("UPDRAFT_COMMENT_TOKEN", TestForge::TOKEN),
+        ("UPDRAFT_PREVIEW_TOKEN", &world.token),
+    ];
+    for job in ["updraft-preview", "updraft-close"] {
+        let rule = component.jobs[job]["rules"][0]["if"].as_str().unwrap();
+        assert!(rule.starts_with("\"$[[ inputs.previews ]]\" == \"true\" && "));
+    }
+    component.run("updraft-preview", &request);
+    let told = component.told();
     assert!(told.contains("UPDRAFT_PREVIEW=shop-pr-7\n"), "{told}");
     let body = forge.comments()[0].body.clone();
     assert!(body.contains(PREVIEW_URL), "{body}");
-    let closed = of_request("updraft-close");
+    let closed = component.run("updraft-close", &request);
     assert!(
         closed.said.contains("Closed the Preview `shop-pr-7`"),
         "{}",
