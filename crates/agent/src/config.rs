@@ -48,6 +48,7 @@ pub struct AgentConfig {
 
 impl AgentConfig {
     pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+    pub const PREVIEWS: u32 = 2;
 
     /// The usual: this very binary is the wrapper.
     pub fn new(root: PathBuf, connect: Connect, token: TokenSource) -> io::Result<Self> {
@@ -70,7 +71,7 @@ impl AgentConfig {
             engine_socket: None,
             drain_timeout: Self::DRAIN_TIMEOUT,
             external: None,
-            previews: 0,
+            previews: Self::PREVIEWS,
             preview_user: None,
             preview_url: None,
         })

@@ -57,7 +57,7 @@ pub(crate) struct RunArgs {
         long,
         env = "UPDRAFT_AGENT_PREVIEWS",
         value_name = "N",
-        default_value_t = 2,
+        default_value_t = AgentConfig::PREVIEWS,
         help_heading = "Previews"
     )]
     previews: u32,
