@@ -36,7 +36,7 @@ impl Context {
         let targets = settings.project.as_ref().map(|it| &it.value);
         let project = targets.filter(|it| !it.settings().targets.is_empty());
         if let Some(named) = &settings.deployment
-            && wins_over_targets(settings, &named.source)
+            && self.wins_over_targets(settings, &named.source)
         {
             return Ok(Destination::Named(named.value.clone()));
         }
@@ -50,6 +50,20 @@ impl Context {
                 (None, Some(named)) => Ok(Destination::Named(named.value.clone())),
                 (None, None) => Err(missing()),
             },
+        }
+    }
+
+    /// Said for this one command; or by the quickstart of this checkout, for its
+    /// own control plane, outside of pipelines.
+    fn wins_over_targets(&self, settings: &Settings, source: &Source) -> bool {
+        match source {
+            Source::Flag(_) | Source::Variable(_) => true,
+            Source::File(_) => {
+                settings.is_local(source)
+                    && settings.server.source == *source
+                    && self.ci().is_none()
+            }
+            Source::Default => false,
         }
     }
 
@@ -121,16 +135,6 @@ impl Context {
                 None => Err(nowhere(&pushed)),
             },
         }
-    }
-}
-
-/// Said for this one command; or by the quickstart of this checkout, for its
-/// own control plane.
-fn wins_over_targets(settings: &Settings, source: &Source) -> bool {
-    match source {
-        Source::Flag(_) | Source::Variable(_) => true,
-        Source::File(_) => settings.is_local(source) && settings.server.source == *source,
-        Source::Default => false,
     }
 }
 

@@ -193,6 +193,26 @@ fn a_branch_may_be_called_anything() {
 }
 
 #[test]
+fn the_quickstarts_deployment_wins_where_no_pipeline_runs() {
+    let mut world = mapped();
+    world.sandbox.unset("UPDRAFT_SERVER");
+    let local = format!("server = \"{}\"\ndeployment = \"shop\"\n", world.url);
+    world.sandbox.write("here/.updraft/local.toml", &local);
+    world.git(&["checkout", "-q", "-b", "feature"]);
+    deploy(&world, &[]).ended_with(0);
+    for (name, value) in [
+        ("GITHUB_ACTIONS", "true"),
+        ("GITHUB_EVENT_NAME", "push"),
+        ("GITHUB_REF_TYPE", "branch"),
+        ("GITHUB_REF_NAME", "feature"),
+    ] {
+        world.sandbox.set(name, value);
+    }
+    let printed = deploy(&world, &[]).ended_with(18);
+    assert!(printed.stderr.contains("the branch `feature`"), "{printed}");
+}
+
+#[test]
 fn a_projects_settings_are_checked() {
     let mut world = mapped();
     let printed = world.run(&["config", "check"]).ended_with(3);
