@@ -79,6 +79,8 @@ pub struct Installation {
 
 /// The Deployment that an installation has.
 pub const DEPLOYMENT: &str = "shop";
+/// Who Previews run as, where the agent can choose.
+pub const PREVIEW_USER: &str = "50001";
 
 /// PostgreSQL for everything that would be SQLite.
 struct Databases {
@@ -533,6 +535,9 @@ impl Installation {
         let (link, password) = (self.root.join("offered/dags"), self.root.join("password"));
         let mut arguments = vec!["agent", "--root", path(&root)?, "--airflow-port", &port];
         arguments.extend(flags);
+        if rustix::process::geteuid().is_root() && self.engine.is_none() {
+            arguments.extend(["--preview-user", PREVIEW_USER]);
+        }
         let url = format!("http://127.0.0.1:{port}");
         if self.others.is_some() {
             std::fs::write(&password, OTHERS_PASSWORD)?;

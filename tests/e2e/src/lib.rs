@@ -10,7 +10,9 @@ mod project;
 pub use airflow::Airflow;
 pub use engines::{Engine, EngineName};
 pub use front::Front;
-pub use installation::{DEPLOYMENT, Installation, Output, peak_memory_mb, updraft_binary};
+pub use installation::{
+    DEPLOYMENT, Installation, Output, PREVIEW_USER, peak_memory_mb, updraft_binary,
+};
 pub use project::Project;
 
 use std::path::{Path, PathBuf};

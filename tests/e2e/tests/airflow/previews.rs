@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use updraft_e2e::{Airflow, DEPLOYMENT, Installation, PATIENCE, wait_for};
+use updraft_e2e::{Airflow, DEPLOYMENT, Installation, PATIENCE, PREVIEW_USER, wait_for};
 
 const PREVIEW: &str = "shop-pr-7";
 /// What the Deployment alone has: of a connection, and of a variable. Airflow shows no
@@ -109,6 +109,13 @@ pub(crate) fn a_pull_request_has_an_airflow_of_its_own_until_it_is_closed(
             "{} has what is secret",
             file.display()
         );
+    }
+    // Nobody has reviewed its code, so that runs as somebody else than the Deployment's own.
+    if rustix::process::geteuid().is_root() {
+        let said = installation.updraft(&["status", PREVIEW])?.expect_code(0)?;
+        let user = format!("Airflow runs as uid {PREVIEW_USER}; DAG code cannot read");
+        ensure!(said.stdout.contains(&user), "{}", said.stdout);
+        ensure!(!said.stdout.contains("as the same user"), "{}", said.stdout);
     }
     // What the Deployment's Airflow runs in was not installed once more.
     for environments in updraft_e2e::folders_below(&folder, "environments")? {
