@@ -1,7 +1,5 @@
 //! What the Airflow of a Preview is not told of the Deployment that it is made from.
 
-use updraft_model::PreviewValues;
-
 /// Its tasks run beside its scheduler, on a database of its own.
 pub(crate) const EXECUTOR: &str = "LocalExecutor";
 
@@ -13,37 +11,11 @@ pub(super) const FIXED: [(&str, &str); 3] = [
     ("AIRFLOW__LOGGING__REMOTE_LOGGING", "False"),
 ];
 
-/// What leads to the Deployment's own database, queue, keys and logs, or counts a
-/// Preview's work as the Deployment's.
-const SHARED: &[&str] = &[
-    "AIRFLOW__API__SECRET_KEY",
-    "AIRFLOW__CELERY",
-    "AIRFLOW__CORE__EXECUTOR",
-    "AIRFLOW__CORE__FERNET_KEY",
-    "AIRFLOW__CORE__SQL_ALCHEMY_",
-    "AIRFLOW__DATABASE__",
-    "AIRFLOW__KUBERNETES",
-    "AIRFLOW__LOGGING__REMOTE_",
-    "AIRFLOW__METRICS__",
-    "AIRFLOW__OPENLINEAGE__",
-    "AIRFLOW__TRACES__",
-    "AIRFLOW__WEBSERVER__SECRET_KEY",
-];
-
-/// What reads connections and variables from elsewhere, whatever was masked here.
-const VAULTS: &[&str] = &["AIRFLOW__SECRETS__", "AIRFLOW__WORKERS__SECRETS_BACKEND"];
-
-/// Whether a Preview does without a variable, whoever sets it.
-pub(super) fn leaves_out(name: &str, values: PreviewValues) -> bool {
-    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
-    begins(SHARED) || (values != PreviewValues::Copy && begins(VAULTS))
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use updraft_model::{DeploymentId, Digest};
+    use updraft_model::{DeploymentId, Digest, PreviewValues};
 
     use super::*;
     use crate::airflow::secrets::Secrets;
@@ -117,29 +89,5 @@ mod tests {
         let paused = &preview["AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"];
         assert_eq!((&**paused, &*preview["REGION"]), ("True", "north"));
         assert_eq!(preview["UPDRAFT_PREVIEW"], "1");
-    }
-
-    #[test]
-    fn no_setting_leads_to_the_deployments_own_airflow() {
-        let all = [
-            PreviewValues::Copy,
-            PreviewValues::Mask,
-            PreviewValues::None,
-        ];
-        for name in [
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD",
-            "AIRFLOW__CORE__SQL_ALCHEMY_CONN_SECRET",
-            "AIRFLOW__CELERY__BROKER_URL",
-            "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT",
-            "AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER",
-        ] {
-            assert!(all.iter().all(|it| leaves_out(name, *it)), "{name}");
-        }
-        for name in ["AIRFLOW__CORE__PARALLELISM", "AIRFLOW_VAR_REGION", "PATH"] {
-            assert!(!all.iter().any(|it| leaves_out(name, *it)), "{name}");
-        }
-        let backend = all.map(|it| leaves_out("AIRFLOW__SECRETS__BACKEND", it));
-        assert_eq!(backend, [false, true, true]);
     }
 }

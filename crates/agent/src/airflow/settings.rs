@@ -186,7 +186,7 @@ pub(crate) fn variables(ask: &SettingsFor<'_>) -> Variables {
     };
     let left_out = |name: &String| {
         let values = ask.preview;
-        values.is_some_and(|values| preview::leaves_out(name, values))
+        values.is_some_and(|values| values.leaves_out(name))
     };
     variables.retain(|name, _| !left_out(name));
     // What the Deployment says may replace a default of ours …

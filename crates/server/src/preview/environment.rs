@@ -8,23 +8,6 @@ use url::Url;
 
 const MASK: &str = "***";
 
-/// Where connections and variables are kept outside of Airflow, secrets and all.
-const VAULT: &str = "AIRFLOW__SECRETS__";
-
-/// Settings that lead to the Deployment's own database, queue, keys or vault. What else
-/// a Preview shares with it would be what it changes there.
-const NEVER: &[&str] = &[
-    "AIRFLOW__CELERY__",
-    "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__",
-    "AIRFLOW__CORE__EXECUTOR",
-    "AIRFLOW__CORE__FERNET_KEY",
-    "AIRFLOW__CORE__SQL_ALCHEMY_",
-    "AIRFLOW__DATABASE__",
-    "AIRFLOW__WEBSERVER__SECRET_KEY",
-    "AIRFLOW__API__SECRET_KEY",
-    "AIRFLOW__API_AUTH__",
-];
-
 /// Of a setting of Airflow's that is a secret.
 const SECRET: &[&str] = &["PASSWORD", "SECRET", "TOKEN", "KEY", "_CMD", "SQL_ALCHEMY"];
 
@@ -35,7 +18,7 @@ pub(super) fn of_preview(
 ) -> BTreeMap<String, String> {
     let shared = variables
         .iter()
-        .filter(|(name, _)| !NEVER.iter().any(|prefix| name.starts_with(prefix)));
+        .filter(|(name, _)| !values.leaves_out(name));
     shared
         .filter_map(|(name, value)| {
             let value = match values {
@@ -52,9 +35,6 @@ pub(super) fn of_preview(
 
 /// A setting keeps its value, a connection where it leads, everything else its name.
 fn masked(name: &str, value: &str) -> Option<String> {
-    if name.starts_with(VAULT) {
-        return None;
-    }
     if name.starts_with("AIRFLOW_CONN_") {
         return Some(connection(value));
     }
@@ -65,7 +45,7 @@ fn masked(name: &str, value: &str) -> Option<String> {
 }
 
 fn is_setting(name: &str) -> bool {
-    name.starts_with("AIRFLOW__") && !name.starts_with(VAULT)
+    name.starts_with("AIRFLOW__")
 }
 
 fn is_secret(name: &str) -> bool {
@@ -108,31 +88,6 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         of_preview(&pairs.collect(), values).into_iter().collect()
-    }
-
-    #[test]
-    fn nothing_leads_to_the_deployments_own_database() {
-        let own = [
-            (
-                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
-                "postgresql://u:p@db/airflow",
-            ),
-            ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD", "cat /secret"),
-            (
-                "AIRFLOW__CORE__SQL_ALCHEMY_CONN",
-                "postgresql://u:p@db/airflow",
-            ),
-            ("AIRFLOW__CELERY__BROKER_URL", "redis://broker"),
-            ("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor"),
-            ("AIRFLOW__CORE__FERNET_KEY", "k"),
-        ];
-        for values in [
-            PreviewValues::Copy,
-            PreviewValues::Mask,
-            PreviewValues::None,
-        ] {
-            assert_eq!(given(&own, values), []);
-        }
     }
 
     #[test]
