@@ -90,6 +90,8 @@ fn a_secret_is_asked_for_on_the_terminal_whatever_becomes_of_the_output() {
 #[test]
 fn what_a_pipeline_is_made_of_is_asked() {
     let world = World::new();
+    let settings = "[[target]]\nbranch = \"main\"\ndeployment = \"shop\"\n";
+    world.sandbox.write("here/updraft.toml", settings);
     let mut terminal = Terminal::start(&world.sandbox, &["ci", "init"]);
     terminal.wait_for("The tool that runs it");
     terminal.type_in("abacus\n");
@@ -99,11 +101,14 @@ fn what_a_pipeline_is_made_of_is_asked() {
     terminal.type_in("\n");
     terminal.wait_for("[token]");
     terminal.type_in("identity\n");
+    terminal.wait_for("[no]");
+    terminal.type_in("yes\n");
     let shown = terminal.child.wait_with_output().unwrap();
     world.sandbox.printed(shown).ended_with(0);
     let file = world.sandbox.path("here/.gitlab-ci.yml");
     let text = std::fs::read_to_string(file).unwrap();
     assert!(text.contains("UPDRAFT_ID_TOKEN:"), "{text}");
+    assert!(text.contains("updraft-preview:"), "{text}");
 }
 
 #[test]

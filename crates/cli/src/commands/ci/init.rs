@@ -232,7 +232,13 @@ async fn choose(args: &InitArgs, project: &Project, root: &Path, asks: bool) -> 
     {
         return Err(every_branch_to(name));
     }
-    let previews = if args.features.previews {
+    let mut previews = args.features.previews;
+    if !previews && asks && args.tool.is_none() && tool.check_previews().is_ok() {
+        let offered = if settings.preview.is_some() { "yes" } else { "no" };
+        let question = "Give each pull request a Preview";
+        previews = ask(question, ["yes", "no"], |it| it, Some(offered)).await? == "yes";
+    }
+    let previews = if previews {
         tool.check_previews()?;
         Some(previews_from(args, project)?)
     } else {
