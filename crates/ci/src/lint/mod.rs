@@ -99,7 +99,9 @@ impl Rule {
             Self::OpenPermissions => {
                 "`permissions: {}` at the top, and `contents: read` for the job"
             }
-            Self::PastedId => "`[[target]]` in updraft.toml says by name which branch goes where",
+            Self::PastedId => {
+                "`[[target]]` in updraft.toml says by name which branch goes where, and `[preview]` what those of pull requests are made from"
+            }
         }
     }
 }
@@ -239,6 +241,10 @@ jobs:
             [(6, Rule::DiffsLastPush)]
         );
         assert_eq!(rules(path, &workflow("deploy-type: image-and-dags")), []);
+        assert_eq!(
+            rules(path, &workflow("action: delete-deployment-preview")),
+            []
+        );
         assert_eq!(
             rules(path, &workflow("deployment-id: clabcdefghijklmnopqrstuvw")),
             [(6, Rule::DiffsLastPush), (8, Rule::PastedId)]

@@ -117,10 +117,13 @@ fn of_line(kind: Kind, line: &Line<'_>, after: &[Line<'_>]) -> Vec<Finding> {
 /// Whether a step of the deploy action leaves it to the action what is deployed.
 fn infers(after: &[Line<'_>]) -> bool {
     let own = after.iter().take_while(|line| !line.text.starts_with("- "));
-    let mut types = own.filter_map(|line| line.text.strip_prefix("deploy-type:"));
-    types
-        .next()
-        .is_none_or(|it| it.trim().trim_matches(['"', '\'']) == "infer")
+    let input = |name: &str| {
+        let mut values = own.clone().filter_map(|line| line.text.strip_prefix(name));
+        let value = values.next()?.strip_prefix(':')?;
+        Some(value.trim().trim_matches(['"', '\'']))
+    };
+    let deploys = input("action").is_none_or(|it| it.starts_with("deploy"));
+    deploys && input("deploy-type").is_none_or(|it| it == "infer")
 }
 
 fn is_secret(text: &str) -> bool {

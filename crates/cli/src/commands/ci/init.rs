@@ -234,7 +234,11 @@ async fn choose(args: &InitArgs, project: &Project, root: &Path, asks: bool) -> 
     }
     let mut previews = args.features.previews;
     if !previews && asks && args.tool.is_none() && tool.check_previews().is_ok() {
-        let offered = if settings.preview.is_some() { "yes" } else { "no" };
+        let offered = if settings.preview.is_some() {
+            "yes"
+        } else {
+            "no"
+        };
         let question = "Give each pull request a Preview";
         previews = ask(question, ["yes", "no"], |it| it, Some(offered)).await? == "yes";
     }
