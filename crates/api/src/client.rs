@@ -205,6 +205,15 @@ impl Client {
         Some(token.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
+    /// The same, after it was renewed where it has expired and can be.
+    pub async fn token_that_holds(&self) -> Option<String> {
+        if self.renewer.is_some() {
+            // Any request renews it.
+            let _ = self.whoami().await;
+        }
+        self.token()
+    }
+
     /// The same control plane; `teller` hears of requests that are tried again.
     #[must_use]
     pub fn telling(&self, teller: Teller) -> Self {

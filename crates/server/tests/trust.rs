@@ -440,6 +440,31 @@ async fn a_deploy_goes_on_when_the_token_that_began_it_has_expired() {
     assert_eq!(refused.code(), Some(ErrorCode::TokenExpired));
 }
 
+/// As an engine does, which has the token as a password and asks for one that is for its push.
+#[tokio::test]
+async fn a_push_goes_on_when_the_token_that_began_it_has_expired() {
+    let world = World::new().await;
+    let secret = world.exchanged().await.token().unwrap();
+    let http = reqwest::Client::new();
+    let address = |path: &str| format!("{}/v2/{path}", world.server.url());
+    let scope = format!("token?scope=repository:{}:pull,push", world.shop);
+    let ask = http
+        .get(address(&scope))
+        .basic_auth("updraft", Some(&secret));
+    let given: Value = ask.send().await.unwrap().json().await.unwrap();
+    let pass = given["token"].as_str().unwrap();
+    let begin = async |pass: &str| {
+        let uploads = address(&format!("{}/blobs/uploads/", world.shop));
+        let ask = http.post(uploads).bearer_auth(pass).send().await;
+        ask.unwrap().status().as_u16()
+    };
+    world.server.advance_clock(chrono::Duration::minutes(50));
+    assert_eq!(begin(pass).await, 202);
+    assert_eq!(begin(&secret).await, 401);
+    world.server.advance_clock(chrono::Duration::minutes(15));
+    assert_eq!(begin(pass).await, 401);
+}
+
 #[tokio::test]
 async fn a_trust_that_goes_takes_its_tokens_along() {
     let world = World::new().await;

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use updraft_api::Client;
 use updraft_image::registry::Credentials;
 use updraft_image::{Engine, EngineError, EngineName, Image, Login, Stop};
@@ -16,10 +17,10 @@ use crate::image_build::Builder;
 /// The user that goes with a token: the registry takes any.
 const USER: &str = "updraft";
 
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Reach {
     /// The control plane's registry, and who asks it.
-    registry: Option<(String, Credentials)>,
+    registry: Option<(String, Client)>,
     /// Who runs them; none: the first engine that works.
     runner: Option<Builder>,
 }
@@ -32,12 +33,8 @@ impl Reach {
             Some(port) => format!("{host}:{port}"),
             None => host.to_owned(),
         };
-        let credentials = client.token().map(|token| Credentials::Password {
-            user: USER.to_owned(),
-            password: token,
-        });
         Self {
-            registry: credentials.map(|credentials| (host, credentials)),
+            registry: Some((host, client.clone())),
             ..Self::default()
         }
     }
@@ -65,12 +62,20 @@ impl Reach {
         self.registry.as_ref().map(|(host, _)| host.as_str())
     }
 
-    /// Signs in to the control plane's registry; others know the engine by themselves.
+    /// Signs in to the control plane's registry; others know the engine by themselves. Blocks.
     pub(crate) fn login(&self, registry: Option<&str>) -> Result<Option<Arc<Login>>> {
-        match (&self.registry, registry) {
-            (Some((host, credentials)), None) => Ok(Some(Arc::new(Login::new(host, credentials)?))),
-            _ => Ok(None),
-        }
+        let (Some((host, client)), None) = (&self.registry, registry) else {
+            return Ok(None);
+        };
+        // A build may have taken longer than a pipeline's token lives.
+        let Some(password) = Handle::current().block_on(client.token_that_holds()) else {
+            return Ok(None);
+        };
+        let credentials = Credentials::Password {
+            user: USER.to_owned(),
+            password,
+        };
+        Ok(Some(Arc::new(Login::new(host, &credentials)?)))
     }
 
     /// A Release's image in an engine, pulled where it is not there. Blocks.

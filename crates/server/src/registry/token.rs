@@ -9,7 +9,8 @@ use super::access::{Grant, PASS_ISSUER, Pass};
 use super::{Action, RegistryError, Visitor};
 use crate::app::App;
 
-/// A push may take long; a token that was revoked ends at once anyway.
+/// A push may take long, longer than a pipeline's own token lives; one that was
+/// revoked ends at once anyway.
 const LIFETIME_S: i64 = 3600;
 /// More repositories than any client names at once.
 const MOST_GRANTS: usize = 64;
@@ -41,7 +42,10 @@ pub(super) async fn issue(
     }
     let now = app.now();
     let owner = &visitor.caller.token;
-    let lives = LIFETIME_S.min((owner.expires_at - now).num_seconds());
+    let lives = match owner.trust {
+        Some(_) => LIFETIME_S,
+        None => LIFETIME_S.min((owner.expires_at - now).num_seconds()),
+    };
     let token = app.keys.sign(&Pass {
         iss: PASS_ISSUER.into(),
         sub: owner.id,
