@@ -226,7 +226,8 @@ fn rewrite(
     }
     lines.push("  run: |".to_owned());
     let script = match does {
-        Does::Deploy | Does::Preview => script::in_workflow(&flags),
+        Does::Deploy => script::in_workflow(&flags),
+        Does::Preview => script::in_workflow(&format!(" --preview{flags}")),
         Does::Close => script::close_in_workflow(),
     };
     lines.extend(script.lines().map(|line| format!("    {line}")));
@@ -422,7 +423,7 @@ jobs:
         for name in ["create-deployment-preview", "deploy-deployment-preview"] {
             let migrated = action(name);
             assert!(
-                migrated.text.contains("/updraft\" deploy "),
+                migrated.text.contains("/updraft\" deploy --preview"),
                 "{}",
                 migrated.text
             );

@@ -6,7 +6,7 @@
 
 use updraft_api::Client;
 use updraft_model::{CiRun, DeploymentName};
-use updraft_project::{Project, Pushed, git_head, target};
+use updraft_project::{Project, Pushed, SETTINGS_FILE, git_head, target};
 
 use crate::config::{Settings, Source};
 use crate::context::Context;
@@ -73,6 +73,15 @@ impl Context {
             return Ok(found);
         };
         Ok(Request::of(self)?.map_or(found, Destination::Preview))
+    }
+
+    /// The Preview of the pull request that this pipeline is for, and nothing else.
+    pub(crate) fn preview_destination(&self) -> Result<Destination> {
+        if self.project()?.settings().preview.is_none() {
+            return Err(no_previews());
+        }
+        let request = Request::of(self)?;
+        Ok(Destination::Preview(request.ok_or_else(no_pull_request)?))
     }
 
     /// Where merging would go, for a plan in the pipeline of a pull request.
@@ -184,6 +193,23 @@ pub(crate) fn fork() -> Failure {
     )
     .code("not_mapped")
     .help("push the branch to the repository itself once somebody has read it; with `--if-mapped` this is no error")
+}
+
+fn no_previews() -> Failure {
+    Failure::new(
+        Exit::Refused,
+        format!("{SETTINGS_FILE} does not say what Previews are made from"),
+    )
+    .help("write `[preview]` with `from = \"NAME\"` into it")
+}
+
+fn no_pull_request() -> Failure {
+    Failure::new(
+        Exit::NotMapped,
+        "this pipeline is for no pull request, so there is no Preview and nothing was deployed",
+    )
+    .code("not_mapped")
+    .help("some tools build a branch before a pull request is open for it: the next push makes the Preview")
 }
 
 fn no_preview(request: &Request) -> Failure {

@@ -64,8 +64,6 @@ pub enum Refused {
     ImageOfDags,
     #[error("{0} gives its jobs no identity token")]
     NoIdentity(Tool),
-    #[error("{0} begins to build a branch before it has a pull request")]
-    NoPullRequests(Tool),
     #[error("{0} does not say whether a pull request comes from a fork, which gets no Preview")]
     NoForks(Tool),
 }
@@ -76,7 +74,7 @@ impl Refused {
             Self::ImageOfDags => {
                 "use `--strategy one-branch` or `multi-branch` here, and `custom-image` in the repository with the image"
             }
-            Self::NoPullRequests(_) | Self::NoForks(_) => "leave out `--previews`",
+            Self::NoForks(_) => "leave out `--previews`",
             Self::NoIdentity(_) => "leave out `--oidc`, and keep a token as a secret of the tool",
         }
     }
@@ -173,8 +171,12 @@ impl Tool {
     /// Whether its pull requests can have Previews.
     pub const fn check_previews(self) -> Result<(), Refused> {
         match self {
-            Self::Github | Self::Gitlab | Self::Jenkins | Self::Bitbucket | Self::Azure => Ok(()),
-            Self::Circleci => Err(Refused::NoPullRequests(self)),
+            Self::Github
+            | Self::Gitlab
+            | Self::Circleci
+            | Self::Jenkins
+            | Self::Bitbucket
+            | Self::Azure => Ok(()),
             Self::Codebuild | Self::Drone => Err(Refused::NoForks(self)),
         }
     }
@@ -215,7 +217,8 @@ impl Tool {
             }
             Self::Bitbucket => "as the secured repository variable `UPDRAFT_PREVIEW_TOKEN`",
             Self::Azure => "as the pipeline's secret variable `UPDRAFT_PREVIEW_TOKEN`",
-            Self::Github | Self::Circleci | Self::Codebuild | Self::Drone => {
+            Self::Circleci => "as the project's environment variable `UPDRAFT_PREVIEW_TOKEN`",
+            Self::Github | Self::Codebuild | Self::Drone => {
                 "as the repository's secret `UPDRAFT_PREVIEW_TOKEN`"
             }
         }
@@ -236,7 +239,10 @@ impl Tool {
             Self::Azure => Some(
                 "let the project's build service contribute to pull requests, for comments (Project settings, Repositories, Security)",
             ),
-            Self::Github | Self::Circleci | Self::Codebuild | Self::Drone => None,
+            Self::Circleci => Some(
+                "keep a token that may comment on pull requests as the project's environment variable `UPDRAFT_COMMENT_TOKEN`, and leave *Pass secrets to builds from forked pull requests* off",
+            ),
+            Self::Github | Self::Codebuild | Self::Drone => None,
         }
     }
 

@@ -19,14 +19,19 @@ const CLEAN: &str = r#"trap 'rm -rf "$bin"' EXIT"#;
 
 const CLOSE: &str = r#""$bin/updraft" preview close"#;
 
-/// Superseded is no failure. Of what failed the deploy's exit code counts.
+/// Superseded is no failure.
 const PREVIEW: &str = r#"ended=0
-"$bin/updraft" deploy || ended=$?
+"$bin/updraft" deploy --preview || ended=$?
 if [ "$ended" -eq 12 ]; then
   echo "superseded: a later deploy took the place of this one before it was proven"
   ended=0
-fi
-commented=0
+fi"#;
+
+/// Where a branch is built before a pull request is open for it.
+const NO_PULL_REQUEST: &str = r#"if [ "$ended" -eq 18 ]; then exit 0; fi"#;
+
+/// Of what failed the deploy's exit code counts.
+const COMMENT: &str = r#"commented=0
 "$bin/updraft" deploy --plan --comment || commented=$?
 if [ "$ended" -eq 0 ]; then ended=$commented; fi
 exit "$ended""#;
@@ -66,6 +71,10 @@ pub(super) fn deploy(pipeline: &Pipeline) -> String {
 pub(super) fn preview(pipeline: &Pipeline) -> String {
     let mut lines = begin_preview(pipeline);
     lines.push(PREVIEW.to_owned());
+    if pipeline.tool == Tool::Circleci {
+        lines.push(NO_PULL_REQUEST.to_owned());
+    }
+    lines.push(COMMENT.to_owned());
     lines.join("\n")
 }
 
@@ -78,7 +87,8 @@ pub(super) fn close(pipeline: &Pipeline) -> String {
 
 fn begin_preview(pipeline: &Pipeline) -> Vec<String> {
     let mut lines = begin(pipeline);
-    if matches!(pipeline.tool, Tool::Gitlab | Tool::Bitbucket) && !pipeline.oidc {
+    let has_all = [Tool::Gitlab, Tool::Bitbucket, Tool::Circleci].contains(&pipeline.tool);
+    if has_all && !pipeline.oidc {
         // Every job has the project's variables, which win over its own.
         lines.push(r#"export UPDRAFT_TOKEN="$UPDRAFT_PREVIEW_TOKEN""#.to_owned());
     }

@@ -114,6 +114,22 @@ fn a_pull_request_has_a_preview_until_it_is_closed() {
 }
 
 #[test]
+fn a_preview_may_be_insisted_on() {
+    let forge = TestForge::start();
+    let (mut world, _agent) = requested(&forge, Answer::Proven);
+    world.sandbox.set("UPDRAFT_DEPLOYMENT", "shop");
+    let printed = world.run(&["deploy", "--preview"]).ended_with(0);
+    assert!(printed.stderr.contains("Live on `shop-pr-7`"), "{printed}");
+    world.sandbox.set("GITHUB_EVENT_NAME", "push");
+    let printed = world.run(&["deploy", "--preview"]).ended_with(18);
+    assert!(printed.stderr.contains("for no pull request"), "{printed}");
+    world.sandbox.write("here/updraft.toml", "");
+    let printed = world.run(&["deploy", "--preview"]).ended_with(3);
+    assert!(printed.stderr.contains("write `[preview]`"), "{printed}");
+    world.run(&["deploy", "--preview", "shop"]).ended_with(2);
+}
+
+#[test]
 fn without_a_name_commands_are_about_the_preview() {
     let forge = TestForge::start();
     let (world, _agent) = requested(&forge, Answer::Proven);
@@ -168,6 +184,7 @@ fn a_fork_gets_none() {
         "{printed}"
     );
     world.run(&["deploy", "--if-mapped"]).ended_with(0);
+    world.run(&["deploy", "--preview"]).ended_with(18);
     // Nor does one whose repository is not told.
     world.sandbox.unset("GITHUB_EVENT_PATH");
     world.run(&["deploy"]).ended_with(18);

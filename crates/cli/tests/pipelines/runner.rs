@@ -51,6 +51,7 @@ pub(crate) fn preview_jobs(tool: Tool, files: &[(String, String)]) -> (Job, Opti
     match tool {
         Tool::Github => with_close(&|job| github(&yaml(text), job)),
         Tool::Gitlab => with_close(&|job| gitlab(&yaml(text), job)),
+        Tool::Circleci => (circleci(&yaml(text), "preview"), None),
         Tool::Jenkins => (jenkins(text, "preview"), None),
         Tool::Bitbucket => (bitbucket(&yaml(text), "preview"), None),
         Tool::Azure => (azure(&yaml(text), "preview"), None),

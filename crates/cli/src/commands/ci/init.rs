@@ -478,8 +478,9 @@ fn next(pipeline: &Pipeline, project: &Project, server: &str) -> Vec<String> {
 fn next_of_previews(pipeline: &Pipeline, from: &DeploymentName) -> Vec<String> {
     let tool = pipeline.tool;
     let signs_in = match (tool, pipeline.oidc) {
-        (Tool::Bitbucket, true) => format!(
-            "trust its branches too: `updraft trust add bitbucket … --ref 'refs/heads/**' --role previewer --deployment {from}`"
+        (Tool::Bitbucket | Tool::Circleci, true) => format!(
+            "trust its branches too: `updraft trust add {} … --ref 'refs/heads/**' --role previewer --deployment {from}`",
+            tool.name()
         ),
         (Tool::Azure, true) => format!(
             "make another service connection, keep its id as the pipeline's variable `UPDRAFT_PREVIEW_SERVICE_CONNECTION_ID`, \

@@ -81,6 +81,10 @@ pub(crate) struct DeployArgs {
     #[arg(long, conflicts_with = "deployment")]
     if_mapped: bool,
 
+    /// Deploy to the Preview of the pull request that this pipeline is for, whatever targets say
+    #[arg(long, conflicts_with_all = ["deployment", "if_mapped", "plan"])]
+    preview: bool,
+
     #[command(flatten)]
     planning: PlanArgs,
 
@@ -170,7 +174,9 @@ pub(crate) async fn run(args: &DeployArgs, cx: &Context, out: &mut Console) -> R
     let started = Instant::now();
     let interrupt = Interrupt::listen()?;
     let project = cx.project()?;
-    let destination = if args.planning.plan {
+    let destination = if args.preview {
+        cx.preview_destination()?
+    } else if args.planning.plan {
         cx.planned_destination(args.deployment.as_ref())?
     } else {
         cx.destination(args.deployment.as_ref())?
