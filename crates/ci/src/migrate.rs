@@ -37,6 +37,9 @@ pub enum MigrateError {
     Layout { line: usize },
 }
 
+const TOKEN: &str = "UPDRAFT_TOKEN";
+const PREVIEW_TOKEN: &str = "UPDRAFT_PREVIEW_TOKEN";
+
 /// Rewrites every step that uses the action.
 pub fn migrate(text: &str, target: &Target) -> Result<Migrated, MigrateError> {
     let _: Value = serde_saphyr::from_str(text).map_err(|_| MigrateError::Unreadable)?;
@@ -67,12 +70,16 @@ pub fn migrate(text: &str, target: &Target) -> Result<Migrated, MigrateError> {
     if replaced == 0 {
         return Err(MigrateError::NothingToDo);
     }
-    notes.push("keep a token as the repository's secret `UPDRAFT_TOKEN`".to_owned());
+    let text = without_astro_tokens(out).join("\n") + "\n";
+    for (secret, role) in [(TOKEN, "deployer"), (PREVIEW_TOKEN, "previewer")] {
+        if text.contains(secret) {
+            notes.push(format!(
+                "keep a token with the role {role} as the repository's secret `{secret}`"
+            ));
+        }
+    }
     notes.dedup();
-    Ok(Migrated {
-        text: without_astro_tokens(out).join("\n") + "\n",
-        notes,
-    })
+    Ok(Migrated { text, notes })
 }
 
 fn indent(line: &str) -> usize {
@@ -143,7 +150,10 @@ fn rewrite(
     let mut variables = vec![
         ("UPDRAFT_SERVER", target.server.to_string()),
         ("UPDRAFT_SHA256", target.checksum.to_string()),
-        ("UPDRAFT_TOKEN", "${{ secrets.UPDRAFT_TOKEN }}".to_owned()),
+        (
+            "UPDRAFT_TOKEN",
+            format!("${{{{ secrets.{} }}}}", does.token()),
+        ),
     ];
     let own = step["env"].as_object().into_iter().flatten();
     let own = own.filter(|(name, _)| !is_astros(name));
@@ -253,6 +263,13 @@ impl Does {
                 line,
                 action: action.to_owned(),
             }),
+        }
+    }
+
+    const fn token(self) -> &'static str {
+        match self {
+            Self::Deploy => TOKEN,
+            Self::Preview | Self::Close => PREVIEW_TOKEN,
         }
     }
 
@@ -429,6 +446,9 @@ jobs:
             );
             let notes = migrated.notes.join("\n");
             assert!(notes.contains("`[preview]` of updraft.toml"), "{notes}");
+            assert!(notes.contains("secret `UPDRAFT_PREVIEW_TOKEN`"), "{notes}");
+            let secret = "UPDRAFT_TOKEN: \"${{ secrets.UPDRAFT_PREVIEW_TOKEN }}\"";
+            assert!(migrated.text.contains(secret), "{}", migrated.text);
         }
         let closed = action("delete-deployment-preview");
         assert!(

@@ -252,6 +252,26 @@ jobs:
     }
 
     #[test]
+    fn a_preview_is_no_deploy_of_a_pull_request() {
+        let workflow = |run: &str| {
+            format!(
+                "on: pull_request\npermissions: {{}}\njobs:\n  a:\n    steps:\n      - run: |\n          updraft deploy --plan\n          {run}\n"
+            )
+        };
+        let path = ".github/workflows/a.yml";
+        assert_eq!(
+            rules(path, &workflow("updraft deploy --preview -o json")),
+            []
+        );
+        assert_eq!(
+            rules(path, &workflow("updraft deploy \\\n            --preview")),
+            []
+        );
+        let found = rules(path, &workflow("updraft deploy"));
+        assert_eq!(found, [(8, Rule::DeploysPullRequests)]);
+    }
+
+    #[test]
     fn each_tools_way_to_deploy_a_pull_request_is_known() {
         let found = |path: &str, text: &str| {
             let rules = rules(path, text);

@@ -95,10 +95,12 @@ fn deploys(line: usize) -> Finding {
     )
 }
 
-/// Whether a command deploys, and does not only plan.
+/// Whether a command deploys, and does not only plan or go to a Preview.
 fn deploys_text(text: &str) -> bool {
-    let is_plan = text.contains("--plan");
-    !is_plan && (DEPLOY.is_match(text) || text.contains("astronomer/deploy-action@"))
+    let commands = text.replace("\\\n", " ");
+    let is_other = |line: &str| line.contains("--plan") || line.contains("--preview");
+    let deploys = |line: &str| DEPLOY.is_match(line) && !is_other(line);
+    commands.lines().any(deploys) || text.contains("astronomer/deploy-action@")
 }
 
 /// Whether any text in a value does.
