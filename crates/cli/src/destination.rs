@@ -129,6 +129,9 @@ impl Context {
         let Destination::Preview(request) = self.destination(argument)? else {
             return self.deployment(argument);
         };
+        if request.is_fork {
+            return Err(fork());
+        }
         let preview = request.find(client).await?;
         Ok(preview.ok_or_else(|| no_preview(&request))?.name)
     }
@@ -195,7 +198,7 @@ pub(crate) fn fork() -> Failure {
     .help("push the branch to the repository itself once somebody has read it; with `--if-mapped` this is no error")
 }
 
-fn no_previews() -> Failure {
+pub(crate) fn no_previews() -> Failure {
     Failure::new(
         Exit::Refused,
         format!("{SETTINGS_FILE} does not say what Previews are made from"),

@@ -94,6 +94,10 @@ fn a_pull_request_has_a_preview_until_it_is_closed() {
 
     let listed = world.run(&["preview", "list"]).ended_with(0);
     assert!(listed.stdout.contains("acme/shop#7"), "{listed}");
+    // What it has of the Deployment is for that one to say.
+    let update = ["deployment", "update", "shop-pr-7", "--preview-values"];
+    let printed = world.run(&[&update[..], &["copy"]].concat()).ended_with(3);
+    assert!(printed.stderr.contains("set it there"), "{printed}");
     let shown = world.run(&["preview", "show", "shop-pr-7"]).ended_with(0);
     assert!(shown.stdout.contains("feature/$(touch pwned)"), "{shown}");
     let closed = world.run(&["preview", "close"]).ended_with(0);
@@ -126,6 +130,8 @@ fn a_preview_may_be_insisted_on() {
     world.sandbox.write("here/updraft.toml", "");
     let printed = world.run(&["deploy", "--preview"]).ended_with(3);
     assert!(printed.stderr.contains("write `[preview]`"), "{printed}");
+    world.sandbox.set("GITHUB_EVENT_NAME", "pull_request");
+    world.run(&["preview", "close"]).ended_with(3);
     world.run(&["deploy", "--preview", "shop"]).ended_with(2);
 }
 
@@ -185,6 +191,7 @@ fn a_fork_gets_none() {
     );
     world.run(&["deploy", "--if-mapped"]).ended_with(0);
     world.run(&["deploy", "--preview"]).ended_with(18);
+    world.run(&["rollback"]).ended_with(18);
     // Nor does one whose repository is not told.
     world.sandbox.unset("GITHUB_EVENT_PATH");
     world.run(&["deploy"]).ended_with(18);

@@ -743,6 +743,7 @@ fn values_of_variables_come_from_standard_input_and_are_not_shown() {
         proof timeout  300 s
         keep releases  10
         require        none
+        previews       have its connections and variables, without their secrets
         environment    PASSWORD, REGION
         wanted         none
         proven         none

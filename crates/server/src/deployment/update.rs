@@ -21,6 +21,11 @@ pub(crate) async fn update(
             nearest: None,
         }
     })?;
+    if deployment.preview.is_some() && given.preview_values.is_some() {
+        return Err(DeploymentError::Invalid(format!(
+            "`preview_values` of the Preview `{name}` is that of the Deployment that it is made from: set it there"
+        )));
+    }
     let before = deployment.settings.clone();
     let variables = apply(&mut deployment.settings, given)?;
     let variables_changed = environment::change(&app.keys, &mut deployment, variables)?;

@@ -442,8 +442,14 @@ fn next(pipeline: &Pipeline, project: &Project, server: &str) -> Vec<String> {
         next.push("have the control plane trust this pipeline: docs/keyless.md".to_owned());
         next.extend(needs_for_identity(pipeline.tool).map(str::to_owned));
     } else {
+        let only = match pipeline.strategy {
+            Strategy::MultiBranch => String::new(),
+            Strategy::OneBranch | Strategy::CustomImage => goes_to(pipeline, project)
+                .map(|name| format!(" --deployment {name}"))
+                .unwrap_or_default(),
+        };
         next.push(format!(
-            "keep a token {}; `updraft token create NAME --role deployer` makes one",
+            "keep a token {}; `updraft token create NAME --role deployer{only}` makes one",
             pipeline.tool.keeps_token()
         ));
     }
@@ -453,14 +459,9 @@ fn next(pipeline: &Pipeline, project: &Project, server: &str) -> Vec<String> {
             .also_needs(pipeline.strategy)
             .map(str::to_owned),
     );
-    let settings = project.settings();
-    let pushed = Pushed::Branch(pipeline.branch.to_string());
-    let goes_somewhere = match (settings.targets.is_empty(), pipeline.strategy) {
-        (true, _) => settings.deployment.is_some(),
-        (false, Strategy::MultiBranch) => true,
-        (false, _) => target(&settings.targets, &pushed).is_some(),
-    };
-    if !goes_somewhere {
+    let has_targets = !project.settings().targets.is_empty();
+    let is_multi_branch = pipeline.strategy == Strategy::MultiBranch;
+    if !(has_targets && is_multi_branch) && goes_to(pipeline, project).is_none() {
         next.push(format!(
             "say in {SETTINGS_FILE} where it goes: `[[target]]` with `branch = \"{}\"` and `deployment = \"NAME\"`",
             pipeline.branch
@@ -473,6 +474,16 @@ fn next(pipeline: &Pipeline, project: &Project, server: &str) -> Vec<String> {
     }
     next.push("commit what was written".to_owned());
     next
+}
+
+/// The Deployment of the branch, where one alone is deployed.
+fn goes_to<'a>(pipeline: &Pipeline, project: &'a Project) -> Option<&'a DeploymentName> {
+    let settings = project.settings();
+    if settings.targets.is_empty() {
+        return settings.deployment.as_ref();
+    }
+    let pushed = Pushed::Branch(pipeline.branch.to_string());
+    target(&settings.targets, &pushed).map(|it| &it.deployment)
 }
 
 fn next_of_previews(pipeline: &Pipeline, from: &DeploymentName) -> Vec<String> {

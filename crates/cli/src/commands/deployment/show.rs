@@ -1,7 +1,7 @@
 use std::io::Write;
 
 use updraft_api::deployment::DeploymentView;
-use updraft_model::DeploymentName;
+use updraft_model::{DeploymentName, PreviewValues};
 
 use crate::cli::OutputArgs;
 use crate::console::Console;
@@ -77,6 +77,15 @@ pub(super) fn print(deployment: &DeploymentView, out: &mut Console) -> Result<()
     if deployment.ci_only {
         writeln!(data, "deploys        from trusted pipelines alone")?;
     }
+    writeln!(
+        data,
+        "previews       {}",
+        match deployment.preview_values {
+            PreviewValues::Copy => "have its connections and variables, with their secrets",
+            PreviewValues::Mask => "have its connections and variables, without their secrets",
+            PreviewValues::None => "have none of its connections and variables",
+        }
+    )?;
     writeln!(data, "environment    {variables}")?;
     writeln!(
         data,

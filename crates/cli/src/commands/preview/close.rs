@@ -6,6 +6,7 @@ use updraft_model::DeploymentName;
 use crate::cli::OutputArgs;
 use crate::console::Console;
 use crate::context::Context;
+use crate::destination::no_previews;
 use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::preview::Request;
@@ -42,6 +43,10 @@ pub(crate) async fn run(args: &CloseArgs, cx: &Context, out: &mut Console) -> Re
 }
 
 async fn of_pull_request(cx: &Context) -> Result<Option<DeploymentName>> {
+    let is_requested = cx.ci().is_some_and(|run| run.pull_request.is_some());
+    if is_requested && cx.project()?.settings().preview.is_none() {
+        return Err(no_previews());
+    }
     let request = Request::of(cx)?.ok_or_else(|| {
         Failure::new(
             Exit::Usage,
