@@ -371,7 +371,7 @@ impl<'de> Deserialize<'de> for Lifetime {
         let text = String::deserialize(deserializer)?;
         parse_lifetime(&text).map(Self).ok_or_else(|| {
             let given = de::Unexpected::Str(&text);
-            de::Error::invalid_value(given, &"hours or days, like \"12h\" or \"7d\"")
+            de::Error::invalid_value(given, &"hours or days, 1h to 365d, like \"12h\" or \"7d\"")
         })
     }
 }

@@ -92,6 +92,13 @@ fn a_pull_request_has_a_preview_until_it_is_closed() {
     let preview = format!("**Preview** [shop-pr-7]({PREVIEW_URL}) is live; it is kept until ");
     assert!(body.contains(&preview), "{body}");
 
+    let checked = world.run(&["config", "check"]).ended_with(0);
+    assert!(
+        checked
+            .stdout
+            .contains("here: pull request 7 gets a Preview of `shop`"),
+        "{checked}"
+    );
     let listed = world.run(&["preview", "list"]).ended_with(0);
     assert!(listed.stdout.contains("acme/shop#7"), "{listed}");
     // What it has of the Deployment is for that one to say.

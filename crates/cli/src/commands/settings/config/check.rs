@@ -15,6 +15,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Result};
 use crate::output::size::things;
 use crate::output::table::Table;
+use crate::preview::Request;
 
 /// Check updraft.toml: its text, and whether the Deployments that it names are there
 ///
@@ -52,6 +53,8 @@ struct TargetRow {
 struct Here {
     pushed: String,
     deployment: Option<DeploymentName>,
+    /// What a pull request's Preview is made from.
+    preview_from: Option<DeploymentName>,
 }
 
 #[derive(Debug, Serialize)]
@@ -188,9 +191,11 @@ fn unreachable_targets(targets: &[Target]) -> Vec<Problem> {
 fn here(cx: &Context, project: &Project) -> Result<Here> {
     let pushed = pushed(cx.ci(), project)?;
     let target = target(&project.settings().targets, &pushed);
+    let request = Request::of(cx)?.filter(|request| target.is_none() && !request.is_fork);
     Ok(Here {
         pushed: pushed.to_string(),
         deployment: target.map(|it| it.deployment.clone()),
+        preview_from: request.map(|request| request.from),
     })
 }
 
@@ -218,10 +223,15 @@ impl Report {
                 ]);
             }
             table.print(out)?;
-            match &self.here.deployment {
-                Some(name) => writeln!(out.data(), "here: {} goes to `{name}`", self.here.pushed)?,
-                None => writeln!(out.data(), "here: no target is for {}", self.here.pushed)?,
+        }
+        let pushed = &self.here.pushed;
+        match (&self.here.deployment, &self.here.preview_from) {
+            (Some(name), _) => writeln!(out.data(), "here: {pushed} goes to `{name}`")?,
+            (None, Some(name)) => {
+                writeln!(out.data(), "here: {pushed} gets a Preview of `{name}`")?;
             }
+            (None, None) if self.targets.is_empty() => {}
+            (None, None) => writeln!(out.data(), "here: no target is for {pushed}")?,
         }
         for problem in &self.problems {
             let line = problem
