@@ -461,8 +461,15 @@ async fn a_push_goes_on_when_the_token_that_began_it_has_expired() {
     world.server.advance_clock(chrono::Duration::minutes(50));
     assert_eq!(begin(pass).await, 202);
     assert_eq!(begin(&secret).await, 401);
+    // One that is made of it holds on for a while, and not for ever.
+    let given = http.get(address(&scope)).bearer_auth(pass).send().await;
+    let given: Value = given.unwrap().json().await.unwrap();
+    let next = given["token"].as_str().unwrap();
     world.server.advance_clock(chrono::Duration::minutes(15));
     assert_eq!(begin(pass).await, 401);
+    assert_eq!(begin(next).await, 202);
+    world.server.advance_clock(chrono::Duration::minutes(11));
+    assert_eq!(begin(next).await, 401);
 }
 
 #[tokio::test]
