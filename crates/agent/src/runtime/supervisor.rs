@@ -1144,12 +1144,14 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_end_with_its_tasks_is_ended() {
         let place = Place::new();
-        let mut supervisor = with_tasks(&place, Duration::from_millis(300));
+        // Long enough to heed on any machine.
+        let mut supervisor = with_tasks(&place, Duration::from_secs(5));
         supervisor.want(&[place.spec(HAS_A_TASK)]);
         let old = place.has_a_task(&supervisor).await;
         supervisor.want(&[]);
         becomes("it was ended", || !old.process.is_alive()).await;
         becomes("that is seen", || supervisor.draining().is_empty()).await;
+        assert!(place.folder.path().join("told").exists());
         stop_all(&place.launcher, &["part"], &place.sign()).await;
     }
 }

@@ -91,6 +91,31 @@ mod tests {
     }
 
     #[test]
+    fn nothing_leads_to_the_deployments_own_database() {
+        let own = [
+            (
+                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+                "postgresql://u:p@db/airflow",
+            ),
+            ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD", "cat /secret"),
+            (
+                "AIRFLOW__CORE__SQL_ALCHEMY_CONN",
+                "postgresql://u:p@db/airflow",
+            ),
+            ("AIRFLOW__CELERY__BROKER_URL", "redis://broker"),
+            ("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor"),
+            ("AIRFLOW__CORE__FERNET_KEY", "k"),
+        ];
+        for values in [
+            PreviewValues::Copy,
+            PreviewValues::Mask,
+            PreviewValues::None,
+        ] {
+            assert_eq!(given(&own, values), []);
+        }
+    }
+
+    #[test]
     fn masked_names_stay_and_secrets_go() {
         let own = [
             (
